@@ -1,0 +1,43 @@
+# Every target does its own set-up: a virtual environment in .venv, installed from pyproject.toml.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help setup demo test test-slow lint format clean
+.DEFAULT_GOAL := help
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(VENV)/.installed  ## make .venv and install the project with its development tools
+
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@echo "Setting up $(VENV) with $$($(PYTHON) --version): a few minutes the first time."
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --upgrade pip
+	@$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+demo: setup  ## train on the embedded digits, convert, evaluate every mode (under 3 minutes)
+	$(BIN)/python -m train.digits --act qcfs --out runs/digits --overwrite
+	$(BIN)/python -m convert.evaluate --ann runs/digits --out runs/digits/snn \
+		--modes baseline shuffle tpp rounded unbiased --T 1 2 4 8 16 32 --seeds 5
+
+test: setup  ## the tests, under 8 minutes on 2 cores
+	$(BIN)/python -m pytest
+
+test-slow: setup  ## the tests that take minutes each
+	$(BIN)/python -m pytest -m slow
+
+lint: setup  ## formatter and linter, changing nothing
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+format: setup  ## let formatter and linter mend what they can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the virtual environment and caches (runs/ stays)
+	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -1,0 +1,48 @@
+"""What every test starts from: strict numerics, and one small network trained once."""
+
+import os
+from pathlib import Path
+
+# Tests compile much and run little; this halves their time on CPU and changes no draw. Read when jax starts.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=2")
+
+import jax
+import pytest
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(scope="session")
+def digits_run(tmp_path_factory):
+    """Folder of a QCFS network (L = 8) trained on the digits for a few epochs."""
+    from configs.digits import Digits
+    from train import digits
+
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    digits.main(Digits(out=out, epochs=4, L=8))
+    return out
+
+
+@pytest.fixture(scope="session")
+def digits_ann(digits_run):
+    """The network of `digits_run`."""
+    from tppjax import ann
+
+    return ann.load(digits_run)
+
+
+@pytest.fixture(scope="session")
+def digits_test():
+    """All 360 test images of the digits."""
+    from tppjax import data
+
+    return data.load("digits", "test")
+
+
+@pytest.fixture(scope="session")
+def real_cifar10():
+    """Folder of the real CIFAR-10, where there is one."""
+    folder = os.environ.get("TFDS_DATA_DIR")
+    if not folder or not (Path(folder) / "cifar10").is_dir():
+        pytest.skip("needs the real CIFAR-10: set TFDS_DATA_DIR to a folder with TFDS's cifar10")
+    return folder
