@@ -1,0 +1,94 @@
+"""Networks: their sizes by hand, their sites, and what stays the same whatever the activation."""
+
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tppjax import models
+from tppjax.activations import QCFS, ClippedReLU, ReLU
+from tppjax.ann import sites, thresholds
+
+
+def abstract(name, num_classes=10, act=None, shape=(32, 32, 3), **options):
+    model = models.create(name, num_classes, act or QCFS(L=8), **options)
+    return model, jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *shape)))
+
+
+def vgg16_size(hidden):
+    """By hand: 3x3 kernels with bias, batch norm's scale and bias, one threshold each; then dense layers."""
+    channels = [3, 64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512]
+    convs = sum(9 * i * o + 3 * o + 1 for i, o in pairwise(channels))
+    widths = [512, *hidden, 10]
+    return convs + sum(i * o + o for i, o in pairwise(widths)) + len(hidden)
+
+
+# ResNet-20: 269,722 parameters with option A (He et al. count 0.27 M), projections add 16*32 + 32*64 weights and two
+# norms of 32 and 64 channels; 19 thresholds. Width 4 is SNNC's 4.35 M.
+@pytest.mark.parametrize(
+    ("name", "options", "size"),
+    [
+        ("vgg16", {}, vgg16_size((4096, 4096))),
+        ("vgg16", {"hidden": ()}, vgg16_size(())),
+        ("resnet20", {"shortcut": "pad"}, 269_722 + 19),
+        ("resnet20", {}, 269_722 + 16 * 32 + 32 * 64 + 2 * (32 + 64) + 19),
+        ("resnet20", {"width": 4}, 4_327_754 + 19),
+    ],
+)
+def test_sizes(name, options, size):
+    _, variables = abstract(name, **options)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == size
+
+
+@pytest.mark.parametrize(("name", "number"), [("vgg16", 15), ("resnet20", 19), ("vgg_small", 4)])
+def test_sites_are_the_thresholds_in_the_order_they_run(name, number):
+    model, variables = abstract(name)
+    found = sites(model, (32, 32, 3))
+    assert set(found) == set(thresholds(variables))
+    assert len(found) == number
+    assert next(iter(found)) in ("act1_1", "act_stem")
+    sizes = [np.prod(shape) for shape in found.values()]
+    assert sizes == sorted(sizes, reverse=True) or name == "vgg16"  # whose dense layers are wider than its last maps
+
+
+@pytest.mark.parametrize("name", list(models.MODELS))
+def test_every_activation_has_the_same_tree_but_for_theta(name):
+    def without_theta(act):
+        _, variables = abstract(name, act=act)
+        leaves = jax.tree_util.tree_leaves_with_path(variables)
+        return [(jax.tree_util.keystr(p), leaf.shape) for p, leaf in leaves if "theta" not in jax.tree_util.keystr(p)]
+
+    assert without_theta(QCFS(L=8)) == without_theta(ClippedReLU()) == without_theta(ReLU())
+
+
+@pytest.mark.parametrize("options", [{"shortcut": "pad"}, {"shortcut": "projection"}, {"norm": False}])
+def test_only_trailing_axes_are_touched(options):
+    model = models.create("resnet20", 10, QCFS(L=8), blocks=(1, 1), channels=4, **options)
+    x = jax.random.normal(jax.random.key(0), (2, 3, 8, 8, 3))
+    variables = model.init(jax.random.key(1), x[0])
+    together = model.apply(variables, x)
+    np.testing.assert_allclose(together[1], model.apply(variables, x[1]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(together[1, 2], model.apply(variables, x[1, 2]), rtol=1e-5, atol=1e-6)
+
+
+def test_option_a_takes_every_second_pixel_and_pads_channels():
+    """With all weights 0, a block passes its shortcut on."""
+    model = models.create("resnet20", 4, ReLU(), blocks=(1, 1), channels=2, shortcut="pad", norm=False)
+    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+    variables = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0), x))
+    stem = variables["params"]["conv_stem"]["kernel"]
+    variables["params"]["conv_stem"]["kernel"] = stem.at[1, 1, 0].set(jnp.array([1.0, 10.0]))
+    variables["params"]["head"]["kernel"] = jnp.eye(4)
+    mean = np.mean([0, 2, 8, 10])
+    np.testing.assert_allclose(model.apply(variables, x), [[0, mean, 10 * mean, 0]])
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(ValueError, match=r"unknown model 'resnet21'; known: vgg16, .*resnet20"):
+        models.create("resnet21", 10, ReLU())
+    with pytest.raises(ValueError, match=r"resnet20 has no option hidden; known: blocks, channels"):
+        models.create("resnet20", 10, ReLU(), hidden=())
+    with pytest.raises(ValueError, match="shortcut is 'projection' or 'pad'"):
+        models.create("resnet20", 10, ReLU(), shortcut="zero")

@@ -1,0 +1,79 @@
+"""Activations of the ANN: functions, and the modules that own the leaf `theta` which spiking neurons then read.
+
+A model takes one of these modules as a template and puts a copy of it at each site. `theta` is the height at which the
+activation saturates, and becomes the threshold of the spiking neurons at that site.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from tppjax import counts
+
+
+def clipped_relu(x, theta):
+    """`clip(x, 0, theta)` (RTS: Deng & Gu, ICLR 2021); gradient 1 strictly inside, 0 outside."""
+    return jnp.where(x < theta, jnp.where(x > 0, x, 0.0), theta)
+
+
+def qcfs(x, theta, L: int):
+    """`theta / L * clip(floor(x L / theta + 1/2), 0, L)`, straight-through (QCFS: Bu et al., ICLR 2022).
+
+    The gradient is that of `theta * clip(x / theta, 0, 1)`, taken at the quantised value: 1 in `x` strictly inside the
+    clip and 0 outside; in `theta`, the quantised value over `theta` less `x / theta` inside.
+
+    Args:
+      x: pre-activation, any shape.
+      theta: where the activation saturates, broadcasts to `x`, in the units of `x`.
+      L: number of levels above 0.
+
+    Returns:
+      Array of the shape of `x`.
+    """
+    u = jax.lax.clamp(0.0, counts.in_thresholds(L * x, theta), float(L))
+    level = jax.lax.stop_gradient(counts.rounded(L * x, theta, L))
+    return theta * (level + (u - jax.lax.stop_gradient(u))) / L
+
+
+class ReLU(nn.Module):
+    """`max(x, 0)`. Owns no `theta`; a calibrated network holds one beside it for the spiking neurons."""
+
+    @nn.compact
+    def __call__(self, x):
+        """`max(x, 0)`, any shape."""
+        return nn.relu(x)
+
+
+class ClippedReLU(nn.Module):
+    """`clip(x, 0, theta)` with `theta` held at `bound`, one number a layer."""
+
+    bound: float = 1.0
+
+    @nn.compact
+    def __call__(self, x):
+        """`clip(x, 0, theta)`, any shape."""
+        return clipped_relu(x, jax.lax.stop_gradient(_theta(self, self.bound, x.shape)))
+
+
+class QCFS(nn.Module):
+    """Quantisation clip-floor-shift with a trained `theta`, one number a layer (the lambda of Bu et al.)."""
+
+    L: int = 8
+    theta_init: float = 8.0
+
+    @nn.compact
+    def __call__(self, x):
+        """`qcfs(x, theta, L)`, any shape."""
+        return qcfs(x, _theta(self, self.theta_init, x.shape), self.L)
+
+
+def _theta(site: nn.Module, init: float, shape):
+    """The site's leaf, for each neuron: made as one number; calibrated networks hold one for each channel."""
+    if site.has_variable("params", "theta"):
+        theta = site.get_variable("params", "theta")
+    else:
+        theta = site.param("theta", nn.initializers.constant(init), ())
+    return jnp.broadcast_to(theta, shape)
+
+
+ACTIVATIONS = {"relu": ReLU, "clipped_relu": ClippedReLU, "qcfs": QCFS}

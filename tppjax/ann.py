@@ -1,0 +1,163 @@
+"""A trained network with all that is needed to use it: variables, model, preprocessing. Saved with orbax."""
+
+import dataclasses
+import json
+import os
+import shutil
+from functools import partial
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import orbax.checkpoint as ocp
+from flax import struct, traverse_util
+
+from tppjax import models
+from tppjax.activations import ACTIVATIONS
+from tppjax.batching import map_batches
+from tppjax.data import Preprocessing
+
+
+class Ann(struct.PyTreeNode):
+    """A trained network: what training returns, `load` gives back and `convert.to_snn` takes.
+
+    Attributes:
+      variables: `{"params": ..., "batch_stats": ...}`.
+      model: the Flax module, with the ANN's activation as its `act`.
+      preprocessing: from pixels to the network's input.
+    """
+
+    variables: dict
+    model: nn.Module = struct.field(pytree_node=False)
+    preprocessing: Preprocessing = struct.field(pytree_node=False)
+
+    def apply(self, x):
+        """Logits `[B, K]` of images `[B, H, W, C]`: uint8 pixels, or floats already normalised."""
+        return self.model.apply(self.variables, self.preprocessing(x))
+
+
+def thresholds(variables) -> dict[str, jax.Array]:
+    """`{site: theta}`, every leaf called `theta` among the parameters, by its site, such as "block1/act1"."""
+    flat = traverse_util.flatten_dict(variables["params"])
+    return {"/".join(path[:-1]): leaf for path, leaf in flat.items() if path[-1] == "theta"}
+
+
+def sites(model: nn.Module, input_shape) -> dict[str, tuple[int, ...]]:
+    """`{site: shape}` of every copy of `model.act`, in the order in which they run; shapes are one example's."""
+    found = {}
+
+    def record(call, args, kwargs, context):
+        if type(context.module) is type(model.act) and context.method_name == "__call__":
+            found["/".join(context.module.path)] = args[0].shape
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
+    return found
+
+
+def save(ann: Ann, folder: str | os.PathLike) -> None:
+    """Writes `folder`: `ann.json` and the variables. What was there stays whole until the new one is.
+
+    Raises:
+      ValueError: if the model is not one that `models.create` makes.
+      FileExistsError: if `folder` holds something other than a saved network.
+    """
+    folder = Path(folder).absolute()
+    description = _describe(ann)
+    if folder.exists() and not (folder / "ann.json").is_file():
+        raise FileExistsError(f"{folder} holds something other than a saved network; choose another folder")
+    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(new / "variables", ann.variables)
+    (new / "ann.json").write_text(json.dumps(description, indent=2) + "\n")
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def load(folder: str | os.PathLike) -> Ann:
+    """The network saved in `folder`, or in `folder/ann`, where training puts it.
+
+    Raises:
+      FileNotFoundError: if there is none; says what was looked for.
+      ValueError: if what is there is damaged or of another kind.
+    """
+    folder = Path(folder).absolute()
+    folder = folder / "ann" if (folder / "ann" / "ann.json").is_file() else folder
+    if not (folder / "ann.json").is_file():
+        raise FileNotFoundError(_nothing_at(folder))
+    try:
+        description = json.loads((folder / "ann.json").read_text())
+        model = _model(description["model"])
+        preprocessing = Preprocessing(**{k: _tuples(v) for k, v in description["preprocessing"].items()})
+    except (json.JSONDecodeError, KeyError, TypeError) as e:
+        raise ValueError(f"{folder / 'ann.json'} does not describe a network of this library: {e!r}") from e
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            variables = checkpointer.restore(folder / "variables")
+    except Exception as e:
+        raise ValueError(f"{folder / 'variables'} is damaged or incomplete, train or import again: {e}") from e
+    return Ann(variables=variables, model=model, preprocessing=preprocessing)
+
+
+def _nothing_at(folder: Path) -> str:
+    if not folder.exists():
+        return f"there is no folder {folder}"
+    if (folder / "checkpoints").is_dir() or any(folder.glob(".ann.*")):
+        return f"{folder} holds an interrupted training run without a finished network: continue it with --resume"
+    return f"{folder} holds no network: no ann.json in it, and no ann/ann.json"
+
+
+def _describe(ann: Ann) -> dict:
+    model, names = ann.model, {cls: name for name, cls in ACTIVATIONS.items()}
+    if model.name not in models.MODELS or type(model.act) not in names:
+        raise ValueError(f"only models from models.create can be saved; got {model}")
+    return {
+        "model": {
+            "name": model.name,
+            "options": {k: v for k, v in _fields(model).items() if k != "act"},
+            "act": {"name": names[type(model.act)], **_fields(model.act)},
+        },
+        "preprocessing": dataclasses.asdict(ann.preprocessing),
+    }
+
+
+def _fields(module: nn.Module) -> dict:
+    return {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
+
+
+def _model(description: dict) -> nn.Module:
+    act = {k: _tuples(v) for k, v in description["act"].items()}
+    options = {k: _tuples(v) for k, v in description["options"].items()}
+    return models.create(description["name"], act=ACTIVATIONS[act.pop("name")](**act), **options)
+
+
+def _tuples(value):
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+
+
+def accuracy(ann: Ann, images, labels, batch_size: int = 250) -> float:
+    """Share of images that the network names rightly, in percent.
+
+    Args:
+      ann: the network.
+      images: `[N, H, W, C]`, uint8 or already normalised.
+      labels: `[N]`.
+      batch_size: images a call.
+    """
+    logits = map_batches(partial(_apply, ann), [images], batch_size)
+    return 100 * float(np.mean(logits.argmax(-1) == labels))
+
+
+_apply = jax.jit(Ann.apply)
+
+
+def to_host(tree):
+    """The tree with NumPy leaves."""
+    return jax.tree.map(np.asarray, tree)

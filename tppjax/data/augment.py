@@ -1,0 +1,39 @@
+"""Augmentation of image batches inside jit, on uint8 pixels."""
+
+import jax
+import jax.numpy as jnp
+
+
+def crop(images, key, pad: int):
+    """Random crop of the original size after padding with zeros: uint8 `[B, H, W, C]`, `pad` in pixels."""
+    b, h, w, c = images.shape
+    padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
+    corners = jax.random.randint(key, (b, 2), 0, 2 * pad + 1)
+    return jax.vmap(lambda image, yx: jax.lax.dynamic_slice(image, (*yx, 0), (h, w, c)))(padded, corners)
+
+
+def flip(images, key):
+    """Mirrors each image left to right with probability 1/2: `[B, H, W, C]`."""
+    mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
+    return jnp.where(mirrored, images[:, :, ::-1], images)
+
+
+def cutout(images, key, size: int, fill):
+    """Fills a `size` x `size` square of each image, centred anywhere in it (DeVries & Taylor, 2017).
+
+    Args:
+      images: `[B, H, W, C]`.
+      key: PRNG key.
+      size: side of the square, in pixels; it may stick out of the image.
+      fill: what is put there, `[C]`, in the units of `images`.
+    """
+    b, h, w, _ = images.shape
+    low = jax.random.randint(key, (b, 2), 0, jnp.array([[h, w]])) - size // 2
+    fill = jnp.asarray(fill, images.dtype)[None, None]
+
+    def cut(image, low):
+        row, column = jnp.arange(h)[:, None, None] - low[0], jnp.arange(w)[None, :, None] - low[1]
+        hole = (row >= 0) & (row < size) & (column >= 0) & (column < size)
+        return jnp.where(hole, fill, image)
+
+    return jax.vmap(cut)(images, low)

@@ -1,0 +1,272 @@
+"""CIFAR-10 and CIFAR-100 in TFDS's layout, without TensorFlow: reading prepared data, and preparing it.
+
+python -m tppjax.data.cifar --dataset cifar10 --data_dir DIR [--archive cifar-10-python.tar.gz]
+
+TFDS's own builders need TensorFlow to prepare; the one here yields PNG bytes and doesn't. What it writes, stock TFDS
+reads, and the other way round.
+"""
+
+import codecs
+import hashlib
+import io
+import json
+import os
+import pickle
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from tppjax import cli
+from tppjax.data import Images, Preprocessing
+
+SHAPE = (32, 32, 3)
+VERSION = "3.0.2"  # of TFDS's builders, whose features and names these data sets have
+FINE, COARSE = "label", "coarse_label"
+
+
+@dataclass(frozen=True)
+class Archive:
+    """The "python version" that the data set's authors publish (Krizhevsky, 2009).
+
+    Attributes:
+      url: where it is.
+      md5: of the file.
+      files: of each split.
+      labels: TFDS's name of each kind of label, to its key in the files.
+      meta: the file with the class names, and the key there of each kind of label.
+      counts: images of each split.
+    """
+
+    url: str
+    md5: str
+    files: dict[str, tuple[str, ...]]
+    labels: dict[str, bytes]
+    meta: tuple[str, dict[str, bytes]]
+    counts: dict[str, int]
+
+
+ARCHIVES = {
+    "cifar10": Archive(
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        md5="c58f30108f718f92721af3b95e74349a",
+        files={"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)},
+        labels={FINE: b"labels"},
+        meta=("batches.meta", {FINE: b"label_names"}),
+        counts={"train": 50_000, "test": 10_000},
+    ),
+    "cifar100": Archive(
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
+        files={"train": ("train",), "test": ("test",)},
+        labels={FINE: b"fine_labels", COARSE: b"coarse_labels"},
+        meta=("meta", {FINE: b"fine_label_names", COARSE: b"coarse_label_names"}),
+        counts={"train": 50_000, "test": 10_000},
+    ),
+}
+
+CLASSES = {
+    "cifar10": {FINE: "airplane automobile bird cat deer dog frog horse ship truck".split()},
+    "cifar100": {
+        FINE: """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel
+            can castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur
+            dolphin elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion
+            lizard lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
+            pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal shark
+            shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank telephone
+            television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split(),
+        COARSE: """aquatic_mammals fish flowers food_containers fruit_and_vegetables household_electrical_devices
+            household_furniture insects large_carnivores large_man-made_outdoor_things large_natural_outdoor_scenes
+            large_omnivores_and_herbivores medium_mammals non-insect_invertebrates people reptiles small_mammals trees
+            vehicles_1 vehicles_2""".split(),
+    },
+}
+STATISTICS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+}
+
+
+def info(name: str, data_dir=None) -> Preprocessing:
+    """Mean and standard deviation as the baselines' authors have them."""
+    mean, std = STATISTICS[name]
+    return Preprocessing(name, SHAPE, mean, std, tuple(CLASSES[name][FINE]))
+
+
+def load(name: str, split: str, data_dir: str | os.PathLike | None = None) -> Images:
+    """Images uint8 `[N, 32, 32, 3]` and labels (fine ones for CIFAR-100) of prepared TFDS data.
+
+    Raises:
+      FileNotFoundError: if there is none; names the folder and the command that gets it. Nothing is downloaded here.
+      ValueError: if it is incomplete or of another kind.
+    """
+    folder = _prepared(name, _folder(data_dir))
+    classes = (folder / "label.labels.txt").read_text().split()
+    if classes != CLASSES[name][FINE]:
+        raise ValueError(f"{folder} has other classes than {name}: {', '.join(classes[:5])}, ...")
+    tfds = _tfds()
+    as_bytes = {"image": tfds.decode.SkipDecoding()}
+    source = tfds.builder_from_directory(folder).as_data_source(split=split, decoders=as_bytes)
+    images, labels = np.empty((len(source), *SHAPE), np.uint8), np.empty(len(source), np.int32)
+    for i, example in enumerate(tqdm(source, desc=f"reading {name} {split}", disable=None, leave=False)):
+        images[i], labels[i] = Image.open(io.BytesIO(example["image"])), example["label"]
+    return Images(images, labels)
+
+
+def _folder(data_dir) -> Path:
+    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
+
+
+def _prepared(name: str, data_dir: Path) -> Path:
+    """The newest prepared version of the data set, checked without importing TFDS, which takes seconds."""
+    remedy = f"prepare it with: python -m tppjax.data.cifar --dataset {name} --data_dir {data_dir}"
+    versions = [f.parent for f in (data_dir / name).glob("*/dataset_info.json")]
+    if not versions:
+        raise FileNotFoundError(f"no {name} in {data_dir} (looked for {name}/VERSION/dataset_info.json); {remedy}")
+    folder = max(versions, key=lambda f: [int(n) if n.isdigit() else -1 for n in f.name.split(".")])
+    described = json.loads((folder / "dataset_info.json").read_text())
+    if described.get("fileFormat") != "array_record":
+        raise ValueError(f"{folder} is in the format {described.get('fileFormat')}, not array_record; {remedy}")
+    for split in described["splits"]:
+        shards = len(split["shardLengths"])
+        for i in range(shards):
+            file = folder / f"{name}-{split['name']}.array_record-{i:05}-of-{shards:05}"
+            if not file.is_file():
+                raise ValueError(f"{folder} is incomplete: {file.name} is missing; remove the folder and {remedy}")
+    return folder
+
+
+def prepare(name: str, data_dir=None, archive=None, original: Archive | None = None) -> Path:
+    """Writes `data_dir/name/VERSION` from the original archive, whole or not at all; prepared data is left as it is.
+
+    Args:
+      name: "cifar10" or "cifar100".
+      data_dir: folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets].
+      archive: the original .tar.gz; without it, that in data_dir/downloads, and if there is none it is downloaded.
+      original: what the archive must be [default: the one that the authors publish].
+
+    Returns:
+      The folder of the prepared data.
+
+    Raises:
+      FileNotFoundError: if `archive` is not there.
+      ValueError: if it is not the original one, is damaged, or holds anything but arrays.
+    """
+    data_dir, original = _folder(data_dir), original or ARCHIVES[name]
+    local = data_dir / "downloads" / original.url.rsplit("/", 1)[1]
+    archive = Path(archive) if archive else local if local.is_file() else None
+    if archive and not archive.is_file():
+        raise FileNotFoundError(f"there is no archive {archive.absolute()}; it is published at {original.url}")
+    builder = _builder(name, data_dir, archive, original)
+    if builder.is_prepared():
+        print(f"{name} is already in {builder.data_path}")
+    else:
+        builder.download_and_prepare()
+        print(f"prepared {name} in {builder.data_path}")
+    return Path(builder.data_path)
+
+
+def _builder(name: str, data_dir: Path, archive: Path | None, original: Archive):
+    """TFDS's builder of the same name, but for images encoded by Pillow."""
+    tfds = _tfds()
+
+    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+        """CIFAR (Krizhevsky, 2009)."""
+
+        def _info(self):
+            labels = {kind: tfds.features.ClassLabel(names=names) for kind, names in CLASSES[name].items()}
+            features = {"id": tfds.features.Text(), "image": tfds.features.Image(shape=SHAPE), **labels}
+            return tfds.core.DatasetInfo(
+                builder=self, features=tfds.features.FeaturesDict(features), supervised_keys=("image", FINE)
+            )
+
+        def _split_generators(self, dl_manager):
+            contents = _unpack(archive or Path(dl_manager.download(original.url)), original, CLASSES[name])
+            return {split: _examples(contents, split, original) for split in original.files}
+
+        def _generate_examples(self):
+            raise AssertionError("the examples come from _split_generators")
+
+    Builder.name, Builder.VERSION = name, tfds.core.Version(VERSION)
+    return Builder(data_dir=data_dir, file_format="array_record")
+
+
+def _unpack(archive: Path, original: Archive, classes: dict[str, list[str]]) -> dict[str, dict]:
+    """`{file: what is pickled in it}` of the archive, checked against what it should be."""
+    with archive.open("rb") as f:
+        md5 = hashlib.file_digest(f, "md5").hexdigest()
+    if md5 != original.md5:
+        raise ValueError(f"{archive} is not the original archive: its md5 is {md5}, not {original.md5}; get it anew")
+    meta, keys = original.meta
+    wanted = {meta, *(file for files in original.files.values() for file in files)}
+    with tarfile.open(archive) as tar:
+        members = {Path(m.name).name: m for m in tar.getmembers() if m.isfile()}
+        if missing := wanted - members.keys():
+            raise ValueError(f"{archive} lacks {', '.join(sorted(missing))}")
+        contents = {file: _Plain(tar.extractfile(members[file]), encoding="bytes").load() for file in wanted}
+    for kind, key in keys.items():
+        if [n.decode() for n in contents[meta][key]] != classes[kind]:
+            raise ValueError(f"{archive} has other class names than TFDS for {kind}")
+    for split, files in original.files.items():
+        if (n := sum(len(contents[file][b"data"]) for file in files)) != original.counts[split]:
+            raise ValueError(f"{archive} has {n} images in {split}, not {original.counts[split]}")
+    return contents
+
+
+def _examples(contents: dict[str, dict], split: str, original: Archive):
+    """TFDS's examples, images as PNG bytes; in the archive they are rows of 3 x 32 x 32."""
+    number = 0
+    for file in original.files[split]:
+        for i, row in enumerate(contents[file][b"data"]):
+            png = io.BytesIO()
+            Image.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0)).save(png, "PNG")
+            labels = {kind: int(contents[file][key][i]) for kind, key in original.labels.items()}
+            name = f"{split}_{number:05}"
+            yield name, {"id": name, "image": png.getvalue(), **labels}
+            number += 1
+
+
+class _Plain(pickle.Unpickler):
+    """Unpickles arrays, bytes and containers; refuses everything else, since a pickle can run code."""
+
+    ADMITTED: ClassVar = {
+        "numpy.core.multiarray._reconstruct": np._core.multiarray._reconstruct,
+        "numpy._core.multiarray._reconstruct": np._core.multiarray._reconstruct,
+        "numpy.ndarray": np.ndarray,
+        "numpy.dtype": np.dtype,
+        "_codecs.encode": codecs.encode,
+    }
+
+    def find_class(self, module, name):
+        """What the pickle may name."""
+        if f"{module}.{name}" not in self.ADMITTED:
+            raise ValueError(f"the archive asks for {module}.{name}, which is neither data nor an array: refused")
+        return self.ADMITTED[f"{module}.{name}"]
+
+
+def _tfds():
+    import tensorflow_datasets as tfds
+
+    return tfds
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Write CIFAR in TFDS's layout from the original archive, without TensorFlow."""
+
+    dataset: Literal["cifar10", "cifar100"] = "cifar10"
+    """Data set."""
+
+    data_dir: Path | None = None
+    """Folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]."""
+
+    archive: Path | None = None
+    """The original .tar.gz [default: the one in DATA_DIR/downloads; if there is none it is downloaded]."""
+
+
+if __name__ == "__main__":
+    cli.run(lambda config: prepare(config.dataset, config.data_dir, config.archive), Prepare)

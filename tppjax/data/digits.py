@@ -1,0 +1,27 @@
+"""Scikit-learn's 1,797 handwritten digits, 8 x 8 pixels, which ship with the package: the default of demo and tests."""
+
+import numpy as np
+
+from tppjax.data import Images, Preprocessing
+
+TEST = 360  # 36 of each digit
+
+
+def info(name="digits", data_dir=None) -> Preprocessing:
+    """Mean and standard deviation are those of the training split."""
+    return Preprocessing(name, (8, 8, 1), mean=(0.3049,), std=(0.3757,), class_names=tuple("0123456789"))
+
+
+def load(name="digits", split="train", data_dir=None) -> Images:
+    """1,437 training or 360 test images, uint8 (the original's 0 to 16 scaled to 0 to 255); the split never changes."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    order = np.random.default_rng(0).permutation(len(digits.target))
+    rank = np.empty(len(order), int)  # how many of the same digit come before, in that order
+    for digit in range(10):
+        of_digit = order[digits.target[order] == digit]
+        rank[of_digit] = np.arange(len(of_digit))
+    chosen = (rank < TEST // 10) == (split == "test")
+    pixels = np.round(digits.images[chosen] * 255 / 16).astype(np.uint8)
+    return Images(pixels[..., None], digits.target[chosen].astype(np.int32))

@@ -1,0 +1,71 @@
+"""Your own images: one .npz file with `x_train`, `y_train`, `x_test` and `y_test`."""
+
+import os
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from tppjax.data import Images, Preprocessing
+
+ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+
+
+def info(name="npz", data_dir: str | os.PathLike | None = None) -> Preprocessing:
+    """Mean and standard deviation are those of the training images; classes are named by their numbers."""
+    arrays = _read(data_dir)
+    images = arrays["x_train"]
+    pixels = images.reshape(-1, images.shape[-1]) / np.float64(255)
+    # A channel that never changes has no scale of its own.
+    std = np.where(pixels.std(axis=0) > 0, pixels.std(axis=0), 1.0)
+    classes = tuple(str(c) for c in range(int(arrays["y_train"].max()) + 1))
+    return Preprocessing(name, images.shape[1:], tuple(pixels.mean(axis=0).tolist()), tuple(std.tolist()), classes)
+
+
+def load(name="npz", split="train", data_dir: str | os.PathLike | None = None) -> Images:
+    """Images uint8 `[N, H, W, C]`, from `[N, H, W]` too; labels `[N]`, whole numbers from 0.
+
+    Raises:
+      FileNotFoundError: if there is no such file.
+      ValueError: if an array is missing or does not fit; names it and says how it should be.
+    """
+    arrays = _read(data_dir)
+    return Images(arrays[f"x_{split}"], arrays[f"y_{split}"].astype(np.int32))
+
+
+def _read(data_dir) -> dict[str, np.ndarray]:
+    if data_dir is None:
+        raise ValueError("data set npz needs data_dir, the path of the .npz file")
+    path = Path(data_dir)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path.absolute()}; make it with np.savez(path, {', '.join(ARRAYS)})")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as e:
+        raise ValueError(f"{path} is not an .npz file of plain arrays: {e}") from e
+    if arrays.keys() != set(ARRAYS):
+        raise ValueError(f"{path} must hold {', '.join(ARRAYS)}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+    arrays = {name: a[..., None] if name[0] == "x" and a.ndim == 3 else a for name, a in arrays.items()}
+    for problem in _problems(arrays):
+        raise ValueError(f"{path}: {problem}")
+    return arrays
+
+
+def _problems(arrays: dict[str, np.ndarray]):
+    for split in ("train", "test"):
+        x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
+        if x.dtype != np.uint8:
+            yield f"x_{split} is {x.dtype}; save pixels as uint8, 0 to 255"
+        if x.ndim != 4 or 0 in x.shape:
+            yield f"x_{split} has shape {x.shape}; images are [N, H, W, C] or [N, H, W], with at least one image"
+        if not np.issubdtype(y.dtype, np.integer) or y.ndim != 1:
+            yield f"y_{split} is {y.dtype} of shape {y.shape}; labels are whole numbers, [N]"
+        if len(x) != len(y):
+            yield f"x_{split} has {len(x)} images but y_{split} {len(y)} labels"
+        if y.min() < 0:
+            yield f"y_{split} has the label {y.min()}; labels count from 0"
+    if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
+        yield f"x_train has images of {arrays['x_train'].shape[1:]}, x_test of {arrays['x_test'].shape[1:]}"
+    if arrays["y_test"].max() > arrays["y_train"].max():
+        yield f"y_test has the label {arrays['y_test'].max()}, y_train none above {arrays['y_train'].max()}"

@@ -1,0 +1,40 @@
+"""Networks with the activation injected: `create(name, num_classes, act)`.
+
+A model puts `act.copy(name=...)` at each site and has no other nonlinearity, so the network and its spiking versions
+share one parameter tree.
+"""
+
+from functools import partial
+
+import flax.linen as nn
+
+from tppjax.models.resnet import ResNet
+from tppjax.models.vgg import VGG
+
+MODELS = {
+    "vgg16": partial(
+        VGG, stages=((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512)), hidden=(4096, 4096)
+    ),
+    "vgg_small": partial(VGG, stages=((16, 16), (32, 32))),
+    "resnet20": partial(ResNet, blocks=(3, 3, 3)),
+}
+
+
+def create(name: str, num_classes: int, act: nn.Module, **options) -> nn.Module:
+    """The model called `name`, with `act` at each site.
+
+    Args:
+      name: one of `MODELS`.
+      num_classes: number of classes.
+      act: template of the activation, such as `QCFS(L=8)`.
+      **options: attributes of the model's class that differ from the named model's, such as `hidden=()` or `width=4`.
+
+    Raises:
+      ValueError: on an unknown name or option.
+    """
+    if name not in MODELS:
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+    known = set(MODELS[name].func.__annotations__) - {"act", "num_classes"}
+    if unknown := set(options) - known:
+        raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
+    return MODELS[name](act=act, num_classes=num_classes, name=name, **options)

@@ -1,0 +1,63 @@
+"""Devices: the only file that knows about them. A mesh has one axis; seeds or examples are spread along it."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+AXIS = "devices"
+
+
+def mesh(devices=None) -> Mesh:
+    """All devices, or those given, in one row."""
+    devices = jax.devices() if devices is None else devices
+    return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
+
+
+def replicate(tree, over: Mesh):
+    """The tree with a whole copy on each device."""
+    return jax.device_put(tree, NamedSharding(over, PartitionSpec()))
+
+
+def split(array, over: Mesh):
+    """The array with its leading axis cut evenly over the devices.
+
+    Raises:
+      ValueError: if the axis does not divide by the number of devices.
+    """
+    if len(array) % over.size:
+        raise ValueError(f"{len(array)} do not divide evenly over {over.size} devices")
+    return jax.device_put(array, NamedSharding(over, PartitionSpec(AXIS)))
+
+
+def sweep(fn, keys, *args, over: Mesh | None = None):
+    """`fn(*args, key)` for each of many PRNG keys, the keys spread over devices.
+
+    The draws are those of `fn(*args, keys[i])` run alone. Compiled once for each `fn` and shape.
+
+    Args:
+      fn: a function that takes `args` and then one key, such as `convert.Snn.apply`; returns a tree of arrays.
+      keys: `[seeds]`.
+      *args: pytrees, the same for all seeds.
+      over: the devices; all of them by default.
+
+    Returns:
+      The tree of `fn` with the seeds leading.
+
+    Example:
+      >>> keys = jax.random.split(jax.random.key(0), 3)
+      >>> sweep(lambda x, key: x + jax.random.normal(key, x.shape), keys, np.zeros(2)).shape
+      (3, 2)
+    """
+    over = over or mesh()
+    seeds = len(keys)
+    filled = keys[jnp.minimum(jnp.arange(-(-seeds // over.size) * over.size), seeds - 1)]
+    result = _sweep(fn, split(filled, over), *replicate(args, over))
+    return jax.tree.map(lambda a: a[:seeds], result)
+
+
+@partial(jax.jit, static_argnums=0)
+def _sweep(fn, keys, *args):
+    return jax.vmap(lambda key: fn(*args, key))(keys)

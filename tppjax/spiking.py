@@ -1,0 +1,82 @@
+"""A layer of spiking neurons: the module that takes an activation's place and reads the activation's leaf `theta`."""
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from tppjax import counts, neurons
+
+TWO_PHASE = ("tpp", "rounded", "unbiased")
+MODES = ("baseline", "shuffle", *TWO_PHASE)
+RANDOM = ("shuffle", "tpp", "unbiased")
+
+
+class Spiking(nn.Module):
+    """Spiking neurons over `T` steps, for one example (batches are made by `vmap`, so that each has its own key).
+
+    Folded in time, input and output are means over time: the mean current `[...]` in, the rate `theta count / T` out.
+    This is exact where every site of the network is two-phase, since such a neuron reads only the sum of its input,
+    and all that lies between two sites is linear. Otherwise the input is the current over time, `[T, ...]` or
+    `[1, ...]` for one that does not change, and the output is `theta` times the spikes, `[T, ...]`.
+
+    Attributes:
+      mode: one of `MODES`, or a tuple of (site, mode) with one for every site of the network.
+      T: number of time steps.
+      folded: whether time is folded away.
+      v_init: potential of `baseline` and `shuffle` before the first step, in thresholds; two-phase neurons start at 0.
+      shared_order: in mode `shuffle`, one random order for all neurons of the site instead of one for each.
+    """
+
+    mode: str | tuple[tuple[str, str], ...]
+    T: int
+    folded: bool
+    v_init: float = 0.5
+    shared_order: bool = False
+
+    @nn.compact
+    def __call__(self, x):
+        """Means over time `[...]` if folded, else over time `[T, ...]`. Random modes draw from the stream "spikes".
+
+        Sows `count` in the collection "activity"; if not folded, `spikes` and `potential` over time in "trace".
+        """
+        shape = x.shape if self.folded else x.shape[1:]
+        theta = jnp.broadcast_to(self.get_variable("params", "theta"), shape)
+        mode = self.mode if isinstance(self.mode, str) else dict(self.mode)["/".join(self.path)]
+        if self.folded:
+            count = self._count(mode, self.T * x, theta)
+            self._sow("activity", "count", count)
+            return theta * count / self.T
+        spikes = self._fire(mode, jnp.broadcast_to(x, (self.T, *x.shape[1:])), theta)
+        self._sow("activity", "count", spikes.sum(axis=0))
+        self._sow("trace", "spikes", spikes)
+        return theta[None] * spikes
+
+    def _count(self, mode, v, theta):
+        match mode:
+            case "tpp":
+                return counts.tpp(v, theta, self.T, self.make_rng("spikes"))
+            case "rounded":
+                return counts.rounded(v, theta, self.T)
+            case "unbiased":
+                return counts.unbiased(v, theta, self.T, self.make_rng("spikes"))
+
+    def _fire(self, mode, current, theta):
+        v_init = self.v_init * theta
+        if mode in TWO_PHASE:  # all the current comes before the first spike
+            v_init, current = current.sum(axis=0), jnp.zeros_like(current)
+        match mode:
+            case "baseline" | "shuffle":
+                spikes = neurons.integrate_and_fire(current, theta, v_init)
+            case "tpp":
+                spikes = neurons.tpp(v_init, theta, self.T, self.make_rng("spikes"))
+            case "rounded":
+                spikes = neurons.rounded(v_init, theta, self.T)
+            case "unbiased":
+                spikes = neurons.unbiased(v_init, theta, self.T, self.make_rng("spikes"))
+        if self.is_mutable_collection("trace"):
+            self._sow("trace", "potential", neurons.potential(current, spikes, theta, v_init))
+        if mode == "shuffle":
+            spikes = neurons.shuffle(spikes, self.make_rng("spikes"), self.shared_order)
+        return spikes
+
+    def _sow(self, collection, name, value):
+        self.sow(collection, name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
