@@ -1,0 +1,53 @@
+"""The options every training command shares. A field left at None takes the recipe's value for the network chosen."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Training:
+    """SGD with momentum and cosine decay to 0; the best epoch is chosen on images held out of the training set."""
+
+    out: Path
+    """Folder of the run: config.json, metrics.jsonl, checkpoints/ and the trained network, ann/."""
+
+    act: Literal["qcfs", "clipped_relu", "relu"] = "qcfs"
+    """Activation: qcfs (Bu et al., ICLR 2022), clipped_relu (RTS; Deng & Gu, ICLR 2021), relu (SNNC; Li et al., ICML
+    2021)."""
+
+    L: int | None = None
+    """Levels of qcfs above 0. An SNN of mode "rounded" with T = L steps equals the ANN."""
+
+    bound: float | None = None
+    """Where clipped_relu saturates, in activation units."""
+
+    lr: float | None = None
+    """Learning rate of the first step."""
+
+    momentum: float = 0.9
+    """Momentum of SGD."""
+
+    weight_decay: float = 5e-4
+    """L2 penalty on every trained parameter, thresholds of qcfs included."""
+
+    epochs: int = 300
+    """Passes over the training images."""
+
+    batch_size: int = 128
+    """Images a step, over all devices."""
+
+    validation: int = 2500
+    """Training images held out to choose the best epoch."""
+
+    limit_train: int | None = None
+    """Train on this many images only, drawn at random; for short trials."""
+
+    seed: int = 0
+    """Of initial weights, order of images, augmentation and held-out images."""
+
+    resume: bool = False
+    """Continue the run in --out where its last checkpoint stands."""
+
+    overwrite: bool = False
+    """Move a run that is already in --out to OUT.previous and start anew."""

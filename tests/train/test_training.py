@@ -1,0 +1,155 @@
+"""Training runs: they learn, they continue bit for bit, and they lose nothing."""
+
+import json
+import sys
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+
+from configs.cifar import Cifar, recipe
+from configs.digits import Digits
+from tests.data.test_cifar import make_archive
+from tppjax import ann, cli, data
+from tppjax.data import cifar as cifar_data
+from train import cifar, digits, loop
+
+SMALL = Digits(limit_train=256, epochs=3, L=4)
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_it_learns(digits_run, digits_ann, digits_test):
+    metrics = [json.loads(line) for line in (digits_run / "metrics.jsonl").read_text().splitlines()]
+    assert [m["epoch"] for m in metrics] == [1, 2, 3, 4]
+    assert metrics[-1]["loss"] < 0.5 * metrics[0]["loss"]
+    assert ann.accuracy(digits_ann, digits_test.images, digits_test.labels) > 90
+    thetas = ann.thresholds(digits_ann.variables)
+    assert all(0 < theta != 8 for theta in thetas.values())  # trained along
+
+
+def test_the_network_kept_is_that_of_the_best_epoch(digits_run, digits_ann):
+    config = Digits()
+    _, held_out = loop.split(data.load("digits", "train"), config)
+    score = ann.accuracy(digits_ann, held_out.images, held_out.labels)
+    metrics = [json.loads(line) for line in (digits_run / "metrics.jsonl").read_text().splitlines()]
+    assert score == max(m["validation"] for m in metrics)
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("where", ["checkpoint", "log"])
+def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(tmp_path, monkeypatch, where):
+    """Killed before the second epoch's checkpoint, or before its line in metrics.jsonl."""
+    whole = digits.main(replace(SMALL, out=tmp_path / "whole"))
+    original = getattr(loop.Run, where)
+
+    def killed(run, first, **metrics):
+        if (first if where == "log" else int(first.epoch)) == 2:
+            raise Killed
+        original(run, first, **metrics)
+
+    monkeypatch.setattr(loop.Run, where, killed)
+    with pytest.raises(Killed):
+        digits.main(replace(SMALL, out=tmp_path / "cut"))
+    monkeypatch.undo()
+    resumed = digits.main(replace(SMALL, out=tmp_path / "cut", resume=True))
+    jax.tree.map(np.testing.assert_array_equal, resumed.variables, whole.variables)
+    lines = {name: (tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("whole", "cut")}
+    without_time = {k: [{**json.loads(line), "seconds": 0} for line in v] for k, v in lines.items()}
+    assert without_time["whole"] == without_time["cut"]
+    # A finished run that is resumed has nothing left to do.
+    before = files(tmp_path / "cut")
+    digits.main(replace(SMALL, out=tmp_path / "cut", resume=True))
+    assert files(tmp_path / "cut") == before
+
+
+def test_runs_are_not_mixed_up_or_lost(digits_run, tmp_path, capsys):
+    before = files(digits_run)
+    with pytest.raises(FileExistsError, match="not empty: choose another --out, or --resume or --overwrite"):
+        digits.main(Digits(out=digits_run))
+    with pytest.raises(ValueError, match=r"options the run in .* began with: L was 8, is 4; epochs was 4, is 30"):
+        digits.main(Digits(out=digits_run, L=4, resume=True))
+    with pytest.raises(FileNotFoundError, match=r"nothing to resume: .* holds no training run"):
+        digits.main(Digits(out=tmp_path, resume=True))
+    assert files(digits_run) == before
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "precious").write_text("x")
+    digits.main(replace(SMALL, out=tmp_path / "run", epochs=1, overwrite=True))
+    assert (tmp_path / "run.previous" / "precious").read_text() == "x"
+    assert "run.previous" in capsys.readouterr().out
+
+
+def test_damaged_and_foreign_checkpoints(tmp_path):
+    config = replace(SMALL, out=tmp_path / "run", epochs=1)
+    digits.main(config)
+    described = json.loads((config.out / "config.json").read_text())
+    (config.out / "config.json").write_text(json.dumps({**described, "act": "relu"}))
+    with pytest.raises(ValueError, match="is damaged or of another network"):
+        digits.main(replace(config, act="relu", resume=True))
+
+
+@pytest.mark.parametrize("config", [Digits(limit_train=10), Digits(validation=1430), Digits(validation=0)])
+def test_too_few_images(config, tmp_path):
+    with pytest.raises(ValueError, match="which must be at least --batch_size 64"):
+        digits.main(replace(config, out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("act", ["clipped_relu", "relu"])
+def test_other_activations_train(act, tmp_path):
+    network = digits.main(Digits(out=tmp_path / "run", act=act, limit_train=64, epochs=1))
+    thetas = [float(theta) for theta in ann.thresholds(network.variables).values()]
+    assert thetas == ([2.0] * 4 if act == "clipped_relu" else [])  # the bound stays, weight decay or not
+
+
+def test_cifar_trains_on_tfds_data(tmp_path):
+    """`python -m train.cifar --limit_train`, on a made data set of 200 images."""
+    original, _ = make_archive(tmp_path / "a.tar.gz", "cifar10", per_file=40)
+    cifar_data.prepare("cifar10", tmp_path, tmp_path / "a.tar.gz", original)
+    config = Cifar(out=tmp_path / "run", data_dir=tmp_path, epochs=1, batch_size=32, validation=8, limit_train=32)
+    network = cifar.main(config)
+    assert network.model.name == "resnet20"
+    assert network.preprocessing.dataset == "cifar10"
+    assert len(ann.thresholds(network.variables)) == 19
+
+
+@pytest.mark.parametrize(
+    ("config", "L", "lr"),
+    [
+        (Cifar("x"), 8, 0.1),
+        (Cifar("x", arch="vgg16"), 4, 0.1),
+        (Cifar("x", dataset="cifar100", L=6), 6, 0.05),
+        (Cifar("x", lr=0.02), 8, 0.02),
+    ],
+)
+def test_recipes_fill_in_what_depends_on_the_network(config, L, lr):
+    filled = recipe(config)
+    assert (filled.L, filled.lr, filled.epochs, filled.weight_decay) == (L, lr, 300, 5e-4)
+
+
+def test_commands_answer_bad_input_with_a_sentence(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train.cifar", "--data_dir", str(tmp_path), "--out", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(cifar.main, Cifar)
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: no cifar10 in {tmp_path}")
+    assert "Traceback" not in error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("options", [Cifar, Digits])
+def test_help_explains_every_option(options, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["train", "--help"])
+    with pytest.raises(SystemExit):
+        cli.run(None, options)
+    text = capsys.readouterr().out
+    for field in options.__dataclass_fields__:
+        assert f"--{field}" in text.replace("-", "_").replace("__", "--"), field
+    assert "(default" in text

@@ -1,0 +1,34 @@
+"""`python -m train.cifar`: train VGG-16 or ResNet-20 on CIFAR-10 or CIFAR-100."""
+
+import jax
+
+from configs.cifar import Cifar, recipe
+from tppjax import cli, data, models
+from tppjax.ann import Ann
+from tppjax.data import augment
+from train.loop import activation, fit
+
+
+def main(config: Cifar) -> Ann:
+    """Trains the network that `config` describes."""
+    config = recipe(config)
+    preprocessing = data.info(config.dataset, config.data_dir)
+    options = {"resnet20": ("shortcut", "width"), "vgg16": ("hidden",)}[config.arch]
+    model = models.create(
+        config.arch,
+        len(preprocessing.class_names),
+        activation(config),
+        **{name: getattr(config, name) for name in options},
+    )
+    mean = [255 * m for m in preprocessing.mean]
+
+    def augmented(pixels, key):
+        crop_key, flip_key, cutout_key = jax.random.split(key, 3)
+        pixels = augment.flip(augment.crop(pixels, crop_key, config.pad), flip_key)
+        return augment.cutout(pixels, cutout_key, config.cutout, fill=mean) if config.cutout else pixels
+
+    return fit(model, preprocessing, data.load(config.dataset, "train", config.data_dir), config, augmented)
+
+
+if __name__ == "__main__":
+    cli.run(main, Cifar)

@@ -1,0 +1,127 @@
+"""The training loop, one for all data sets: state in, state out, everything random from (seed, epoch, step)."""
+
+import time
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import struct, traverse_util
+from tqdm import tqdm
+
+from configs.training import Training
+from tppjax import activations, ann, sharding
+from tppjax.ann import Ann
+from tppjax.data import Images, Preprocessing
+from train.run import Run
+
+
+class State(struct.PyTreeNode):
+    """What a checkpoint holds: a run continues from it as if it had never stopped."""
+
+    variables: dict
+    opt_state: optax.OptState
+    epoch: jax.Array
+    best: jax.Array
+
+
+def activation(config: Training) -> nn.Module:
+    """The activation module that `config` names."""
+    options = {"qcfs": {"L": config.L}, "clipped_relu": {"bound": config.bound}, "relu": {}}
+    return activations.ACTIVATIONS[config.act](**options[config.act])
+
+
+def fit(model: nn.Module, preprocessing: Preprocessing, images: Images, config: Training, augment) -> Ann:
+    """Trains `model` and leaves the network of the best validation accuracy in `config.out / "ann"`.
+
+    Args:
+      model: the network, activation included.
+      preprocessing: from pixels to the network's input.
+      images: the training images; `config.validation` of them are held out.
+      config: the recipe, without None.
+      augment: `(pixels [B, H, W, C], key) -> pixels`, run inside jit.
+
+    Returns:
+      The best network.
+
+    Raises:
+      ValueError: if there are too few images for one batch and the validation split.
+    """
+    train, held_out = split(images, config)
+    run = Run.open(config)
+    over = sharding.mesh()
+    steps = len(train) // config.batch_size
+    tx = optimizer(config, steps)
+    state = sharding.replicate(run.restore(initial(model, preprocessing, tx, config)), over)
+    pixels, labels = sharding.replicate((train.images, train.labels), over)
+    step = jax.jit(partial(train_step, model, preprocessing, tx, augment), donate_argnums=0)
+    for epoch in range(int(state.epoch), config.epochs):
+        started = time.perf_counter()
+        key = jax.random.fold_in(jax.random.key(config.seed), epoch)
+        order = np.random.default_rng((config.seed, epoch)).permutation(len(train))
+        sums = jnp.zeros(2)
+        for i in tqdm(range(steps), desc=f"epoch {epoch + 1}/{config.epochs}", unit="step", disable=None, leave=False):
+            batch = sharding.split(order[i * config.batch_size : (i + 1) * config.batch_size], over)
+            state, metrics = step(state, pixels, labels, batch, jax.random.fold_in(key, i))
+            sums += metrics
+        candidate = Ann(ann.to_host(state.variables), model, preprocessing)
+        score = ann.accuracy(candidate, held_out.images, held_out.labels)
+        if score > float(state.best):
+            ann.save(candidate, run.folder / "ann")
+        state = state.replace(epoch=state.epoch + 1, best=jnp.maximum(state.best, score))
+        loss, correct = (float(s) / steps for s in sums)
+        run.log(epoch + 1, loss=loss, train=100 * correct, validation=score, seconds=time.perf_counter() - started)
+        run.checkpoint(state)
+    run.close()
+    return ann.load(run.folder)
+
+
+def split(images: Images, config: Training) -> tuple[Images, Images]:
+    """Training and held-out images, disjoint, drawn by `config.seed`."""
+    order = np.random.default_rng(config.seed).permutation(len(images))
+    held_out, train = order[: config.validation], order[config.validation :][: config.limit_train]
+    if config.validation < 1 or len(train) < config.batch_size:
+        raise ValueError(
+            f"{len(images)} images with --validation {config.validation} leave {len(train)} to train on, which must be "
+            f"at least --batch_size {config.batch_size}; --validation must be at least 1"
+        )
+    return images[train], images[held_out]
+
+
+def optimizer(config: Training, steps: int) -> optax.GradientTransformation:
+    """SGD with momentum, L2 penalty and cosine decay to 0; thresholds that are not trained are left alone."""
+
+    def decayed(params):
+        trained = config.act == "qcfs"
+        return traverse_util.path_aware_map(lambda path, _: trained or path[-1] != "theta", params)
+
+    return optax.chain(
+        optax.add_decayed_weights(config.weight_decay, decayed),
+        optax.sgd(optax.cosine_decay_schedule(config.lr, config.epochs * steps), config.momentum),
+    )
+
+
+def initial(model, preprocessing, tx, config: Training) -> State:
+    """The state before the first epoch."""
+    images = jnp.zeros((1, *preprocessing.input_shape))
+    variables = jax.jit(model.init)(jax.random.key(config.seed), images)
+    return State(variables, tx.init(variables["params"]), epoch=jnp.array(0), best=jnp.array(-1.0))
+
+
+def train_step(model, preprocessing, tx, augment, state: State, pixels, labels, batch, key):
+    """One step of SGD on the images at `batch`; returns the state and `[loss, accuracy]` of the batch."""
+    x, y = preprocessing(augment(pixels[batch], key)), labels[batch]
+
+    def objective(params):
+        variables = {**state.variables, "params": params}
+        logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        return loss, (updated, jnp.mean(logits.argmax(-1) == y))
+
+    params = state.variables["params"]
+    (loss, (updated, correct)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+    updates, opt_state = tx.update(gradient, state.opt_state, params)
+    variables = {"params": optax.apply_updates(params, updates), **updated}
+    return state.replace(variables=variables, opt_state=opt_state), jnp.stack([loss, correct])

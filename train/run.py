@@ -1,0 +1,101 @@
+"""The folder of a training run: what it was asked to do, how it went, and where it can continue."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import orbax.checkpoint as ocp
+
+from configs.training import Training
+
+NOT_COMPARED = ("out", "resume", "overwrite", "data_dir")
+
+
+class Run:
+    """`config.json`, `metrics.jsonl` and `checkpoints/` of a run in `folder`; made by `Run.open`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        # The newest state is all that a continued run needs; the best network lies beside it, in ann/.
+        options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+        self._checkpoints = ocp.CheckpointManager(folder / "checkpoints", options=options)
+
+    @classmethod
+    def open(cls, config: Training) -> "Run":
+        """Starts a run in `config.out`, or continues the one there.
+
+        Raises:
+          FileExistsError: if something is there and neither --resume nor --overwrite was given.
+          FileNotFoundError: on --resume where no run is.
+          ValueError: on --resume of a run that was given other options.
+        """
+        folder, described = config.out.absolute(), _described(config)
+        if config.resume:
+            _check_same(folder, described)
+            return cls(folder)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if not config.overwrite:
+                raise FileExistsError(f"{folder} is not empty: choose another --out, or --resume or --overwrite")
+            _set_aside(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+        return cls(folder)
+
+    def restore(self, state):
+        """The newest checkpoint, shaped as `state`; `state` itself where there is none yet. Later metrics are dropped.
+
+        Raises:
+          ValueError: if the checkpoint is damaged or holds another network.
+        """
+        step = self._checkpoints.latest_step()
+        if step is None:
+            return state
+        try:
+            restored = self._checkpoints.restore(step, args=ocp.args.StandardRestore(state))
+        except Exception as e:
+            raise ValueError(f"checkpoint {step} in {self.folder} is damaged or of another network: {e}") from e
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+        (self.folder / "metrics.jsonl").write_text("".join(lines[:step]))
+        return restored
+
+    def log(self, epoch: int, **metrics: float) -> None:
+        """Appends a line to metrics.jsonl and prints it."""
+        with (self.folder / "metrics.jsonl").open("a") as f:
+            f.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
+        print(
+            f"epoch {epoch:3}  loss {metrics['loss']:.4f}  train {metrics['train']:.2f} %  "
+            f"validation {metrics['validation']:.2f} %  {metrics['seconds']:.0f} s",
+            flush=True,
+        )
+
+    def checkpoint(self, state) -> None:
+        """Saves the state after an epoch, whole or not at all."""
+        self._checkpoints.save(int(state.epoch), args=ocp.args.StandardSave(state))
+
+    def close(self) -> None:
+        """Waits for what is still being written."""
+        self._checkpoints.close()
+
+
+def _described(config: Training) -> dict:
+    values = dataclasses.asdict(config)
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k not in NOT_COMPARED}
+
+
+def _check_same(folder: Path, described: dict) -> None:
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"nothing to resume: {folder} holds no training run (no config.json)")
+    before = json.loads((folder / "config.json").read_text())
+    other = {k for k in before.keys() | described.keys() if before.get(k) != described.get(k)}
+    if other:
+        listed = "; ".join(f"{k} was {before.get(k)}, is {described.get(k)}" for k in sorted(other))
+        raise ValueError(f"--resume needs the options the run in {folder} began with: {listed}")
+
+
+def _set_aside(folder: Path) -> None:
+    previous = folder.with_name(folder.name + ".previous")
+    if previous.exists():
+        shutil.rmtree(previous)
+    folder.rename(previous)
+    print(f"moved what was in {folder} to {previous}")
