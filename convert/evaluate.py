@@ -1,0 +1,186 @@
+"""`python -m convert.evaluate`: the accuracy of a network's spiking versions, mode by mode and T by T."""
+
+import csv
+import json
+import os
+import shlex
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import jax
+import numpy as np
+
+import convert
+from convert import paper, pictures
+from tppjax import ann, cli, data, sharding
+from tppjax.batching import map_batches
+
+STEPS_AT_ONCE = 1000  # examples times steps in one call of a time-resolved network, to bound its memory
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure the spiking versions of a trained network on the test images of its data set."""
+
+    ann: Path
+    """Folder of the trained network: what --out was in training."""
+
+    modes: tuple[Literal["baseline", "shuffle", "tpp", "rounded", "unbiased"], ...] = ("baseline", "shuffle", "tpp")
+    """Neurons: the paper's baseline, shuffle and tpp; rounded and unbiased are two-phase neurons of ours."""
+
+    T: tuple[int, ...] = (4, 8, 16, 32)
+    """Numbers of time steps."""
+
+    seeds: int = 5
+    """Runs of each random mode, with seeds 0, 1, 2, ...; the others need one."""
+
+    limit: int | None = None
+    """Use this many test images only, the first ones."""
+
+    out: Path | None = None
+    """Folder for results.json, accuracy.csv and accuracy.png [default: ANN/snn]."""
+
+    dataset: str | None = None
+    """Data set [default: the one that the network was trained on]."""
+
+    data_dir: Path | None = None
+    """Folder of the data set, or the file of npz [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]."""
+
+    batch_size: int = 250
+    """Images a call; fewer where every step is computed."""
+
+
+def main(config: Evaluate) -> dict:
+    """Prints the table, writes the files, and returns what results.json holds.
+
+    Raises:
+      ValueError, FileNotFoundError: on options out of range, data that does not fit the network, or none.
+    """
+    _check(config)
+    network = ann.load(config.ann)
+    images = _images(network, config)
+    out = config.out or config.ann / "snn"
+    out.mkdir(parents=True, exist_ok=True)
+    ann_accuracy = ann.accuracy(network, images.images, images.labels, config.batch_size)
+    rows = [
+        row(convert.to_snn(network, T, mode), images, config.seeds, config.batch_size)
+        for mode in config.modes
+        for T in config.T
+    ]
+    results = {
+        "ann": ann_accuracy,
+        "dataset": network.preprocessing.dataset,
+        "n": len(images),
+        "rows": rows,
+        "model": {"name": network.model.name, "act": str(type(network.model.act).__name__)},
+        "command": shlex.join(["python", "-m", "convert.evaluate", *sys.argv[1:]]),
+        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "versions": {name: metadata.version(name) for name in ("tppjax", "jax", "flax")},
+    }
+    print(table(results, {mode: paper.accuracy(network, mode) for mode in config.modes}))
+    _write(results, out)
+    print(f"wrote {out / 'results.json'}, accuracy.csv and accuracy.png")
+    return results
+
+
+def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int) -> dict:
+    """One line of the table: the accuracy of `snn` on `images` for each seed, in percent.
+
+    Returns:
+      "mode", "T", "accuracy" (one a seed; one in all if nothing is random), "mean", "std" (over seeds, with n - 1),
+      "spikes_per_neuron" (mean over neurons, images and seeds, of the spikes in T steps) and "seconds".
+    """
+    started = time.perf_counter()
+    seeds = seeds if snn.random else 1
+    keys = jax.vmap(jax.random.key)(np.arange(seeds, dtype=np.uint32))
+    batch_size = batch_size if snn.model.act.folded else max(1, min(batch_size, STEPS_AT_ONCE // snn.T))
+
+    def outcome(pixels, labels, index):
+        return jax.tree.map(np.transpose, sharding.sweep(_outcome, keys, snn, pixels, labels, index))
+
+    arrays = (images.images, images.labels, np.arange(len(images)))
+    correct, spikes = map_batches(outcome, arrays, batch_size, progress=f"{snn.mode} T={snn.T}")
+    accuracy = 100 * correct.mean(axis=0)
+    return {
+        "mode": snn.mode,
+        "T": snn.T,
+        "accuracy": accuracy.tolist(),
+        "mean": float(accuracy.mean()),
+        "std": float(accuracy.std(ddof=1)) if seeds > 1 else 0.0,
+        "spikes_per_neuron": float(spikes.mean()),
+        "seconds": time.perf_counter() - started,
+    }
+
+
+def _outcome(snn, pixels, labels, index, key):
+    """Whether each example is named rightly, and the spikes of its mean neuron: `[B]` each."""
+    logits, counts = snn.activity(pixels, convert.example_keys(key, index))
+    spikes = sum(count.reshape(len(count), -1).sum(axis=1) for count in counts.values())
+    neurons = sum(count[0].size for count in counts.values())
+    return logits.argmax(-1) == labels, spikes / neurons
+
+
+def table(results: dict, published: dict[str, dict[int, float]]) -> str:
+    """The rows as text, modes down and T across, `mean (std)`; the paper's figures under ours where it has them."""
+    cells = {(r["mode"], r["T"]): r for r in results["rows"]}
+    modes, steps = (list(dict.fromkeys(axis)) for axis in zip(*cells, strict=True))
+    seeds = max(len(r["accuracy"]) for r in results["rows"])
+    lines = [
+        f"{results['dataset']}, {results['n']} test images, ANN {results['ann']:.2f} %; "
+        f"accuracy of the SNN in percent, mean (std) over {seeds} seed{'s' * (seeds > 1)}",
+        " " * 12 + "".join(f"{f'T={T}':>15}" for T in steps),
+    ]
+    for mode in modes:
+        ours = (cells[mode, T] for T in steps)
+        shown = (f"{r['mean']:.2f}" + (f" ({r['std']:.2f})" if len(r["accuracy"]) > 1 else "") for r in ours)
+        lines.append(f"{mode:12}" + "".join(f"{cell:>15}" for cell in shown))
+        if any(T in published.get(mode, {}) for T in steps):
+            theirs = (published[mode].get(T) for T in steps)
+            lines.append(f"{'  (paper)':12}" + "".join(f"{'' if p is None else f'{p:.2f}':>15}" for p in theirs))
+    return "\n".join(lines)
+
+
+def _check(config: Evaluate) -> None:
+    for name in ("seeds", "batch_size", "limit"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1; got {value}")
+    if not config.T or not config.modes or any(T < 1 for T in config.T):
+        raise ValueError(f"--modes and --T need at least one entry, and T at least 1; got {config.modes}, {config.T}")
+
+
+def _images(network: ann.Ann, config: Evaluate) -> data.Images:
+    """The test images, after making sure that they are what the network takes."""
+    expected = network.preprocessing
+    name = config.dataset or expected.dataset
+    info = data.info(name, config.data_dir)
+    if (info.input_shape, len(info.class_names)) != (expected.input_shape, len(expected.class_names)):
+        raise ValueError(
+            f"{name} has images of {info.input_shape} and {len(info.class_names)} classes; the network in {config.ann} "
+            f"was trained on {expected.dataset}: {expected.input_shape} and {len(expected.class_names)} classes"
+        )
+    return data.load(name, "test", config.data_dir)[: config.limit]
+
+
+def _write(results: dict, out: Path) -> None:
+    """All files or none: they are made beside `out` and then moved into it."""
+    with tempfile.TemporaryDirectory(dir=out) as made:
+        made = Path(made)
+        with (made / "accuracy.csv").open("w", newline="") as f:
+            writer = csv.writer(f)
+            writer.writerow(["mode", "T", "seed", "accuracy"])
+            writer.writerows((r["mode"], r["T"], s, a) for r in results["rows"] for s, a in enumerate(r["accuracy"]))
+        title = f"{results['model']['name']} on {results['dataset']} ({results['n']} test images)"
+        pictures.accuracy(results["rows"], results["ann"], title, made / "accuracy.png")
+        (made / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+        for file in ("accuracy.csv", "accuracy.png", "results.json"):
+            os.replace(made / file, out / file)
+
+
+if __name__ == "__main__":
+    cli.run(main, Evaluate)

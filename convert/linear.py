@@ -1,0 +1,69 @@
+"""What lies between two layers of spiking neurons must be linear; this finds what isn't, and where it stands.
+
+The network is traced with every activation replaced by the identity, and each operation that the input reaches is
+looked up. So a ReLU written into a stem, a max-pool or an attention layer is found before anyone wonders about the
+accuracy.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax.extend import core
+
+LINEAR = {
+    *("add", "add_any", "sub", "neg", "reduce_sum", "cumsum", "reduce_window_sum"),
+    *("reshape", "transpose", "squeeze", "broadcast_in_dim", "expand_dims", "rev", "concatenate", "pad", "copy"),
+    *("slice", "split", "convert_element_type", "optimization_barrier", "sharding_constraint"),
+}
+BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
+FIRST_ONLY = {"div", "gather", "dynamic_slice"}  # linear in the first operand, the others must not depend on the input
+LAST_ONLY = {"select_n"}  # linear in all operands but the first
+
+
+class Identity(nn.Module):
+    """Stands in for an activation while the rest of the network is looked at."""
+
+    @nn.compact
+    def __call__(self, x):
+        """`x`, any shape."""
+        return x
+
+
+def nonlinear(model: nn.Module, variables, input_shape) -> list[str]:
+    """Every operation outside the sites of `model.act` that is not linear in the input, as "operation at 'path'".
+
+    Args:
+      model: the network, with the field `act`.
+      variables: its variables; only shapes are used.
+      input_shape: of one example.
+    """
+    through = model.clone(act=Identity())
+    x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
+    jaxpr = jax.make_jaxpr(lambda x, variables: through.apply(variables, x))(x, variables).jaxpr
+    return list(dict.fromkeys(_nonlinear(jaxpr, [True] + [False] * (len(jaxpr.invars) - 1), "")))
+
+
+def _nonlinear(jaxpr, reached: list[bool], path: str):
+    """Walks the operations; `reached` says which of `jaxpr.invars` depend on the input."""
+    dependent = {var for var, hit in zip(jaxpr.invars, reached, strict=True) if hit}
+    for eqn in jaxpr.eqns:
+        hits = [not isinstance(var, core.Literal) and var in dependent for var in eqn.invars]
+        if not any(hits):
+            continue
+        dependent.update(eqn.outvars)
+        where = "/".join(filter(None, (path, str(eqn.source_info.name_stack))))
+        inner = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr") or eqn.params.get("fun_jaxpr")
+        name = eqn.primitive.name
+        if inner is not None and name not in ("scan", "while", "cond"):
+            yield from _nonlinear(getattr(inner, "jaxpr", inner), hits, where)
+        elif not _is_linear(name, hits):
+            yield f"{name} at {where!r}"
+
+
+def _is_linear(name: str, hits: list[bool]) -> bool:
+    return (
+        name in LINEAR
+        or (name in BILINEAR and sum(hits) == 1)
+        or (name in FIRST_ONLY and hits[0] and not any(hits[1:]))
+        or (name in LAST_ONLY and not hits[0])
+    )

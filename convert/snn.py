@@ -1,0 +1,248 @@
+"""Conversion: an ANN's parameters to a spiking network over T steps, as a pure function."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct, traverse_util
+
+from convert.linear import nonlinear
+from tppjax.activations import ACTIVATIONS
+from tppjax.ann import Ann, sites, thresholds
+from tppjax.counts import check_steps
+from tppjax.data import Preprocessing
+from tppjax.spiking import MODES, RANDOM, TWO_PHASE, Spiking
+
+
+class Trace(struct.PyTreeNode):
+    """What happened inside an SNN, step by step.
+
+    Attributes:
+      logits: of each step, `[T, B, K]`; their mean over T is what the network answers.
+      spikes: `{site: [T, B, ...]}`, in {0, 1}, as they are sent to the next layer.
+      potentials: `{site: [T, B, ...]}`, before firing, in the units of theta.
+    """
+
+    logits: jax.Array
+    spikes: dict[str, jax.Array]
+    potentials: dict[str, jax.Array]
+
+
+class Snn(struct.PyTreeNode):
+    """A spiking network: a pytree, so that jit, vmap and sharding work on it. Made by `to_snn`.
+
+    Images are `[B, H, W, C]`: uint8 pixels, or floats already normalised; the same image enters at every step (constant
+    coding) and the first layer of weights is analog, as in all baselines of the paper. `key` is one PRNG key, which is
+    folded with each example's place in the batch, or one key per example, `[B]`. An example's noise depends on its key
+    and the site alone, so it does not change with the batch or the number of devices.
+
+    Attributes:
+      variables: the ANN's.
+      model: the ANN's model with `Spiking` in place of its activation.
+      preprocessing: the ANN's; None if it was converted from raw variables, which then takes floats.
+    """
+
+    variables: dict
+    model: nn.Module = struct.field(pytree_node=False)
+    preprocessing: Preprocessing | None = struct.field(pytree_node=False)
+
+    @property
+    def T(self) -> int:
+        """Number of time steps."""
+        return self.model.act.T
+
+    @property
+    def mode(self) -> str | dict[str, str]:
+        """The mode of all sites, or of each."""
+        return self.model.act.mode if isinstance(self.model.act.mode, str) else dict(self.model.act.mode)
+
+    @property
+    def random(self) -> bool:
+        """Whether a key is needed."""
+        return bool(_modes(self.mode) & set(RANDOM))
+
+    def apply(self, x, key=None):
+        """Logits `[B, K]`, the mean over T; where every site is two-phase, at the cost of one pass whatever T.
+
+        Raises:
+          ValueError: if a random mode gets no key, or `x` does not fit the network.
+        """
+        return self.activity(x, key)[0]
+
+    def activity(self, x, key=None):
+        """Logits `[B, K]` and `{site: number of spikes of each neuron}`, `[B, ...]`.
+
+        Raises:
+          ValueError: as `apply`.
+        """
+        logits, state = self._run(x, key, self.model.act.folded, ["activity"])
+        return logits if self.model.act.folded else logits.mean(axis=1), _by_site(state["activity"], "count")
+
+    def trace(self, x, key=None) -> Trace:
+        """Logits, spikes and potentials at every step; time is never folded here, so T passes are paid.
+
+        Raises:
+          ValueError: as `apply`.
+        """
+        logits, state = self._run(x, key, False, ["activity", "trace"])
+        logits = jnp.broadcast_to(logits, (logits.shape[0], self.T, logits.shape[2]))
+        time_first = jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), (logits, state["trace"]))
+        return Trace(time_first[0], _by_site(time_first[1], "spikes"), _by_site(time_first[1], "potential"))
+
+    def _run(self, x, key, folded: bool, collections: list[str]):
+        """One pass of every example by itself, examples leading; time second, if it is not folded."""
+        x = _input(self.preprocessing, x)
+        if self.preprocessing is None:
+            _check_linear(self.model, self.variables, x.shape[1:])
+        keys = self._keys(key, len(x))
+        model = self.model.clone(act=self.model.act.clone(folded=folded))
+
+        def one(x, key):
+            rngs = None if key is None else {"spikes": key}
+            return model.apply(self.variables, x if folded else x[None], rngs=rngs, mutable=collections)
+
+        return jax.vmap(one)(x, keys)
+
+    def _keys(self, key, batch: int):
+        if not self.random:
+            return None
+        if key is None:
+            raise ValueError(f"mode {self.mode!r} draws at random and needs a key: pass key=jax.random.key(seed)")
+        if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) or key.shape not in ((), (batch,)):
+            raise ValueError(
+                f"key is one typed PRNG key, such as jax.random.key(0), or one per example, [{batch}]; "
+                f"got {getattr(key, 'dtype', type(key))} of shape {getattr(key, 'shape', ())}"
+            )
+        return example_keys(key, jnp.arange(batch)) if key.ndim == 0 else key
+
+
+def example_keys(key, index):
+    """One key per example, `[B]`, from a seed's key and each example's index in the data set, `[B]`."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+
+
+def to_snn(
+    params,
+    T: int = 16,
+    mode: str | dict[str, str] = "tpp",
+    *,
+    model: nn.Module | None = None,
+    v_init: float = 0.5,
+    shared_order: bool = False,
+) -> Snn:
+    """The spiking version of a trained network: same parameters, spiking neurons with threshold theta at each site.
+
+    A pure function: nothing is copied or changed, and equal arguments give equal networks that share one compilation.
+
+    Args:
+      params: an `Ann`, as training returns it and `tppjax.ann.load` gives it back; or raw variables, with `model`.
+      T: number of time steps.
+      mode: "baseline", "shuffle", "tpp" (the paper's), "rounded" or "unbiased" (ours); or one for every site,
+        `{"stage1_block1/act1": "tpp", ...}`.
+      model: the Flax module of raw variables; it has the activation in a field `act` and a copy of it at each site.
+      v_init: potential of `baseline` and `shuffle` neurons before the first step, in thresholds: 1/2 in QCFS, 0 in the
+        paper's Algorithm 1. Two-phase neurons start at 0.
+      shared_order: in mode "shuffle", one random order for all neurons of a layer, the other reading of Algorithm 2.
+
+    Returns:
+      The spiking network.
+
+    Raises:
+      ValueError: if an argument is out of range, a threshold is missing, not positive or not finite, or something
+        between two sites is not linear. Says what, and where.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from tppjax import models
+      >>> from tppjax.activations import QCFS
+      >>> model = models.create("vgg_small", num_classes=10, act=QCFS(L=8))
+      >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+      >>> snn = to_snn(variables, T=16, mode="tpp", model=model)
+      >>> snn.apply(jnp.ones((2, 8, 8, 1)), key=jax.random.key(1)).shape
+      (2, 10)
+    """
+    check_steps(T)
+    variables, model, preprocessing = _parts(params, model)
+    _check_activation(model)
+    _check_thresholds(variables, model, preprocessing)
+    mode = _check_mode(mode, thresholds(variables))
+    if preprocessing is not None:
+        _check_linear(model, variables, preprocessing.input_shape)
+    folded = _modes(mode) <= set(TWO_PHASE)
+    act = Spiking(mode=mode, T=int(T), folded=folded, v_init=float(v_init), shared_order=shared_order)
+    return Snn(variables, model.clone(act=act), preprocessing)
+
+
+def _parts(params, model):
+    if isinstance(params, Ann):
+        return params.variables, params.model if model is None else model, params.preprocessing
+    if model is None or not hasattr(params, "keys") or "params" not in params:
+        raise ValueError(
+            "to_snn takes an Ann (tppjax.ann.load gives one), or raw variables {'params': ...} with model= the module "
+            f"they belong to; got {type(params).__name__}" + (" without model=" if model is None else "")
+        )
+    return params, model, None
+
+
+def _check_activation(model):
+    act = getattr(model, "act", None)
+    if type(act) not in ACTIVATIONS.values():
+        known = ", ".join(cls.__name__ for cls in ACTIVATIONS.values())
+        raise ValueError(
+            f"{type(model).__name__} has {'no field act' if act is None else f'act={act}'}, which can't be converted: "
+            f"give it one of {known} as act, and put self.act.copy(name=...) at each site"
+        )
+
+
+def _check_thresholds(variables, model, preprocessing):
+    found = thresholds(variables)
+    expected = sites(model, preprocessing.input_shape) if preprocessing else found
+    if missing := [site for site in expected if site not in found] or ([] if found else ["any site"]):
+        raise ValueError(
+            f"no threshold at {', '.join(missing)}: a network with plain ReLU learns none; train it with "
+            "--act=qcfs or --act=clipped_relu"
+        )
+    for site, theta in found.items():
+        if not isinstance(theta, jax.core.Tracer) and not np.all(np.isfinite(theta) & (np.asarray(theta) > 0)):
+            raise ValueError(f"thresholds must be positive and finite; theta at {site} is {np.asarray(theta)}")
+
+
+def _check_mode(mode, known_sites):
+    names = {"all sites": mode} if isinstance(mode, str) else dict(mode)
+    for site, name in names.items():
+        if name not in MODES:
+            raise ValueError(f"unknown mode {name!r} for {site}; known: {', '.join(MODES)}")
+    if isinstance(mode, str):
+        return mode
+    if mode.keys() != known_sites.keys():
+        unknown, missing = sorted(mode.keys() - known_sites.keys()), sorted(known_sites.keys() - mode.keys())
+        raise ValueError(f"mode needs one entry for every site; unknown: {unknown}; missing: {missing}")
+    return tuple(sorted(mode.items()))
+
+
+def _check_linear(model, variables, input_shape):
+    if found := nonlinear(model, variables, input_shape):
+        raise ValueError(
+            f"{type(model).__name__} can't be converted, since it is not linear between its sites: {'; '.join(found)}. "
+            "Put self.act.copy(name=...) there if it is an activation, average pooling if it is max pooling"
+        )
+
+
+def _modes(mode) -> set[str]:
+    return {mode} if isinstance(mode, str) else set(dict(mode).values())
+
+
+def _input(preprocessing, x):
+    if getattr(x, "ndim", None) != 4:
+        raise ValueError(f"x is a batch of images [B, H, W, C]; got shape {np.shape(x)}")
+    if preprocessing is not None:
+        return preprocessing(x)
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        raise ValueError(f"a network converted from raw variables takes floats, already normalised; got {x.dtype}")
+    return x
+
+
+def _by_site(collection, name: str) -> dict[str, jax.Array]:
+    """`{site: value}` of what every site sowed under `name`."""
+    flat = traverse_util.flatten_dict(collection)
+    return {"/".join(path[:-1]): value for path, value in flat.items() if path[-1] == name}

@@ -1,0 +1,126 @@
+"""`python -m convert.evaluate`: its figures against the networks run by hand, its files, its refusals."""
+
+import csv
+import json
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import convert
+from convert import evaluate, paper
+from convert.evaluate import Evaluate
+from tppjax import ann, cli, data, models
+from tppjax.activations import QCFS
+
+ALL = ("baseline", "shuffle", "tpp", "rounded", "unbiased")
+
+
+@pytest.fixture(scope="module")
+def evaluated(digits_run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("evaluated")
+    return evaluate.main(Evaluate(ann=digits_run, modes=ALL, T=(2, 4), seeds=3, limit=90, out=out)), out
+
+
+def test_figures_are_those_of_the_networks_run_by_hand(evaluated, digits_ann, digits_test):
+    results, _ = evaluated
+    images = digits_test[:90]
+    assert (results["dataset"], results["n"]) == ("digits", 90)
+    assert results["ann"] == ann.accuracy(digits_ann, images.images, images.labels)
+    assert [(r["mode"], r["T"]) for r in results["rows"]] == [(mode, T) for mode in ALL for T in (2, 4)]
+    for row in results["rows"]:
+        snn = convert.to_snn(digits_ann, row["T"], row["mode"])
+        runs = [jax.jit(snn.activity)(images.images, jax.random.key(s)) for s in range(3 if snn.random else 1)]
+        by_hand = [100 * np.mean(np.argmax(logits, -1) == images.labels) for logits, _ in runs]
+        # One image may tip over by rounding: batches of other sizes add up in another order.
+        np.testing.assert_allclose(row["accuracy"], by_hand, atol=100 / 90 + 1e-6)
+        assert row["mean"] == pytest.approx(np.mean(row["accuracy"]))
+        assert row["std"] == pytest.approx(np.std(row["accuracy"], ddof=1) if snn.random else 0)
+        spikes = np.mean([np.concatenate([c.ravel() for c in counts.values()]).mean() for _, counts in runs])
+        assert row["spikes_per_neuron"] == pytest.approx(spikes, rel=1e-3)
+        assert row["seconds"] > 0
+
+
+def test_files(evaluated):
+    results, out = evaluated
+    assert sorted(p.name for p in out.iterdir()) == ["accuracy.csv", "accuracy.png", "results.json"]
+    assert json.loads((out / "results.json").read_text()) == results
+    assert results["command"].startswith("python -m convert.evaluate")
+    assert {"tppjax", "jax"} <= results["versions"].keys()
+    with (out / "accuracy.csv").open() as f:
+        lines = list(csv.DictReader(f))
+    assert len(lines) == sum(len(r["accuracy"]) for r in results["rows"])
+    assert float(lines[0]["accuracy"]) == results["rows"][0]["accuracy"][0]
+    assert (out / "accuracy.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_seeds_are_reproduced_whatever_the_batch(evaluated, digits_ann, digits_test):
+    results, _ = evaluated
+    row = next(r for r in results["rows"] if (r["mode"], r["T"]) == ("tpp", 4))
+    again = evaluate.row(convert.to_snn(digits_ann, 4, "tpp"), digits_test[:90], seeds=3, batch_size=7)
+    np.testing.assert_allclose(again["accuracy"], row["accuracy"], atol=100 / 90 + 1e-6)
+    assert again["spikes_per_neuron"] == pytest.approx(row["spikes_per_neuron"], rel=1e-3)
+
+
+def test_table():
+    rows = [
+        {"mode": "tpp", "T": 4, "accuracy": [80.0, 82.0], "mean": 81.0, "std": 1.4142},
+        {"mode": "tpp", "T": 8, "accuracy": [90.0, 90.0], "mean": 90.0, "std": 0.0},
+        {"mode": "rounded", "T": 4, "accuracy": [85.0], "mean": 85.0, "std": 0.0},
+        {"mode": "rounded", "T": 8, "accuracy": [91.0], "mean": 91.0, "std": 0.0},
+    ]
+    results = {"dataset": "cifar10", "n": 100, "ann": 92.0, "rows": rows}
+    text = evaluate.table(results, {"tpp": {4: 86.24}, "rounded": {}})
+    assert [line.split() for line in text.splitlines()[1:]] == [
+        ["T=4", "T=8"],
+        ["tpp", "81.00", "(1.41)", "90.00", "(0.00)"],
+        ["(paper)", "86.24"],
+        ["rounded", "85.00", "91.00"],
+    ]
+    assert "100 test images, ANN 92.00 %" in text
+    assert "over 2 seeds" in text
+
+
+def test_the_papers_row_is_found():
+    network = ann.Ann({}, models.create("resnet20", 10, QCFS(L=8)), data.info("cifar10"))
+    assert paper.accuracy(network, "tpp")[4] == 86.24
+    assert paper.accuracy(network, "tpp")[8] == 92.08
+    assert paper.accuracy(network, "baseline")[4] == 79.45
+    assert paper.accuracy(network, "rounded") == {}
+    assert paper.accuracy(network.replace(preprocessing=data.info("digits")), "tpp") == {}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seeds": 0}, "--seeds must be at least 1; got 0"),
+        ({"limit": 0}, "--limit must be at least 1; got 0"),
+        ({"batch_size": -1}, "--batch_size must be at least 1"),
+        ({"T": (4, 0)}, "T at least 1"),
+        ({"T": ()}, "need at least one entry"),
+        ({"dataset": "cifar10"}, r"cifar10 has images of \(32, 32, 3\) and 10 classes; the network in .* on digits"),
+        ({"dataset": "mnist"}, "unknown data set 'mnist'; known: cifar10"),
+    ],
+)
+def test_options_are_refused_before_anything_is_done(digits_run, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        evaluate.main(Evaluate(ann=digits_run, out=tmp_path / "out", **options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_run_leaves_the_old_results(evaluated, digits_run, monkeypatch):
+    _, out = evaluated
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    monkeypatch.setattr(evaluate.pictures, "accuracy", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        evaluate.main(Evaluate(ann=digits_run, modes=("rounded",), T=(2,), limit=10, out=out))
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_as_a_command_without_a_network(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["convert.evaluate", "--ann", str(tmp_path / "nowhere")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(evaluate.main, Evaluate)
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: there is no folder {tmp_path / 'nowhere'}\n"

@@ -1,0 +1,326 @@
+"""The converted network: against the ANN, against a plain loop, folded against time-resolved, and its refusals."""
+
+import os
+import subprocess
+import sys
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import convert
+from tests.convert.networks import Mlp, cnn, images, mlp
+from tppjax import ann, models, sharding
+from tppjax.activations import QCFS, ReLU
+
+KEY = jax.random.key(11)
+
+
+def test_rounded_at_T_equal_to_L_is_the_qcfs_network_on_every_digit(digits_ann, digits_test):
+    snn = convert.to_snn(digits_ann, T=8, mode="rounded")
+    with jax.default_matmul_precision("highest"):
+        expected = jax.jit(ann.Ann.apply)(digits_ann, digits_test.images)
+        logits = jax.jit(convert.Snn.apply)(snn, digits_test.images)
+    np.testing.assert_array_equal(logits, expected)
+
+
+def test_baseline_is_a_plain_loop():
+    """Algorithm 1 layer by layer in float64, theta/2 before the first step; every spike, potential and logit."""
+    variables, model = mlp()
+    T, x = 6, images(9)
+    params = variables["params"]
+    v = {i: np.full((9, w), 0.5 * params[f"act{i}"]["theta"]) for i, w in enumerate(model.widths)}
+    trace = convert.to_snn(variables, T=T, mode="baseline", model=model).trace(x)
+    fired = 0
+    for t in range(T):
+        s = x.reshape(9, -1).astype(np.float64)
+        for i in range(len(model.widths)):
+            theta = params[f"act{i}"]["theta"]
+            v[i] += s @ params[f"dense{i}"]["kernel"] + params[f"dense{i}"]["bias"]
+            np.testing.assert_array_equal(trace.potentials[f"act{i}"][t], v[i])
+            spikes = v[i] >= theta
+            np.testing.assert_array_equal(trace.spikes[f"act{i}"][t], spikes)
+            v[i] -= theta * spikes
+            s = theta * spikes
+            fired += spikes.sum()
+        np.testing.assert_array_equal(trace.logits[t], s @ params["head"]["kernel"] + params["head"]["bias"])
+    assert 0 < fired < T * 9 * sum(model.widths)
+
+
+def test_apply_is_the_mean_over_time():
+    variables, model = mlp()
+    for mode in ("baseline", "shuffle"):
+        snn = convert.to_snn(variables, T=5, mode=mode, model=model)
+        np.testing.assert_allclose(snn.apply(images(4), KEY), snn.trace(images(4), KEY).logits.mean(axis=0), rtol=1e-6)
+
+
+@pytest.mark.parametrize("network", [mlp, cnn])
+def test_rounded_folded_is_rounded_step_by_step_exactly(network):
+    variables, model = network()
+    x = images(16, (2, 2, 2) if network is mlp else (4, 4, 1))
+    snn = convert.to_snn(variables, T=8, mode="rounded", model=model)
+    logits, counts = snn.activity(x)
+    trace = snn.trace(x)
+    np.testing.assert_array_equal(trace.logits.mean(axis=0), logits)
+    assert list(trace.spikes) == list(counts)
+    for site, spikes in trace.spikes.items():
+        np.testing.assert_array_equal(spikes.sum(axis=0), counts[site])
+        assert len(np.unique(counts[site])) > 2
+
+
+@pytest.mark.parametrize("mode", ["tpp", "unbiased", {"act0": "tpp", "act1": "rounded"}])
+def test_folded_and_time_resolved_agree_in_law(mode):
+    """Means and variances of every logit and count over 4,000 seeds, at 5 sigma."""
+    variables, model = mlp()
+    snn, x, n = convert.to_snn(variables, T=4, mode=mode, model=model), images(3), 4000
+    keys = jax.random.split(KEY, (2, n))
+    folded = jax.jit(jax.vmap(lambda key: snn.activity(x, key)))(keys[0])
+
+    def step_by_step(key):
+        trace = snn.trace(x, key)
+        return trace.logits.mean(axis=0), {site: s.sum(axis=0) for site, s in trace.spikes.items()}
+
+    stepped = jax.jit(jax.vmap(step_by_step))(keys[1])
+    random = 0
+    for a, b in zip(jax.tree.leaves(folded), jax.tree.leaves(stepped), strict=True):
+        for power in (1, 2):
+            a_p, b_p = np.asarray(a, np.float64) ** power, np.asarray(b, np.float64) ** power
+            sigma = np.sqrt((a_p.var(axis=0) + b_p.var(axis=0)) / n)
+            random += (sigma > 0).sum()
+            assert (np.abs(a_p.mean(axis=0) - b_p.mean(axis=0)) <= 5 * sigma + 1e-6).all()
+    assert random > 20
+
+
+def test_shuffle_moves_spikes_and_keeps_counts():
+    variables, model = mlp()
+    x = images(50)
+    baseline = convert.to_snn(variables, T=8, mode="baseline", model=model).trace(x)
+    for shared in (False, True):
+        shuffled = convert.to_snn(variables, T=8, mode="shuffle", model=model, shared_order=shared).trace(x, KEY)
+        before, after = baseline.spikes["act0"], shuffled.spikes["act0"]
+        np.testing.assert_array_equal(after.sum(axis=0), before.sum(axis=0))
+        assert (after != before).any()
+        # Whether what all neurons did at one step stays together, in every example.
+        together = [np.sort(np.asarray(a) @ 2.0 ** np.arange(6), axis=0) for a in (before, after)]
+        assert shared == np.array_equal(*together)
+
+
+def test_v_init_is_in_thresholds():
+    variables, model = mlp()
+    first = {v: convert.to_snn(variables, 1, "baseline", model=model, v_init=v).trace(images(5)) for v in (0.0, 0.5)}
+    theta = variables["params"]["act0"]["theta"]
+    np.testing.assert_array_equal(first[0.5].potentials["act0"] - first[0.0].potentials["act0"], 0.5 * theta)
+
+
+@pytest.mark.parametrize("mode", ["shuffle", "tpp", "unbiased"])
+def test_an_examples_noise_is_its_own(mode):
+    """The same in a batch, alone, at another place, with jit and without; other with another key."""
+    variables, model = mlp()
+    snn, x = convert.to_snn(variables, T=8, mode=mode, model=model), images(6)
+    keys = convert.example_keys(KEY, np.arange(6))
+    together = snn.activity(x, KEY)[1]
+    apart = [snn.activity(x[i : i + 1], keys[i : i + 1])[1] for i in range(6)]
+    order = np.array([3, 0, 5])
+    compiled = jax.jit(snn.activity)(x[order], keys[order])[1]
+    for site, counts in together.items():
+        np.testing.assert_array_equal(counts, np.concatenate([a[site] for a in apart]))
+        np.testing.assert_array_equal(counts[order], compiled[site])
+    other = snn.activity(x, jax.random.key(12))[1]
+    assert any((other[site] != together[site]).any() for site in other)
+
+
+def test_sites_and_examples_draw_independently():
+    """Two sites of one shape, and two equal images, get different noise."""
+    model = Mlp(QCFS(L=4), widths=(400, 400))
+    variables = model.init(jax.random.key(0), images(1))
+    zero = jax.tree.map(jnp.zeros_like, variables["params"])
+    for i in range(2):
+        zero[f"dense{i}"]["bias"] = jnp.full(400, 0.5 / 4)
+        zero[f"act{i}"]["theta"] = jnp.array(1.0)
+    snn = convert.to_snn({"params": zero}, T=4, mode="unbiased", model=model)
+    counts = snn.activity(np.zeros((2, 2, 2, 2), np.float32), KEY)[1]
+    drawn = np.stack([counts["act0"][0], counts["act0"][1], counts["act1"][0], counts["act1"][1]])
+    assert (np.abs(np.corrcoef(drawn) - np.eye(4)) < 5 / np.sqrt(400)).all()
+
+
+FOUR_DEVICES = """
+import jax, numpy as np, convert
+from tests.convert.networks import images, mlp
+from tppjax import sharding
+assert jax.device_count() == {devices}
+variables, model = mlp()
+snn, x = convert.to_snn(variables, T=8, mode="tpp", model=model), images(8)
+keys = jax.vmap(jax.random.key)(np.arange(6, dtype=np.uint32))
+seeds = sharding.sweep(convert.Snn.activity, keys, snn, x)[1]
+by_example = [sharding.split(a, sharding.mesh()) for a in (x, convert.example_keys(keys[0], np.arange(8)))]
+examples = jax.jit(snn.activity)(*by_example)[1]
+drawn = {{"seeds": seeds, "examples": examples}}
+np.savez({file!r}, **{{f"{{over}} {{site}}": v for over, sites in drawn.items() for site, v in sites.items()}})
+"""
+
+
+def test_draws_are_the_same_on_four_devices(tmp_path):
+    """Seeds spread over devices by `sweep`, and examples spread over them; in processes of their own."""
+    drawn = []
+    for devices in (1, 4):
+        file = str(tmp_path / f"{devices}.npz")
+        flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
+        code = FOUR_DEVICES.format(devices=devices, file=file)
+        subprocess.run([sys.executable, "-c", code], env={**os.environ, "XLA_FLAGS": flags}, check=True)
+        drawn.append(dict(np.load(file)))
+    assert drawn[0].keys() == drawn[1].keys()
+    for name, counts in drawn[0].items():
+        np.testing.assert_array_equal(counts, drawn[1][name])
+    np.testing.assert_array_equal(drawn[0]["seeds act0"][0], drawn[0]["examples act0"])
+    assert (drawn[0]["seeds act0"][0] != drawn[0]["seeds act0"][1]).any()
+
+
+def test_sweep_over_seeds_is_vmap_over_keys():
+    variables, model = mlp()
+    snn, x = convert.to_snn(variables, T=8, mode="tpp", model=model), images(4)
+    keys = jax.random.split(KEY, 3)
+    expected = jax.vmap(snn.apply, (None, 0))(x, keys)
+    np.testing.assert_allclose(sharding.sweep(convert.Snn.apply, keys, snn, x), expected, rtol=1e-6)
+
+
+def test_two_conversions_share_one_trace(digits_ann, digits_test):
+    traces = []
+
+    @jax.jit
+    def run(snn, x, key):
+        traces.append(snn.T)
+        return snn.apply(x, key)
+
+    for _ in range(2):
+        run(convert.to_snn(digits_ann, T=4, mode="tpp"), digits_test.images[:5], KEY)
+    assert traces == [4]
+
+
+def test_conversion_changes_and_copies_nothing(digits_ann):
+    snn = convert.to_snn(digits_ann, T=4, mode="tpp")
+    assert snn.variables is digits_ann.variables
+    assert (snn.T, snn.mode, snn.random) == (4, "tpp", True)
+    assert not convert.to_snn(digits_ann, T=4, mode="rounded").random
+
+
+@pytest.mark.parametrize("T", [0, -3, 1.5, True])
+def test_steps_are_refused(digits_ann, T):
+    with pytest.raises(ValueError, match="T is the number of time steps, a whole number of at least 1"):
+        convert.to_snn(digits_ann, T=T)
+
+
+def test_modes_are_refused(digits_ann):
+    with pytest.raises(
+        ValueError, match="unknown mode 'poisson' for all sites; known: baseline, shuffle, tpp, rounded"
+    ):
+        convert.to_snn(digits_ann, mode="poisson")
+    with pytest.raises(
+        ValueError, match=r"one entry for every site; unknown: \['act9'\]; missing: \['act1_1', 'act1_2'"
+    ):
+        convert.to_snn(digits_ann, mode={"act9": "tpp"})
+
+
+@pytest.mark.parametrize("theta", [0.0, -1.0, np.nan, np.inf])
+def test_thresholds_are_refused(digits_ann, theta):
+    params = {**digits_ann.variables["params"], "act1_2": {"theta": np.float32(theta)}}
+    network = digits_ann.replace(variables={**digits_ann.variables, "params": params})
+    with pytest.raises(ValueError, match="thresholds must be positive and finite; theta at act1_2 is"):
+        convert.to_snn(network)
+
+
+def test_keys_are_refused(digits_ann, digits_test):
+    snn, x = convert.to_snn(digits_ann, T=2, mode="tpp"), digits_test.images[:3]
+    with pytest.raises(ValueError, match=r"mode 'tpp' draws at random and needs a key: pass key=jax\.random\.key"):
+        snn.apply(x)
+    for key in (jax.random.PRNGKey(0), 0, jax.random.split(KEY, 2)):
+        with pytest.raises(ValueError, match=r"one typed PRNG key.* or one per example, \[3\]; got"):
+            snn.apply(x, key)
+
+
+def test_inputs_are_refused(digits_ann, digits_test):
+    snn = convert.to_snn(digits_ann, T=2, mode="rounded")
+    with pytest.raises(ValueError, match=r"batch of images \[B, H, W, C\]; got shape \(8, 8, 1\)"):
+        snn.apply(digits_test.images[0])
+    with pytest.raises(ValueError, match=r"takes images of shape \(8, 8, 1\)"):
+        snn.apply(np.zeros((1, 9, 9, 1), np.uint8))
+    variables, model = mlp()
+    with pytest.raises(ValueError, match="takes floats, already normalised; got uint8"):
+        convert.to_snn(variables, mode="rounded", model=model).apply(np.zeros((1, 2, 2, 2), np.uint8))
+
+
+def test_other_things_are_refused(digits_ann):
+    with pytest.raises(ValueError, match=r"to_snn takes an Ann .* got dict without model="):
+        convert.to_snn(digits_ann.variables)
+    with pytest.raises(ValueError, match="to_snn takes an Ann"):
+        convert.to_snn({"kernel": 1}, model=digits_ann.model)
+    with pytest.raises(ValueError, match="Dense has no field act, which can't be converted"):
+        convert.to_snn(digits_ann.variables, model=nn.Dense(3))
+    relu = digits_ann.replace(model=digits_ann.model.clone(act=ReLU()))
+    params = {k: v for k, v in relu.variables["params"].items() if not k.startswith("act")}
+    with pytest.raises(ValueError, match="no threshold at act1_1, act1_2, act2_1, act2_2: a network with plain ReLU"):
+        convert.to_snn(relu.replace(variables={**relu.variables, "params": params}))
+
+
+class WithMaxPool(nn.Module):
+    act: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        x = self.act.copy(name="act1")(nn.Conv(2, (3, 3))(x))
+        return nn.max_pool(x, (2, 2))
+
+
+class WithRelu(nn.Module):
+    act: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        with jax.named_scope("stem"):
+            x = nn.relu(nn.Conv(2, (3, 3))(x))
+        return self.act.copy(name="act1")(x)
+
+
+class WithSoftmax(nn.Module):
+    act: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.softmax(self.act.copy(name="act1")(nn.Conv(2, (3, 3))(x)))
+
+
+class WithAttention(nn.Module):
+    """Linear in each of two factors that both depend on the input, hence not linear."""
+
+    act: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        x = self.act.copy(name="act1")(nn.Conv(2, (3, 3))(x))
+        return x * nn.Dense(2)(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "found"),
+    [
+        (WithMaxPool, "reduce_window_max at .*max_pool|reduce_window_max"),
+        (WithRelu, "max at '.*stem"),
+        (WithSoftmax, "exp"),
+        (WithAttention, "mul at"),
+    ],
+)
+def test_what_is_not_linear_between_sites_is_named(model, found):
+    model = model(QCFS(L=4))
+    x = jnp.ones((1, 4, 4, 1))
+    snn = convert.to_snn(model.init(KEY, x), mode="rounded", model=model)
+    with pytest.raises(ValueError, match=rf"{type(model).__name__} can't be converted, .*{found}"):
+        snn.apply(x)
+
+
+@pytest.mark.parametrize("name", list(models.MODELS))
+def test_our_models_are_linear_between_sites(name):
+    model = models.create(name, 10, QCFS(L=4))
+    x = jnp.zeros((1, 32, 32, 3))
+    variables = jax.eval_shape(model.init, KEY, x)
+    assert convert.snn.nonlinear(model, variables, (32, 32, 3)) == []

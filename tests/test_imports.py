@@ -1,0 +1,41 @@
+"""Imports run one way: configs -> nothing; tppjax -> libraries; convert -> tppjax; train -> tppjax, configs."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ALLOWED = {"configs": set(), "tppjax": set(), "convert": {"tppjax"}, "train": {"tppjax", "configs"}}
+WITHIN_TPPJAX = {  # what the bottom of the core may import of the core
+    "counts.py": set(),
+    "neurons.py": {"counts"},
+    "activations.py": {"counts"},
+    "spiking.py": {"counts", "neurons"},
+}
+
+
+def imported(file: Path) -> list[str]:
+    names = []
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names += [f"{node.module}.{alias.name}" for alias in node.names]
+    return names
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_packages(package):
+    files = list((ROOT / package).rglob("*.py"))
+    assert files
+    for file in files:
+        ours = {name.split(".")[0] for name in imported(file)} & ALLOWED.keys()
+        assert ours <= ALLOWED[package] | {package}, file
+
+
+@pytest.mark.parametrize("file", WITHIN_TPPJAX)
+def test_inside_the_core(file):
+    names = {name.split(".")[1] for name in imported(ROOT / "tppjax" / file) if name.startswith("tppjax.")}
+    assert names <= WITHIN_TPPJAX[file]
