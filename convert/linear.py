@@ -21,12 +21,17 @@ LAST_ONLY = {"select_n"}  # linear in all operands but the first
 
 
 class Identity(nn.Module):
-    """Stands in for an activation while the rest of the network is looked at."""
+    """Stands in for an activation while the rest of the network is looked at; pools the average for the maximum."""
+
+    max_pool: tuple[int, int, int] | None = None
 
     @nn.compact
     def __call__(self, x):
         """`x`, any shape."""
-        return x
+        if self.max_pool is None:
+            return x
+        size, stride, padding = self.max_pool
+        return nn.avg_pool(x, (size, size), (stride, stride), [(padding, padding)] * 2)
 
 
 def nonlinear(model: nn.Module, variables, input_shape) -> list[str]:

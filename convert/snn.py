@@ -11,7 +11,7 @@ from tppjax.activations import ACTIVATIONS
 from tppjax.ann import Ann, sites, thresholds
 from tppjax.counts import check_steps
 from tppjax.data import Preprocessing
-from tppjax.spiking import MODES, RANDOM, TWO_PHASE, Spiking
+from tppjax.spiking import MODES, RANDOM, TWO_PHASE, Spiking, max_pool_refused
 
 
 class Trace(struct.PyTreeNode):
@@ -164,8 +164,10 @@ def to_snn(
     check_steps(T)
     variables, model, preprocessing = _parts(params, model)
     _check_activation(model)
-    _check_thresholds(variables, model, preprocessing)
+    found = sites(model, preprocessing.input_shape) if preprocessing else {}
+    _check_thresholds(thresholds(variables), found)
     mode = _check_mode(mode, thresholds(variables))
+    _check_max_pool(mode, found)
     if preprocessing is not None:
         _check_linear(model, variables, preprocessing.input_shape)
     folded = _modes(mode) <= set(TWO_PHASE)
@@ -194,9 +196,7 @@ def _check_activation(model):
         )
 
 
-def _check_thresholds(variables, model, preprocessing):
-    found = thresholds(variables)
-    expected = sites(model, preprocessing.input_shape) if preprocessing else found
+def _check_thresholds(found, expected):
     if missing := [site for site in expected if site not in found] or ([] if found else ["any site"]):
         raise ValueError(
             f"no threshold at {', '.join(missing)}: a network with plain ReLU learns none; train it with "
@@ -218,6 +218,13 @@ def _check_mode(mode, known_sites):
         unknown, missing = sorted(mode.keys() - known_sites.keys()), sorted(known_sites.keys() - mode.keys())
         raise ValueError(f"mode needs one entry for every site; unknown: {unknown}; missing: {missing}")
     return tuple(sorted(mode.items()))
+
+
+def _check_max_pool(mode, found_sites):
+    for site, (_, max_pool) in found_sites.items():
+        at_site = mode if isinstance(mode, str) else dict(mode)[site]
+        if max_pool and at_site not in TWO_PHASE:
+            raise ValueError(max_pool_refused(at_site, site))
 
 
 def _check_linear(model, variables, input_shape):

@@ -11,7 +11,7 @@ WITHIN_TPPJAX = {  # what the bottom of the core may import of the core
     "counts.py": set(),
     "neurons.py": {"counts"},
     "activations.py": {"counts"},
-    "spiking.py": {"counts", "neurons"},
+    "spiking.py": {"counts", "neurons", "activations"},
 }
 
 

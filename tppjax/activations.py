@@ -1,7 +1,9 @@
 """Activations of the ANN: functions, and the modules that own the leaf `theta` which spiking neurons then read.
 
 A model takes one of these modules as a template and puts a copy of it at each site. `theta` is the height at which the
-activation saturates, and becomes the threshold of the spiking neurons at that site.
+activation saturates, and becomes the threshold of the spiking neurons at that site. A site can take the maximum over
+windows of its input first: for an activation that never falls this equals pooling afterwards, and a two-phase neuron
+can do it too.
 """
 
 import flax.linen as nn
@@ -35,23 +37,35 @@ def qcfs(x, theta, L: int):
     return theta * (level + (u - jax.lax.stop_gradient(u))) / L
 
 
+def max_pool(x, window: tuple[int, int, int] | None):
+    """Maximum over windows of `[..., H, W, C]`; `window` is (size, stride, padding) in pixels; None leaves `x`."""
+    if window is None:
+        return x
+    size, stride, padding = window
+    return nn.max_pool(x, (size, size), (stride, stride), [(padding, padding)] * 2)
+
+
 class ReLU(nn.Module):
     """`max(x, 0)`. Owns no `theta`; a calibrated network holds one beside it for the spiking neurons."""
+
+    max_pool: tuple[int, int, int] | None = None
 
     @nn.compact
     def __call__(self, x):
         """`max(x, 0)`, any shape."""
-        return nn.relu(x)
+        return nn.relu(max_pool(x, self.max_pool))
 
 
 class ClippedReLU(nn.Module):
     """`clip(x, 0, theta)` with `theta` held at `bound`, one number a layer."""
 
     bound: float = 1.0
+    max_pool: tuple[int, int, int] | None = None
 
     @nn.compact
     def __call__(self, x):
         """`clip(x, 0, theta)`, any shape."""
+        x = max_pool(x, self.max_pool)
         return clipped_relu(x, jax.lax.stop_gradient(_theta(self, self.bound, x.shape)))
 
 
@@ -60,10 +74,12 @@ class QCFS(nn.Module):
 
     L: int = 8
     theta_init: float = 8.0
+    max_pool: tuple[int, int, int] | None = None
 
     @nn.compact
     def __call__(self, x):
         """`qcfs(x, theta, L)`, any shape."""
+        x = max_pool(x, self.max_pool)
         return qcfs(x, _theta(self, self.theta_init, x.shape), self.L)
 
 

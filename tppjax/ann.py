@@ -6,6 +6,7 @@ import os
 import shutil
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -44,14 +45,27 @@ def thresholds(variables) -> dict[str, jax.Array]:
     return {"/".join(path[:-1]): leaf for path, leaf in flat.items() if path[-1] == "theta"}
 
 
-def sites(model: nn.Module, input_shape) -> dict[str, tuple[int, ...]]:
-    """`{site: shape}` of every copy of `model.act`, in the order in which they run; shapes are one example's."""
+class Site(NamedTuple):
+    """A place where a copy of the activation stands.
+
+    Attributes:
+      shape: of its output for one example.
+      max_pool: what it pools before, as in `activations.max_pool`.
+    """
+
+    shape: tuple[int, ...]
+    max_pool: tuple[int, int, int] | None
+
+
+def sites(model: nn.Module, input_shape) -> dict[str, Site]:
+    """Every copy of `model.act` by its path, in the order in which they run."""
     found = {}
 
     def record(call, args, kwargs, context):
+        result = call(*args, **kwargs)
         if type(context.module) is type(model.act) and context.method_name == "__call__":
-            found["/".join(context.module.path)] = args[0].shape
-        return call(*args, **kwargs)
+            found["/".join(context.module.path)] = Site(result.shape, context.module.max_pool)
+        return result
 
     with nn.intercept_methods(record):
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tppjax import counts, neurons
+from tppjax.activations import max_pool
 
 TWO_PHASE = ("tpp", "rounded", "unbiased")
 MODES = ("baseline", "shuffle", *TWO_PHASE)
@@ -24,6 +25,8 @@ class Spiking(nn.Module):
       folded: whether time is folded away.
       v_init: potential of `baseline` and `shuffle` before the first step, in thresholds; two-phase neurons start at 0.
       shared_order: in mode `shuffle`, one random order for all neurons of the site instead of one for each.
+      max_pool: (size, stride, padding) of the windows over whose potentials the maximum is taken before a two-phase
+        neuron fires; `baseline` and `shuffle` neurons have no potential to compare before they fire, and refuse.
     """
 
     mode: str | tuple[tuple[str, str], ...]
@@ -31,6 +34,7 @@ class Spiking(nn.Module):
     folded: bool
     v_init: float = 0.5
     shared_order: bool = False
+    max_pool: tuple[int, int, int] | None = None
 
     @nn.compact
     def __call__(self, x):
@@ -38,14 +42,22 @@ class Spiking(nn.Module):
 
         Sows `count` in the collection "activity"; if not folded, `spikes` and `potential` over time in "trace".
         """
-        shape = x.shape if self.folded else x.shape[1:]
-        theta = jnp.broadcast_to(self.get_variable("params", "theta"), shape)
+        theta = self.get_variable("params", "theta")
         mode = self.mode if isinstance(self.mode, str) else dict(self.mode)["/".join(self.path)]
         if self.folded:
-            count = self._count(mode, self.T * x, theta)
+            v = max_pool(self.T * x, self.max_pool)
+            theta = jnp.broadcast_to(theta, v.shape)
+            count = self._count(mode, v, theta)
             self._sow("activity", "count", count)
             return theta * count / self.T
-        spikes = self._fire(mode, jnp.broadcast_to(x, (self.T, *x.shape[1:])), theta)
+        current, v_init = jnp.broadcast_to(x, (self.T, *x.shape[1:])), None
+        if mode in TWO_PHASE:  # all the current comes before the first spike
+            v_init = max_pool(current.sum(axis=0), self.max_pool)
+            current = jnp.zeros((self.T, *v_init.shape), v_init.dtype)
+        elif self.max_pool:
+            raise ValueError(max_pool_refused(mode, "/".join(self.path)))
+        theta = jnp.broadcast_to(theta, current.shape[1:])
+        spikes = self._fire(mode, current, theta, self.v_init * theta if v_init is None else v_init)
         self._sow("activity", "count", spikes.sum(axis=0))
         self._sow("trace", "spikes", spikes)
         return theta[None] * spikes
@@ -59,10 +71,7 @@ class Spiking(nn.Module):
             case "unbiased":
                 return counts.unbiased(v, theta, self.T, self.make_rng("spikes"))
 
-    def _fire(self, mode, current, theta):
-        v_init = self.v_init * theta
-        if mode in TWO_PHASE:  # all the current comes before the first spike
-            v_init, current = current.sum(axis=0), jnp.zeros_like(current)
+    def _fire(self, mode, current, theta, v_init):
         match mode:
             case "baseline" | "shuffle":
                 spikes = neurons.integrate_and_fire(current, theta, v_init)
@@ -80,3 +89,12 @@ class Spiking(nn.Module):
 
     def _sow(self, collection, name, value):
         self.sow(collection, name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+
+
+def max_pool_refused(mode: str, site: str) -> str:
+    """Why a network with max-pooling at `site` has no version of `mode`."""
+    return (
+        f"mode {mode!r} can't have the max-pool at {site}: its neurons fire at every step, and the maximum over the "
+        f"spikes of a step is not the maximum over rates; use a two-phase mode ({', '.join(TWO_PHASE)}), which pools "
+        "the potentials before it fires, or train with average pooling"
+    )

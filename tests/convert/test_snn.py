@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import convert
-from tests.convert.networks import Mlp, cnn, images, mlp
-from tppjax import ann, models, sharding
+from tests.convert.networks import Mlp, cnn, exact, images, mlp
+from tppjax import activations, ann, data, models, sharding
 from tppjax.activations import QCFS, ReLU
 
 KEY = jax.random.key(11)
@@ -324,3 +324,43 @@ def test_our_models_are_linear_between_sites(name):
     x = jnp.zeros((1, 32, 32, 3))
     variables = jax.eval_shape(model.init, KEY, x)
     assert convert.snn.nonlinear(model, variables, (32, 32, 3)) == []
+
+
+class Pooled(nn.Module):
+    """With the maximum taken at the site, as torchvision's networks have it after their activation."""
+
+    act: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        x = self.act.copy(name="act1", max_pool=(2, 2, 0))(nn.Conv(4, (3, 3), name="conv")(x))
+        return nn.Dense(3, name="head")(x.reshape(*x.shape[:-3], -1))
+
+
+def test_max_pool_then_fire():
+    """The ANN's max-pool exactly at T = L; folded and step by step the same."""
+    model, x = Pooled(QCFS(L=4)), images(20, (4, 4, 1))
+    variables = exact(model, (4, 4, 1))
+    theta = variables["params"]["act1"]["theta"]
+    preactivation = nn.Conv(4, (3, 3)).apply({"params": variables["params"]["conv"]}, x)
+    afterwards = nn.max_pool(activations.qcfs(preactivation, theta, 4), (2, 2), (2, 2))
+    snn = convert.to_snn(variables, T=4, mode="rounded", model=model)
+    logits, counts = snn.activity(x)
+    np.testing.assert_array_equal(theta * counts["act1"] / 4, afterwards)
+    np.testing.assert_array_equal(logits, model.apply(variables, x))
+    trace = snn.trace(x)
+    np.testing.assert_array_equal(trace.spikes["act1"].sum(axis=0), counts["act1"])
+    np.testing.assert_array_equal(trace.logits.mean(axis=0), logits)
+    tpp = convert.to_snn(variables, T=4, mode="tpp", model=model)
+    assert tpp.apply(x, KEY).shape == (20, 3)
+
+
+@pytest.mark.parametrize("mode", ["baseline", "shuffle"])
+def test_max_pool_is_refused_where_neurons_fire_at_every_step(mode):
+    model = Pooled(QCFS(L=4))
+    variables = exact(model, (8, 8, 1))
+    refused = rf"mode '{mode}' can't have the max-pool at act1: .* two-phase mode \(tpp, rounded, unbiased\)"
+    with pytest.raises(ValueError, match=refused):
+        convert.to_snn(variables, mode=mode, model=model).apply(images(1, (8, 8, 1)), KEY)
+    with pytest.raises(ValueError, match=refused):
+        convert.to_snn(ann.Ann(variables, model, data.info("digits")), mode=mode)

@@ -49,7 +49,7 @@ def test_sites_are_the_thresholds_in_the_order_they_run(name, number):
     assert set(found) == set(thresholds(variables))
     assert len(found) == number
     assert next(iter(found)) in ("act1_1", "act_stem")
-    sizes = [np.prod(shape) for shape in found.values()]
+    sizes = [np.prod(site.shape) for site in found.values()]
     assert sizes == sorted(sizes, reverse=True) or name == "vgg16"  # whose dense layers are wider than its last maps
 
 
