@@ -43,6 +43,10 @@ class Training:
     limit_train: int | None = None
     """Train on this many images only, drawn at random; for short trials."""
 
+    init_from: Path | None = None
+    """Begin with the network in this folder, trained or imported, which may have another activation; thresholds that it
+    lacks are calibrated. Its normalisation is kept, and the network must be the one that the other options describe."""
+
     seed: int = 0
     """Of initial weights, order of images, augmentation and held-out images."""
 

@@ -17,7 +17,7 @@ import numpy as np
 
 import convert
 from convert import paper, pictures
-from tppjax import ann, cli, data, sharding
+from tppjax import ann, cli, data, prng, sharding
 from tppjax.batching import map_batches
 
 STEPS_AT_ONCE = 1000  # examples times steps in one call of a time-resolved network, to bound its memory
@@ -97,7 +97,7 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int) -> d
     """
     started = time.perf_counter()
     seeds = seeds if snn.random else 1
-    keys = jax.vmap(jax.random.key)(np.arange(seeds, dtype=np.uint32))
+    keys = jax.vmap(lambda seed: jax.random.key(seed, impl=prng.HASH))(np.arange(seeds, dtype=np.uint32))
     batch_size = batch_size if snn.model.act.folded else max(1, min(batch_size, STEPS_AT_ONCE // snn.T))
 
     def outcome(pixels, labels, index):

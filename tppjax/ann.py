@@ -15,7 +15,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import struct, traverse_util
 
-from tppjax import models
+from tppjax import activations, models
 from tppjax.activations import ACTIVATIONS
 from tppjax.batching import map_batches
 from tppjax.data import Preprocessing
@@ -28,11 +28,13 @@ class Ann(struct.PyTreeNode):
       variables: `{"params": ..., "batch_stats": ...}`.
       model: the Flax module, with the ANN's activation as its `act`.
       preprocessing: from pixels to the network's input.
+      history: how it came to be, a sentence a step, such as where it was imported from and how its thresholds were set.
     """
 
     variables: dict
     model: nn.Module = struct.field(pytree_node=False)
     preprocessing: Preprocessing = struct.field(pytree_node=False)
+    history: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
     def apply(self, x):
         """Logits `[B, K]` of images `[B, H, W, C]`: uint8 pixels, or floats already normalised."""
@@ -61,15 +63,35 @@ def sites(model: nn.Module, input_shape) -> dict[str, Site]:
     """Every copy of `model.act` by its path, in the order in which they run."""
     found = {}
 
-    def record(call, args, kwargs, context):
-        result = call(*args, **kwargs)
-        if type(context.module) is type(model.act) and context.method_name == "__call__":
-            found["/".join(context.module.path)] = Site(result.shape, context.module.max_pool)
-        return result
+    def record(site, module, x, y):
+        found[site] = Site(y.shape, module.max_pool)
 
-    with nn.intercept_methods(record):
+    with _watching(model, record):
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
     return found
+
+
+def site_inputs(model: nn.Module, variables, x, **options) -> tuple[jax.Array, dict[str, jax.Array]]:
+    """`model.apply(variables, x, **options)`, and `{site: what its activation gets}`, after max-pooling if any."""
+    found = {}
+
+    def record(site, module, x, y):
+        found[site] = activations.max_pool(x, module.max_pool)
+
+    with _watching(model, record):
+        return model.apply(variables, x, **options), found
+
+
+def _watching(model: nn.Module, record):
+    """While this is open, `record(site, module, input, output)` is called wherever a copy of `model.act` runs."""
+
+    def intercept(call, args, kwargs, context):
+        result = call(*args, **kwargs)
+        if type(context.module) is type(model.act) and context.method_name == "__call__":
+            record("/".join(context.module.path), context.module, args[0], result)
+        return result
+
+    return nn.intercept_methods(intercept)
 
 
 def save(ann: Ann, folder: str | os.PathLike) -> None:
@@ -110,6 +132,7 @@ def load(folder: str | os.PathLike) -> Ann:
         description = json.loads((folder / "ann.json").read_text())
         model = _model(description["model"])
         preprocessing = Preprocessing(**{k: _tuples(v) for k, v in description["preprocessing"].items()})
+        history = tuple(description.get("history", ()))
     except (json.JSONDecodeError, KeyError, TypeError) as e:
         raise ValueError(f"{folder / 'ann.json'} does not describe a network of this library: {e!r}") from e
     try:
@@ -117,7 +140,7 @@ def load(folder: str | os.PathLike) -> Ann:
             variables = checkpointer.restore(folder / "variables")
     except Exception as e:
         raise ValueError(f"{folder / 'variables'} is damaged or incomplete, train or import again: {e}") from e
-    return Ann(variables=variables, model=model, preprocessing=preprocessing)
+    return Ann(variables, model, preprocessing, history)
 
 
 def _nothing_at(folder: Path) -> str:
@@ -139,6 +162,7 @@ def _describe(ann: Ann) -> dict:
             "act": {"name": names[type(model.act)], **_fields(model.act)},
         },
         "preprocessing": dataclasses.asdict(ann.preprocessing),
+        "history": ann.history,
     }
 
 

@@ -5,6 +5,11 @@ import numpy as np
 from tqdm import tqdm
 
 
+def batches(array, batch_size: int):
+    """The array in parts of `batch_size` along its first axis; the last one may be smaller."""
+    return (array[start : start + batch_size] for start in range(0, len(array), batch_size))
+
+
 def map_batches(fn, arrays, batch_size: int, progress: str | None = None):
     """`fn(*arrays)` in batches of one size, so that it compiles once; the last one is filled up and then trimmed.
 

@@ -74,7 +74,12 @@ def tpp(v, theta, T: int, key):
     """
     u = jnp.clip(in_thresholds(v, theta), 0, T)
     a = jnp.minimum(jnp.floor(u), T - 1)
-    return a + (jax.random.uniform(key, u.shape, u.dtype) < _interpolate(_table(T), a, u - a))
+    return a + (jax.random.uniform(key, u.shape, u.dtype) < probability_of_one_more(u, a, T))
+
+
+def probability_of_one_more(u, a, T: int):
+    """`P(count = a + 1)` of a TPP neuron with `u` in [0, T] and `a = floor(u)`, but T - 1 at u = T; within 1e-5."""
+    return _interpolate(_table(T), a, u - a)
 
 
 def mean_tpp(u, T: int) -> np.ndarray:

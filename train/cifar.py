@@ -6,7 +6,8 @@ from configs.cifar import Cifar, recipe
 from tppjax import cli, data, models
 from tppjax.ann import Ann
 from tppjax.data import augment
-from train.loop import activation, fit
+from train.loop import fit
+from train.start import activation, start
 
 
 def main(config: Cifar) -> Ann:
@@ -20,14 +21,16 @@ def main(config: Cifar) -> Ann:
         activation(config),
         **{name: getattr(config, name) for name in options},
     )
-    mean = [255 * m for m in preprocessing.mean]
+    images = data.load(config.dataset, "train", config.data_dir)
+    network = start(config, model, preprocessing, images)
+    mean = [255 * m for m in network.preprocessing.mean]
 
     def augmented(pixels, key):
         crop_key, flip_key, cutout_key = jax.random.split(key, 3)
         pixels = augment.flip(augment.crop(pixels, crop_key, config.pad), flip_key)
         return augment.cutout(pixels, cutout_key, config.cutout, fill=mean) if config.cutout else pixels
 
-    return fit(model, preprocessing, data.load(config.dataset, "train", config.data_dir), config, augmented)
+    return fit(network, images, config, augmented)
 
 
 if __name__ == "__main__":

@@ -4,16 +4,17 @@ from configs.digits import Digits
 from tppjax import cli, data, models
 from tppjax.ann import Ann
 from tppjax.data import augment
-from train.loop import activation, fit
+from train.loop import fit
+from train.start import activation, start
 
 
 def main(config: Digits) -> Ann:
     """Trains the network that `config` describes; augmentation is a random shift by one pixel."""
     preprocessing = data.info("digits")
     model = models.create("vgg_small", len(preprocessing.class_names), activation(config))
-    return fit(
-        model, preprocessing, data.load("digits", "train"), config, lambda pixels, key: augment.crop(pixels, key, pad=1)
-    )
+    images = data.load("digits", "train")
+    network = start(config, model, preprocessing, images)
+    return fit(network, images, config, lambda pixels, key: augment.crop(pixels, key, pad=1))
 
 
 if __name__ == "__main__":

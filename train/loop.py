@@ -3,7 +3,6 @@
 import time
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +11,9 @@ from flax import struct, traverse_util
 from tqdm import tqdm
 
 from configs.training import Training
-from tppjax import activations, ann, sharding
+from tppjax import ann, sharding
 from tppjax.ann import Ann
-from tppjax.data import Images, Preprocessing
+from tppjax.data import Images
 from train.run import Run
 
 
@@ -27,18 +26,11 @@ class State(struct.PyTreeNode):
     best: jax.Array
 
 
-def activation(config: Training) -> nn.Module:
-    """The activation module that `config` names."""
-    options = {"qcfs": {"L": config.L}, "clipped_relu": {"bound": config.bound}, "relu": {}}
-    return activations.ACTIVATIONS[config.act](**options[config.act])
-
-
-def fit(model: nn.Module, preprocessing: Preprocessing, images: Images, config: Training, augment) -> Ann:
-    """Trains `model` and leaves the network of the best validation accuracy in `config.out / "ann"`.
+def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
+    """Trains `network` and leaves the network of the best validation accuracy in `config.out / "ann"`.
 
     Args:
-      model: the network, activation included.
-      preprocessing: from pixels to the network's input.
+      network: what to begin with, see `start`.
       images: the training images; `config.validation` of them are held out.
       config: the recipe, without None.
       augment: `(pixels [B, H, W, C], key) -> pixels`, run inside jit.
@@ -54,9 +46,10 @@ def fit(model: nn.Module, preprocessing: Preprocessing, images: Images, config: 
     over = sharding.mesh()
     steps = len(train) // config.batch_size
     tx = optimizer(config, steps)
-    state = sharding.replicate(run.restore(initial(model, preprocessing, tx, config)), over)
+    state = State(network.variables, tx.init(network.variables["params"]), epoch=jnp.array(0), best=jnp.array(-1.0))
+    state = sharding.replicate(run.restore(state), over)
     pixels, labels = sharding.replicate((train.images, train.labels), over)
-    step = jax.jit(partial(train_step, model, preprocessing, tx, augment), donate_argnums=0)
+    step = jax.jit(partial(train_step, network.model, network.preprocessing, tx, augment), donate_argnums=0)
     for epoch in range(int(state.epoch), config.epochs):
         started = time.perf_counter()
         key = jax.random.fold_in(jax.random.key(config.seed), epoch)
@@ -66,7 +59,7 @@ def fit(model: nn.Module, preprocessing: Preprocessing, images: Images, config: 
             batch = sharding.split(order[i * config.batch_size : (i + 1) * config.batch_size], over)
             state, metrics = step(state, pixels, labels, batch, jax.random.fold_in(key, i))
             sums += metrics
-        candidate = Ann(ann.to_host(state.variables), model, preprocessing)
+        candidate = network.replace(variables=ann.to_host(state.variables))
         score = ann.accuracy(candidate, held_out.images, held_out.labels)
         if score > float(state.best):
             ann.save(candidate, run.folder / "ann")
@@ -101,13 +94,6 @@ def optimizer(config: Training, steps: int) -> optax.GradientTransformation:
         optax.add_decayed_weights(config.weight_decay, decayed),
         optax.sgd(optax.cosine_decay_schedule(config.lr, config.epochs * steps), config.momentum),
     )
-
-
-def initial(model, preprocessing, tx, config: Training) -> State:
-    """The state before the first epoch."""
-    images = jnp.zeros((1, *preprocessing.input_shape))
-    variables = jax.jit(model.init)(jax.random.key(config.seed), images)
-    return State(variables, tx.init(variables["params"]), epoch=jnp.array(0), best=jnp.array(-1.0))
 
 
 def train_step(model, preprocessing, tx, augment, state: State, pixels, labels, batch, key):

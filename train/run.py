@@ -80,7 +80,8 @@ class Run:
 
 def _described(config: Training) -> dict:
     values = dataclasses.asdict(config)
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items() if k not in NOT_COMPARED}
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in NOT_COMPARED}
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
 
 
 def _check_same(folder: Path, described: dict) -> None:

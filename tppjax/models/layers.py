@@ -13,9 +13,12 @@ conv = partial(
 )
 
 
+EPSILON = 1e-5
+
+
 def norm(train: bool, name: str) -> nn.BatchNorm:
     """Batch norm as PyTorch has it: momentum 0.1 there is 0.9 here, epsilon 1e-5."""
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, name=name)
 
 
 def flatten(x):

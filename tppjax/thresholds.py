@@ -1,0 +1,143 @@
+"""Thresholds for a network that learned none: from its activations on calibration images."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from tppjax import counts
+from tppjax.activations import ReLU
+from tppjax.ann import Ann, site_inputs
+from tppjax.batching import batches
+from tppjax.counts import check_steps
+from tppjax.histogram import Histogram
+from tppjax.spiking import MODES
+
+METHODS = ("max", "percentile", "mse")
+CANDIDATES = 1 - 0.01 * np.arange(95)  # of the maximum: 1.00, 0.99, ..., 0.06 (SNNC: Li et al., ICML 2021)
+
+
+def calibrate(
+    ann: Ann,
+    images,
+    method: str = "mse",
+    per: str = "channel",
+    *,
+    T: int = 16,
+    mode: str = "tpp",
+    percentile: float = 99.9,
+    batch_size: int = 100,
+) -> Ann:
+    """The network with a threshold at each site, from its activations on `images`.
+
+    Args:
+      ann: a network with plain ReLU.
+      images: calibration images `[N, H, W, C]`, of the training set; their order does not matter.
+      method: "max", the largest activation; "percentile"; or "mse", the one of 95 parts of the largest, 1.00 to 0.06,
+        that makes the mean squared error between activation and rate least (SNNC).
+      per: "channel", or "layer" for one threshold for all channels of a site.
+      T: number of time steps that the thresholds are meant for; only "mse" asks.
+      mode: the neuron that they are meant for, likewise: its expected squared error is what "mse" makes least; "floor"
+        is SNNC's own, which always rounds down.
+      percentile: of all activations, zeros included, in percent.
+      batch_size: images a call.
+
+    Returns:
+      The network with a leaf `theta` at each site, `[C]` or `[]`; a dead channel has the largest threshold of its site.
+
+    Raises:
+      ValueError: on unknown names, no images, or a network that has thresholds, which were trained with it.
+    """
+    _check(ann, images, method, per, T, mode)
+    thetas = choose(observe(ann, images, batch_size), method, per, T=T, mode=mode, percentile=percentile)
+    detail = {"max": "", "percentile": f" {percentile}", "mse": f" at T={T} for {mode}"}[method]
+    return with_thresholds(ann, thetas, f"thresholds: {method}{detail} per {per}, from {len(images)} images")
+
+
+def observe(ann: Ann, images, batch_size: int = 100) -> dict[str, Histogram]:
+    """Histograms of what reaches each site, on `images`; one pass."""
+    run = jax.jit(lambda ann, x: site_inputs(ann.model, ann.variables, ann.preprocessing(x))[1])
+    found: dict[str, Histogram] = {}
+    for batch in batches(images, batch_size):
+        for site, x in run(ann, batch).items():
+            found.setdefault(site, Histogram(x.shape[-1])).add(np.asarray(x))
+    return found
+
+
+def choose(histograms: dict[str, Histogram], method: str, per: str, *, T: int, mode: str, percentile=99.9) -> dict:
+    """`{site: theta}` from the histograms of `observe`; arguments as `calibrate`."""
+    thetas = {}
+    for site, histogram in histograms.items():
+        histogram = histogram if per == "channel" else histogram.pooled()
+        match method:
+            case "max":
+                theta = histogram.largest
+            case "percentile":
+                theta = histogram.percentile(percentile)
+            case "mse":
+                theta = least_error(histogram, T, mode)
+        if not theta.max() > 0:
+            raise ValueError(f"nothing ever fires at {site} on the calibration images: are they those of the network?")
+        theta = np.where(theta > 0, theta, theta.max()).astype(np.float32)
+        thetas[site] = theta if per == "channel" else theta[0]
+    return thetas
+
+
+def least_error(histogram: Histogram, T: int, mode: str) -> np.ndarray:
+    """The candidate with the least mean squared error for each channel, `[C]`; the largest one on a tie."""
+    thetas = histogram.largest[:, None] * CANDIDATES
+    errors = _errors(jnp.float32(histogram.counts), jnp.float32(histogram.values()), jnp.float32(thetas), T, mode)
+    return np.take_along_axis(thetas, np.asarray(errors).argmin(axis=1)[:, None], axis=1)[:, 0]
+
+
+@partial(jax.jit, static_argnames=("T", "mode"))
+def _errors(weights, values, thetas, T: int, mode: str):
+    """Squared error summed over a channel's values, for each of its candidates: `[C, K]`; one channel at a time."""
+
+    def of_channel(channel):
+        weights, values, thetas = channel
+        return jax.vmap(lambda theta: jnp.sum(weights * squared_error(values, theta, T, mode)))(thetas)
+
+    return jax.lax.map(of_channel, (weights, values, thetas))
+
+
+def squared_error(x, theta, T: int, mode: str):
+    """Expected squared error of the rate `theta count / T` as an estimate of `x > 0`, clipping included; elementwise.
+
+    For "baseline" and "shuffle" that of "rounded", which is what they come to if their input does not change in time.
+    """
+    u = counts.in_thresholds(T * x, theta)
+    inside = jnp.clip(u, 0, T)
+    low = jnp.minimum(jnp.floor(inside), T - 1)
+    match mode:
+        case "tpp":
+            more = counts.probability_of_one_more(inside, low, T)
+        case "unbiased":
+            more = inside - low
+        case "floor":
+            more = inside >= T
+        case _:
+            more = inside - low >= 0.5
+    return (theta / T) ** 2 * ((1 - more) * (low - u) ** 2 + more * (low + 1 - u) ** 2)
+
+
+def with_thresholds(ann: Ann, thetas: dict, how: str) -> Ann:
+    """The network with these leaves `theta`, and `how` they came about in its history."""
+    params = traverse_util.flatten_dict(ann.variables["params"], sep="/")
+    params |= {f"{site}/theta": theta for site, theta in thetas.items()}
+    variables = {**ann.variables, "params": traverse_util.unflatten_dict(params, sep="/")}
+    return ann.replace(variables=variables, history=(*ann.history, how))
+
+
+def _check(ann, images, method, per, T, mode):
+    check_steps(T)
+    known = {"method": (method, METHODS), "per": (per, ("channel", "layer")), "mode": (mode, (*MODES, "floor"))}
+    for name, (value, names) in known.items():
+        if value not in names:
+            raise ValueError(f"unknown {name} {value!r}; known: {', '.join(names)}")
+    if not isinstance(ann.model.act, ReLU):
+        raise ValueError(f"a network with {type(ann.model.act).__name__} learned its thresholds: nothing to calibrate")
+    if len(images) == 0:
+        raise ValueError("calibration needs images of the training set; got none")

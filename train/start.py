@@ -1,0 +1,64 @@
+"""What training begins with: new weights, or a network that is there already."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from configs.training import Training
+from tppjax import activations, ann, thresholds
+from tppjax.ann import Ann
+from tppjax.data import Images, Preprocessing
+
+CALIBRATION = 500  # images, for thresholds that the network lacks
+
+
+def activation(config: Training) -> nn.Module:
+    """The activation module that `config` names."""
+    options = {"qcfs": {"L": config.L}, "clipped_relu": {"bound": config.bound}, "relu": {}}
+    return activations.ACTIVATIONS[config.act](**options[config.act])
+
+
+def start(config: Training, model: nn.Module, preprocessing: Preprocessing, images: Images) -> Ann:
+    """The network before the first step.
+
+    Args:
+      config: the recipe; with `init_from` the weights are those of the network there.
+      model: the network to train, activation included.
+      preprocessing: of the data set; the network in `init_from` keeps its own mean and std.
+      images: the training images, for thresholds that the network in `init_from` lacks.
+
+    Raises:
+      ValueError: if the network in `init_from` is another one, or was trained on other data.
+      FileNotFoundError: if there is none.
+    """
+    if config.init_from is None:
+        x = jnp.zeros((1, *preprocessing.input_shape))
+        return Ann(jax.jit(model.init)(jax.random.key(config.seed), x), model, preprocessing)
+    network = ann.load(config.init_from)
+    if network.model.clone(act=model.act) != model:
+        raise ValueError(f"--init_from {config.init_from} holds another network:\n{network.model}\nasked for:\n{model}")
+    same = dataclasses.replace(preprocessing, mean=network.preprocessing.mean, std=network.preprocessing.std)
+    if same != network.preprocessing:
+        raise ValueError(f"--init_from {config.init_from} was trained on {network.preprocessing.dataset}, other data")
+    thetas = _thetas(config, network, images)
+    kept = traverse_util.flatten_dict(network.variables["params"], sep="/")
+    kept = {path: leaf for path, leaf in kept.items() if not path.endswith("/theta")}
+    params = traverse_util.unflatten_dict(kept | {f"{site}/theta": theta for site, theta in thetas.items()}, sep="/")
+    history = (*network.history, f"trained on with {config.act} from {config.init_from}")
+    return Ann({**network.variables, "params": params}, model, network.preprocessing, history)
+
+
+def _thetas(config: Training, network: Ann, images: Images) -> dict:
+    """The thresholds to begin with: none, the bound, the network's, or for QCFS those of least error at L levels."""
+    if config.act == "relu":
+        return {}
+    if config.act == "clipped_relu":
+        return dict.fromkeys(ann.sites(network.model, network.preprocessing.input_shape), np.float32(config.bound))
+    if found := ann.thresholds(network.variables):
+        return found
+    calibrated = thresholds.calibrate(network, images.images[:CALIBRATION], per="layer", T=config.L, mode="rounded")
+    return ann.thresholds(calibrated.variables)
