@@ -78,6 +78,12 @@ class Snn(struct.PyTreeNode):
         logits, state = self._run(x, key, self.model.act.folded, ["activity"])
         return logits if self.model.act.folded else logits.mean(axis=1), _by_site(state["activity"], "count")
 
+    def look(self, x, key, inspect):
+        """What `inspect(model, variables, x, **options)` makes of each example, means over time, examples leading."""
+        folded = self.model.act.folded
+        found = self._run(x, key, folded, ["activity"], inspect)
+        return found if folded else jax.tree.map(lambda a: a.mean(axis=1), found)
+
     def trace(self, x, key=None) -> Trace:
         """Logits, spikes and potentials at every step; time is never folded here, so T passes are paid.
 
@@ -89,8 +95,11 @@ class Snn(struct.PyTreeNode):
         time_first = jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), (logits, state["trace"]))
         return Trace(time_first[0], _by_site(time_first[1], "spikes"), _by_site(time_first[1], "potential"))
 
-    def _run(self, x, key, folded: bool, collections: list[str]):
-        """One pass of every example by itself, examples leading; time second, if it is not folded."""
+    def _run(self, x, key, folded: bool, collections: list[str], apply=nn.Module.apply):
+        """One pass of every example by itself, examples leading; time second, if it is not folded.
+
+        `apply(model, variables, x, rngs=..., mutable=...)` stands for what is done with each.
+        """
         x = _input(self.preprocessing, x)
         if self.preprocessing is None:
             _check_linear(self.model, self.variables, x.shape[1:])
@@ -99,7 +108,7 @@ class Snn(struct.PyTreeNode):
 
         def one(x, key):
             rngs = None if key is None else {"spikes": key}
-            return model.apply(self.variables, x if folded else x[None], rngs=rngs, mutable=collections)
+            return apply(model, self.variables, x if folded else x[None], rngs=rngs, mutable=collections)
 
         return jax.vmap(one)(x, keys)
 

@@ -66,7 +66,7 @@ def sites(model: nn.Module, input_shape) -> dict[str, Site]:
     def record(site, module, x, y):
         found[site] = Site(y.shape, module.max_pool)
 
-    with _watching(model, record):
+    with watching((type(model.act),), record):
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
     return found
 
@@ -78,16 +78,16 @@ def site_inputs(model: nn.Module, variables, x, **options) -> tuple[jax.Array, d
     def record(site, module, x, y):
         found[site] = activations.max_pool(x, module.max_pool)
 
-    with _watching(model, record):
+    with watching((type(model.act),), record):
         return model.apply(variables, x, **options), found
 
 
-def _watching(model: nn.Module, record):
-    """While this is open, `record(site, module, input, output)` is called wherever a copy of `model.act` runs."""
+def watching(types: tuple[type, ...], record):
+    """While this is open, `record(path, module, input, output)` is called after each run of a module of these types."""
 
     def intercept(call, args, kwargs, context):
         result = call(*args, **kwargs)
-        if type(context.module) is type(model.act) and context.method_name == "__call__":
+        if type(context.module) in types and context.method_name == "__call__":
             record("/".join(context.module.path), context.module, args[0], result)
         return result
 

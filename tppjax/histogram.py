@@ -59,7 +59,7 @@ class Histogram:
 
     def percentile(self, q: float) -> np.ndarray:
         """The value that `q` percent of all values do not exceed, `[C]`, up to one bin too high; 0 if not positive."""
-        above = self.n * (1 - q / 100)  # how many may exceed it
+        above = np.floor(self.n * (100 - q) / 100 + 1e-6)  # how many may exceed it
         exceed = np.cumsum(self.counts[:, ::-1], axis=1)[:, ::-1]  # values in this bin or higher ones
         bins = (exceed > above).sum(axis=1)  # as many bins from below still have too many above them
         return np.minimum(bins / BINS * self.top, self.largest)

@@ -1,0 +1,161 @@
+"""Correction after conversion: what reaches a layer of the SNN is brought back to what reaches it in the ANN.
+
+Spikes carry less than activations: they are clipped, rounded and, in random modes, noisy. Layer by layer, from the
+first to the logits, with everything before it converted and corrected, the difference is measured on calibration images
+and made good in the weights that feed the layer: in biases alone, or in kernels and biases by least squares.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from tqdm import tqdm
+
+from convert.fold import fold_batch_norm
+from convert.snn import example_keys, to_snn
+from tppjax import prng
+from tppjax.ann import Ann, watching
+from tppjax.batching import batches
+
+LOGITS = "logits"  # where the network ends
+
+
+class Linear(NamedTuple):
+    """A convolution, or a dense layer, which has no kernel size."""
+
+    path: str
+    kernel_size: tuple[int, ...] = ()
+    strides: int | tuple[int, ...] = 1
+    padding: int | str = 0
+
+
+def correct(
+    ann: Ann, images, T: int, mode: str, *, weights=False, ridge=1e-3, seed=0, batch_size=100, progress=None, **options
+) -> Ann:
+    """The network changed so that its spiking version of this `T` and `mode` comes nearer to what it was.
+
+    Args:
+      ann: a network with thresholds; batch norm is folded into its weights first.
+      images: calibration images `[N, H, W, C]`, of the training set.
+      T: number of time steps of the SNN that it is for.
+      mode: likewise its neurons.
+      weights: kernels and biases by least squares; otherwise biases, by the mean difference of each channel.
+      ridge: of least squares: penalty on the change, in parts of the mean square of the layer's inputs.
+      seed: of the draws of random modes.
+      batch_size: images a call; fewer where every step is computed.
+      progress: name of a progress bar over the layers, shown on a terminal.
+      **options: of `to_snn`.
+
+    Returns:
+      The corrected network, without batch norm.
+
+    Raises:
+      ValueError: as `to_snn`; if there are no images; or if a layer has no bias.
+    """
+    if len(images) == 0:
+        raise ValueError("correction needs images of the training set; got none")
+    ann = fold_batch_norm(ann)
+    snn = to_snn(ann, T, mode, **options)
+    batch_size = batch_size if snn.model.act.folded else max(1, batch_size // T)
+    keys = example_keys(jax.random.key(seed, impl=prng.HASH), np.arange(len(images)))
+    for site, layers in tqdm(_feeding(ann).items(), desc=progress, disable=None if progress else True, leave=False):
+        sums = None
+        for x, key in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
+            lacking, inputs = _look(ann, snn, x, key)
+            features = [inputs[layer.path] for layer in layers] if weights else []
+            new = jax.tree.map(np.float64, _normal_equations(layers if weights else (), features, lacking[site]))
+            sums = new if sums is None else jax.tree.map(np.add, sums, new)
+        snn = snn.replace(variables=_changed(snn.variables, layers, _solution(*sums, ridge)))
+    what = "weights" if weights else "biases"
+    done = f"{what} corrected layer by layer at T={T} for {mode}, on {len(images)} images"
+    return ann.replace(variables=snn.variables, history=(*ann.history, done))
+
+
+def _feeding(ann: Ann) -> dict[str, tuple[Linear, ...]]:
+    """The linear layers between each site and the one before it, in the order in which they run."""
+    feeding, since = {}, []
+
+    def record(path, module, x, y):
+        if isinstance(module, nn.Conv):
+            since.append(Linear(path, tuple(module.kernel_size), module.strides, module.padding))
+        elif isinstance(module, nn.Dense):
+            since.append(Linear(path))
+        else:
+            feeding[path] = tuple(since)
+            since.clear()
+
+    with watching((nn.Conv, nn.Dense, type(ann.model.act)), record):
+        jax.eval_shape(ann.apply, jnp.zeros((1, *ann.preprocessing.input_shape)))
+    return {**feeding, LOGITS: tuple(since)}
+
+
+def _inspect(model, variables, x, **options):
+    """`({site: its input, "logits": the logits}, {linear layer: its input})`."""
+    at, inputs = {}, {}
+
+    def record(path, module, x, y):
+        (at if type(module) is type(model.act) else inputs)[path] = x
+
+    with watching((nn.Conv, nn.Dense, type(model.act)), record):
+        result = model.apply(variables, x, **options)
+    at[LOGITS] = result[0] if "mutable" in options else result
+    return at, inputs
+
+
+@jax.jit
+def _look(ann, snn, x, key):
+    """What the SNN lacks at each site, ANN less SNN, and what its linear layers get: means over time, `[B, ...]`."""
+    x = ann.preprocessing(x)
+    wanted, _ = _inspect(ann.model, ann.variables, x)
+    there, inputs = snn.look(x, key if snn.random else None, _inspect)
+    return jax.tree.map(jnp.subtract, wanted, there), inputs
+
+
+@partial(jax.jit, static_argnums=0)
+def _normal_equations(layers: tuple[Linear, ...], inputs, lacking):
+    """`(X^T X, X^T Y)` of least squares; a row of X is what an output sees of its layers' inputs, and a 1."""
+    y = lacking.reshape(-1, lacking.shape[-1])
+    x = [_patches(layer, a) for layer, a in zip(layers, inputs, strict=True)]
+    x = jnp.concatenate([*x, jnp.ones((len(y), 1))], axis=1)
+    return x.T @ x, x.T @ y
+
+
+def _patches(layer: Linear, x):
+    """`[outputs, inputs an output sees]`: for a convolution channel by channel, each with its window."""
+    if not layer.kernel_size:
+        return x.reshape(-1, x.shape[-1])
+    strides = (layer.strides,) * 2 if isinstance(layer.strides, int) else layer.strides
+    padding = layer.padding if isinstance(layer.padding, str) else [(layer.padding,) * 2] * 2
+    seen = jax.lax.conv_general_dilated_patches(
+        x, layer.kernel_size, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    return seen.reshape(-1, seen.shape[-1])
+
+
+def _solution(gram, moments, ridge: float) -> np.ndarray:
+    """Change of the weights, `[inputs an output sees + 1, C]`; the bias is not penalised."""
+    penalty = np.full(len(gram), ridge * np.trace(gram) / len(gram))
+    penalty[-1] = 0
+    return np.linalg.solve(gram + np.diag(penalty), moments)
+
+
+def _changed(variables, layers: tuple[Linear, ...], change: np.ndarray) -> dict:
+    """The variables with `change` added to the kernels of `layers`, if it has rows for them, and to the first bias."""
+    params = traverse_util.flatten_dict(variables["params"], sep="/")
+    *kernels, bias = change
+    kernels = np.array(kernels)
+    for layer in layers if len(kernels) else ():
+        old = params[f"{layer.path}/kernel"]
+        part, kernels = np.split(kernels, [old[..., 0].size])
+        if layer.kernel_size:  # [in, h, w, out] to [h, w, in, out]
+            part = np.moveaxis(part.reshape(old.shape[2], *layer.kernel_size, -1), 0, 2)
+        params[f"{layer.path}/kernel"] = np.float32(old + part)
+    at = f"{layers[0].path}/bias"
+    if at not in params:
+        raise ValueError(f"{layers[0].path} has no bias to correct; build the network with use_bias=True there")
+    params[at] = np.float32(params[at] + bias)
+    return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}

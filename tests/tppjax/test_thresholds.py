@@ -1,0 +1,169 @@
+"""Thresholds from activations: against brute force on all values, in any order, and for each neuron's own error."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from tppjax import ann, counts, data, models, thresholds
+from tppjax.activations import QCFS, ReLU
+from tppjax.histogram import BINS, Histogram
+
+
+@pytest.fixture(scope="module")
+def values():
+    """Activations of 5 channels of very different scale; one fires once, one never."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(4000, 5)) * [0.01, 1, 300, 1, 1]
+    x[:, 3], x[:, 4] = -1, -np.abs(x[:, 4])
+    x[17, 3] = 0.5
+    return x.astype(np.float32)
+
+
+def histogram(*parts):
+    found = Histogram(5)
+    for part in parts:
+        found.add(part)
+    return found
+
+
+def test_histogram_is_that_of_numpy(values):
+    found = histogram(values)
+    for c in range(5):
+        expected, _ = np.histogram(values[:, c][values[:, c] > 0], bins=BINS, range=(0, found.top[c]))
+        np.testing.assert_array_equal(found.counts[c], expected)
+    np.testing.assert_array_equal(found.largest, np.maximum(values.max(axis=0), 0))
+    assert (found.top[:4] <= 2 * found.largest[:4]).all()
+
+
+def test_order_does_not_matter(values):
+    small_first = values[np.abs(values).max(axis=1).argsort()]
+    for parts in ([values[2000:], values[:2000]], np.split(small_first, 8), np.split(small_first[::-1], 8)):
+        found = histogram(*parts)
+        for name in ("n", "largest", "top", "counts"):
+            np.testing.assert_array_equal(getattr(found, name), getattr(histogram(values), name))
+
+
+@pytest.mark.parametrize("q", [50, 90, 99, 99.9, 100])
+def test_percentile(values, q):
+    found = histogram(values).percentile(q)
+    expected = np.maximum(np.percentile(values, q, axis=0, method="inverted_cdf"), 0)
+    assert (found >= expected * (1 - 1e-6)).all()
+    assert (found <= expected + histogram(values).top / BINS).all()
+
+
+def test_pooled_is_one_histogram_of_all_channels(values):
+    pooled = histogram(values).pooled()
+    whole = Histogram(1)
+    whole.add(values.reshape(-1, 1))
+    assert (pooled.n, pooled.largest, pooled.top) == (whole.n, whole.largest, whole.top)
+    assert pooled.counts.sum() == whole.counts.sum()
+    edges = np.cumsum(pooled.counts - whole.counts)
+    assert np.abs(edges).max() == 0
+
+
+@pytest.mark.parametrize("mode", ["floor", "rounded", "tpp", "unbiased"])
+@pytest.mark.parametrize("T", [1, 4])
+def test_squared_error_is_that_of_the_neuron(mode, T):
+    """Expected (rate - x)^2, by drawing; x from silent to far above the threshold."""
+    theta, n = 0.7, 20_000
+    x = jnp.array([0.01, 0.1, 0.3, 0.69, 0.7, 1.0])
+    v = jnp.tile(T * x, (n, 1))
+    match mode:
+        case "floor":
+            count = jnp.clip(jnp.floor(v / theta + 1e-6), 0, T)
+        case "rounded":
+            count = counts.rounded(v, theta, T)
+        case _:
+            count = getattr(counts, mode)(v, theta, T, jax.random.key(0))
+    errors = (theta * np.asarray(count, np.float64) / T - np.asarray(x)) ** 2
+    found = thresholds.squared_error(x, theta, T, mode)
+    np.testing.assert_array_less(np.abs(errors.mean(axis=0) - found), 5 * errors.std(axis=0) / np.sqrt(n) + 1e-6)
+
+
+@pytest.mark.parametrize("T", [4, 32])
+@pytest.mark.parametrize("mode", ["floor", "rounded", "tpp"])
+def test_mse_is_the_best_of_95_candidates(values, T, mode):
+    """By brute force on the values themselves; the histogram may take a neighbour that is as good within 1 %."""
+    found = thresholds.least_error(histogram(values), T, mode)
+    for c in range(3):
+        x = values[:, c][values[:, c] > 0]
+
+        def error(theta, x=x):
+            return float(thresholds.squared_error(jnp.array(x), theta, T, mode).sum())
+
+        candidates = x.max() * (1 - 0.01 * np.arange(95))
+        best = min(error(theta) for theta in candidates)
+        assert np.abs(candidates - found[c]).min() < 1e-5 * x.max()
+        assert error(found[c]) <= 1.01 * best
+
+
+@pytest.fixture(scope="module")
+def network():
+    """ReLU on the digits, untrained; its first channel of the first layer is dead."""
+    model = models.create("vgg_small", 10, ReLU(), norm=False)
+    variables = jax.device_get(model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
+    variables["params"]["conv1_1"]["bias"] = np.eye(16)[0].astype(np.float32) * -1e6
+    return ann.Ann(variables, model, data.info("digits"))
+
+
+@pytest.fixture(scope="module")
+def images():
+    return data.load("digits", "train").images[:50]
+
+
+def test_calibrate_max_is_the_maximum_of_each_channel_and_leaves_the_network_as_it_is(network, images):
+    calibrated = thresholds.calibrate(network, images, "max")
+    found = ann.thresholds(calibrated.variables)
+    x = nn.Conv(16, (3, 3), padding=1).apply(
+        {"params": network.variables["params"]["conv1_1"]}, network.preprocessing(images)
+    )
+    expected = np.asarray(x).max(axis=(0, 1, 2))
+    np.testing.assert_allclose(found["act1_1"][1:], expected[1:], rtol=1e-5)
+    assert found["act1_1"][0] == found["act1_1"].max()  # dead: never fires, and divides nothing by 0
+    assert list(found) == ["act1_1", "act1_2", "act2_1", "act2_2"]
+    np.testing.assert_array_equal(calibrated.apply(images), network.apply(images))
+    assert calibrated.history == ("thresholds: max per channel, from 50 images",)
+
+
+@pytest.mark.parametrize("method", thresholds.METHODS)
+def test_calibration_does_not_depend_on_order_or_batches(network, images, method):
+    once = ann.thresholds(thresholds.calibrate(network, images, method, T=8).variables)
+    again = ann.thresholds(thresholds.calibrate(network, images[::-1], method, T=8, batch_size=7).variables)
+    for site, theta in once.items():
+        np.testing.assert_allclose(again[site], theta, rtol=0.011)  # a neighbouring candidate, by rounding at most
+
+
+def test_per_layer(network, images):
+    found = ann.thresholds(thresholds.calibrate(network, images, "max", per="layer").variables)
+    each = ann.thresholds(thresholds.calibrate(network, images, "max").variables)
+    assert {site: float(theta) for site, theta in found.items()} == {s: float(t.max()) for s, t in each.items()}
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "mean"}, "unknown method 'mean'; known: max, percentile, mse"),
+        ({"per": "neuron"}, "unknown per 'neuron'; known: channel, layer"),
+        ({"mode": "poisson"}, "unknown mode 'poisson'; known: baseline, .*, floor"),
+        ({"T": 0}, "T is the number of time steps"),
+        ({"images": np.zeros((0, 8, 8, 1), np.uint8)}, "calibration needs images of the training set"),
+    ],
+)
+def test_refusals(network, images, options, message):
+    with pytest.raises(ValueError, match=message):
+        thresholds.calibrate(network, **{"images": images, **options})
+
+
+def test_learned_thresholds_are_not_overwritten(network, images):
+    learned = network.replace(model=network.model.clone(act=QCFS(L=4)))
+    with pytest.raises(ValueError, match="a network with QCFS learned its thresholds: nothing to calibrate"):
+        thresholds.calibrate(learned, images)
+
+
+def test_a_network_that_never_fires_is_refused(network, images):
+    params = {**network.variables["params"], "conv1_1": {**network.variables["params"]["conv1_1"]}}
+    params["conv1_1"]["bias"] = np.full(16, -1e6, np.float32)
+    with pytest.raises(ValueError, match="nothing ever fires at act1_1 on the calibration images"):
+        thresholds.calibrate(network.replace(variables={"params": params}), images)
