@@ -26,7 +26,8 @@ def vgg16_size(hidden):
 
 
 # ResNet-20: 269,722 parameters with option A (He et al. count 0.27 M), projections add 16*32 + 32*64 weights and two
-# norms of 32 and 64 channels; 19 thresholds. Width 4 is SNNC's 4.35 M.
+# norms of 32 and 64 channels; 19 thresholds. Width 4 is SNNC's 4.35 M. He et al.'s 0.46 M, 0.66 M and 0.85 M are the
+# deeper ones: six more 3x3 convolutions and norms in each stage per step.
 @pytest.mark.parametrize(
     ("name", "options", "size"),
     [
@@ -35,6 +36,9 @@ def vgg16_size(hidden):
         ("resnet20", {"shortcut": "pad"}, 269_722 + 19),
         ("resnet20", {}, 269_722 + 16 * 32 + 32 * 64 + 2 * (32 + 64) + 19),
         ("resnet20", {"width": 4}, 4_327_754 + 19),
+        ("resnet32", {"shortcut": "pad"}, 464_154 + 31),
+        ("resnet44", {"shortcut": "pad"}, 658_586 + 43),
+        ("resnet56", {"shortcut": "pad"}, 853_018 + 55),
     ],
 )
 def test_sizes(name, options, size):
@@ -42,7 +46,54 @@ def test_sizes(name, options, size):
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == size
 
 
-@pytest.mark.parametrize(("name", "number"), [("vgg16", 15), ("resnet20", 19), ("vgg_small", 4)])
+IMAGENET = {"shape": (224, 224, 3), "num_classes": 1000}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "size", "sites"),
+    [
+        ("resnet18", {"stem": "imagenet"}, 11_689_512, 17),
+        ("resnet34", {"stem": "imagenet"}, 21_797_672, 33),
+        ("resnet34", {"stem": "deep"}, 21_797_672 - 49 * 3 * 64 + 9 * (3 + 32 + 64) * 32 + 4 * 32, 35),
+        ("vgg16", {"norm": False, "pool": "max"}, 138_357_544, 15),
+        ("vgg16", {"norm": True, "pool": "max"}, 138_365_992, 15),
+    ],
+)
+def test_sizes_of_the_published_imagenet_networks(name, options, size, sites):
+    """As torchvision counts its own; pooling has no parameters."""
+    _, variables = abstract(name, act=QCFS(L=8), **IMAGENET, **options)
+    assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == size + sites
+    assert len(thresholds(variables)) == sites
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "deep"])
+def test_stem_of_imagenet_divides_by_four_whatever_the_pool(stem):
+    shapes = []
+    for pool in ("avg", "max"):
+        found = sites(models.create("resnet18", 10, ReLU(), stem=stem, pool=pool), (64, 64, 3))
+        assert found["act_stem"].max_pool == ((3, 2, 1) if pool == "max" else None)
+        shapes.append(found["stage1_block1/act1"].shape)
+    assert shapes == [(16, 16, 64)] * 2
+
+
+def test_max_pool_is_taken_at_the_last_site_of_a_stage():
+    found = sites(models.create("vgg16", 10, ReLU(), pool="max"), (32, 32, 3))
+    pooled = [site for site, (_, window) in found.items() if window == (2, 2, 0)]
+    assert pooled == ["act1_2", "act2_2", "act3_3", "act4_3", "act5_3"]
+    assert [found[site].shape[0] for site in pooled] == [16, 8, 4, 2, 1]
+
+
+def test_average_pool_of_the_stem_counts_padding():
+    """With the identity as kernel, the corner window of a constant image has 4 of its 9 pixels inside."""
+    model = models.create("resnet18", 1, ReLU(), blocks=(), channels=1, stem="imagenet", norm=False)
+    x = jnp.ones((1, 8, 8, 1))
+    variables = jax.tree.map(jnp.zeros_like, model.init(jax.random.key(0), x))
+    variables["params"]["conv_stem"]["kernel"] = jnp.zeros((7, 7, 1, 1)).at[3, 3].set(1.0)
+    variables["params"]["head"]["kernel"] = jnp.ones((1, 1))
+    np.testing.assert_allclose(model.apply(variables, x), [[np.mean([4 / 9, 6 / 9, 6 / 9, 1])]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "number"), [("vgg16", 15), ("resnet20", 19), ("resnet18", 17), ("vgg_small", 4)])
 def test_sites_are_the_thresholds_in_the_order_they_run(name, number):
     model, variables = abstract(name)
     found = sites(model, (32, 32, 3))
@@ -92,3 +143,8 @@ def test_unknown_names_are_refused_with_the_known_ones():
         models.create("resnet20", 10, ReLU(), hidden=())
     with pytest.raises(ValueError, match="shortcut is 'projection' or 'pad'"):
         models.create("resnet20", 10, ReLU(), shortcut="zero")
+    with pytest.raises(ValueError, match="stem is 'cifar', 'imagenet' or 'deep'; got 'wide'"):
+        models.create("resnet18", 10, ReLU(), stem="wide")
+    for name in ("vgg16", "resnet18"):
+        with pytest.raises(ValueError, match="pool is 'avg' or 'max'; got 'sum'"):
+            models.create(name, 10, ReLU(), pool="sum")

@@ -17,6 +17,11 @@ MODELS = {
     ),
     "vgg_small": partial(VGG, stages=((16, 16), (32, 32))),
     "resnet20": partial(ResNet, blocks=(3, 3, 3)),
+    "resnet32": partial(ResNet, blocks=(5, 5, 5)),
+    "resnet44": partial(ResNet, blocks=(7, 7, 7)),
+    "resnet56": partial(ResNet, blocks=(9, 9, 9)),
+    "resnet18": partial(ResNet, blocks=(2, 2, 2, 2), channels=64),
+    "resnet34": partial(ResNet, blocks=(3, 4, 6, 3), channels=64),
 }
 
 

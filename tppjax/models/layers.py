@@ -24,3 +24,17 @@ def norm(train: bool, name: str) -> nn.BatchNorm:
 def flatten(x):
     """`[..., H, W, C]` to `[..., H W C]`."""
     return x.reshape(*x.shape[:-3], -1)
+
+
+def avg_pool(x, window: tuple[int, int, int] | None):
+    """Mean over windows of `[..., H, W, C]`, padding counted as zeros; `window` as in `activations.max_pool`."""
+    if window is None:
+        return x
+    size, stride, padding = window
+    return nn.avg_pool(x, (size, size), (stride, stride), [(padding, padding)] * 2)
+
+
+def check_pool(pool: str) -> None:
+    """Refuses what is neither "avg" nor "max"."""
+    if pool not in ("avg", "max"):
+        raise ValueError(f"pool is 'avg' or 'max'; got {pool!r}")

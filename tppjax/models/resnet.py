@@ -1,9 +1,9 @@
-"""ResNet for 32x32 images (He et al., 2016), with the activation injected."""
+"""ResNet of basic blocks (He et al., 2016) for small images and for ImageNet, with the activation injected."""
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tppjax.models.layers import conv, norm
+from tppjax.models.layers import avg_pool, check_pool, conv, norm
 
 
 class Block(nn.Module):
@@ -46,17 +46,20 @@ class Block(nn.Module):
 
 
 class ResNet(nn.Module):
-    """A 3x3 stem, stages of blocks that halve the image and double the channels, global average pool, dense layer.
+    """A stem, stages of blocks that halve the image and double the channels, global average pool, dense layer.
 
     Attributes:
       act: template of the activation; every site is a copy of it.
       num_classes: width of the last layer, which stays analog.
       blocks: blocks of each stage: (3, 3, 3) is ResNet-20.
-      channels: of the stem and the first stage.
+      channels: of the first stage.
       width: multiplies all channels; 4 with ResNet-20 is SNNC's network.
       shortcut: where the shape changes, "projection" (1x1 convolution, as QCFS and SNNC) or "pad" (option A: every
         second pixel, zeros for the new channels).
       norm: batch norm after each convolution.
+      stem: "cifar" (3x3), "imagenet" (7x7, stride 2, then a 3x3 pool of stride 2) or "deep" (three 3x3, the first of
+        stride 2 and all but the last of half the channels, then that pool).
+      pool: of the stem, "avg" or "max".
     """
 
     act: nn.Module
@@ -66,20 +69,22 @@ class ResNet(nn.Module):
     width: int = 1
     shortcut: str = "projection"
     norm: bool = True
+    stem: str = "cifar"
+    pool: str = "avg"
 
     def __post_init__(self):
         if self.shortcut not in ("projection", "pad"):
             raise ValueError(f"shortcut is 'projection' or 'pad' (option A); got {self.shortcut!r}")
+        if self.stem not in ("cifar", "imagenet", "deep"):
+            raise ValueError(f"stem is 'cifar', 'imagenet' or 'deep'; got {self.stem!r}")
+        check_pool(self.pool)
         super().__post_init__()
 
     @nn.compact
     def __call__(self, x, train: bool = False):
         """Images `[..., H, W, C]` to logits `[..., num_classes]`."""
         channels = self.channels * self.width
-        x = conv(channels, use_bias=not self.norm, name="conv_stem")(x)
-        if self.norm:
-            x = norm(train, name="norm_stem")(x)
-        x = self.act.copy(name="act_stem")(x)
+        x = self._stem(x, channels, train)
         for i, blocks in enumerate(self.blocks):
             for j in range(blocks):
                 x = Block(
@@ -91,3 +96,21 @@ class ResNet(nn.Module):
                     name=f"stage{i + 1}_block{j + 1}",
                 )(x, train)
         return nn.Dense(self.num_classes, name="head")(x.mean(axis=(-3, -2)))
+
+    def _stem(self, x, channels, train):
+        window = (3, 2, 1) if self.stem != "cifar" else None
+        at_site = window if self.pool == "max" else None
+        if self.stem == "cifar":
+            x = self._conv(x, "stem", channels, train)
+        elif self.stem == "imagenet":
+            x = self._conv(x, "stem", channels, train, kernel_size=(7, 7), strides=2, padding=3)
+        else:
+            x = self._conv(x, "stem1", channels // 2, train, strides=2)
+            x = self._conv(self.act.copy(name="act_stem1")(x), "stem2", channels // 2, train)
+            x = self._conv(self.act.copy(name="act_stem2")(x), "stem", channels, train)
+        x = self.act.copy(name="act_stem", max_pool=at_site)(x)
+        return avg_pool(x, window) if self.pool == "avg" else x
+
+    def _conv(self, x, name, channels, train, **options):
+        x = conv(channels, use_bias=not self.norm, name=f"conv_{name}", **options)(x)
+        return norm(train, name=f"norm_{name}")(x) if self.norm else x

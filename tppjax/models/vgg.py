@@ -1,12 +1,14 @@
-"""VGG for small images, with average pooling, as the conversion baselines train it."""
+"""VGG, with average pooling as the conversion baselines train it, or with max-pooling as it was published."""
 
 import flax.linen as nn
 
-from tppjax.models.layers import conv, flatten, norm
+from tppjax.models.layers import avg_pool, check_pool, conv, flatten, norm
+
+WINDOW = (2, 2, 0)  # size, stride, padding
 
 
 class VGG(nn.Module):
-    """Stages of 3x3 convolutions, each closed by a 2x2 average pool; then dense layers (Simonyan & Zisserman, 2015).
+    """Stages of 3x3 convolutions, each closed by a 2x2 pool; then dense layers (Simonyan & Zisserman, 2015).
 
     Attributes:
       act: template of the activation; every site is a copy of it.
@@ -14,6 +16,7 @@ class VGG(nn.Module):
       stages: channels of the convolutions, stage by stage.
       hidden: widths of the dense layers before the last: (4096, 4096) as QCFS has it, () as SNNC.
       norm: batch norm after each convolution.
+      pool: "avg" or "max", which is taken before the last activation of a stage.
     """
 
     act: nn.Module
@@ -21,6 +24,11 @@ class VGG(nn.Module):
     stages: tuple[tuple[int, ...], ...]
     hidden: tuple[int, ...] = ()
     norm: bool = True
+    pool: str = "avg"
+
+    def __post_init__(self):
+        check_pool(self.pool)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x, train: bool = False):
@@ -30,8 +38,9 @@ class VGG(nn.Module):
                 x = conv(width, name=f"conv{i}_{j}")(x)
                 if self.norm:
                     x = norm(train, name=f"norm{i}_{j}")(x)
-                x = self.act.copy(name=f"act{i}_{j}")(x)
-            x = nn.avg_pool(x, (2, 2), strides=(2, 2))
+                at_site = WINDOW if self.pool == "max" and j == len(channels) else None
+                x = self.act.copy(name=f"act{i}_{j}", max_pool=at_site)(x)
+            x = avg_pool(x, WINDOW) if self.pool == "avg" else x
         x = flatten(x)
         for i, width in enumerate(self.hidden, 1):
             x = nn.Dense(width, name=f"dense{i}")(x)
