@@ -1,0 +1,211 @@
+"""`python -m convert.from_torch`: networks trained with PyTorch by well-known repositories, as an `Ann`.
+
+python -m convert.from_torch resnet20.th --arch resnet20 --out nets/resnet20
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import tyro
+
+from convert import torch_files, torch_variables
+from convert.torch_layouts import LAYOUTS, Layout, State, options, recognise, threshold_name
+from tppjax import ann, cli, data, models
+from tppjax.activations import QCFS, ClippedReLU, ReLU
+from tppjax.ann import Ann
+from tppjax.data import Preprocessing
+
+# Pixels a side and number of classes of the data sets that the layouts know.
+SIZES = {"cifar10": (32, 10), "cifar100": (32, 100), "imagenet2012": (224, 1000)}
+PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and of torch.compile
+
+
+@dataclass(frozen=True)
+class FromTorch:
+    """Import a network trained with PyTorch.
+
+    Layouts, with the networks they have and how their images are normalised unless you say otherwise:
+
+    - akamaster (pytorch_resnet_cifar10): resnet20 to resnet56; ImageNet's mean and std on CIFAR;
+    - qcfs (Bu et al., old and new repository; learned thresholds): vgg16, resnet18, 20, 34; CIFAR's own mean and std;
+    - snnc (Li et al.): vgg16, resnet20, resnet32, resnet34 with a deep stem; CIFAR's own mean and std;
+    - torchvision: vgg16 (with and without batch norm), resnet18, resnet34; ImageNet's mean and std.
+
+    CIFAR-10's own are (0.4914, 0.4822, 0.4465) and (0.2023, 0.1994, 0.2010), ImageNet's (0.485, 0.456, 0.406) and
+    (0.229, 0.224, 0.225).
+    """
+
+    weights: tyro.conf.Positional[Path]
+    """File of the weights: .safetensors, or .pth, .pt, .th and the like (these need PyTorch: tppjax[torch])."""
+
+    arch: Literal["vgg16", "resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "resnet34"]
+    """Network."""
+
+    out: Path
+    """Folder to save it in; a network that is there already is replaced."""
+
+    layout: Literal["akamaster", "qcfs", "snnc", "torchvision"] | None = None
+    """Whose names the file has [default: what its keys tell]."""
+
+    act: Literal["relu", "clipped_relu", "qcfs"] | None = None
+    """Activation it was trained with [default: qcfs if the file has thresholds, else relu]."""
+
+    L: int | None = None
+    """Levels of qcfs above 0, which the file doesn't tell; QCFS's authors: 8 for ResNets, 4 or 16 for VGG-16."""
+
+    bound: float | None = None
+    """Where clipped_relu saturates, if the file has no thresholds."""
+
+    pool: Literal["avg", "max"] | None = None
+    """Pooling of vgg16 and of stems for ImageNet [default: the layout's; max for torchvision, avg for the others]."""
+
+    dataset: str | None = None
+    """Data set: cifar10, cifar100, imagenet2012 or a name of yours [default: by the number of classes]."""
+
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, with pixels in [0, 1] [default: the layout's]."""
+
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each channel [default: the layout's]."""
+
+    size: int | None = None
+    """Side of the images in pixels [default: the data set's]."""
+
+
+def main(config: FromTorch) -> Ann:
+    """Imports, saves, and says what was taken for granted.
+
+    Raises:
+      ValueError, FileNotFoundError, FileExistsError: if the file or the options don't fit; says how.
+    """
+    state = torch_files.read(config.weights)
+    act = _chosen(config, threshold_name(state))
+    chosen = {name: getattr(config, name) for name in ("layout", "pool", "dataset", "mean", "std", "size")}
+    network = import_state_dict(state, config.arch, act=act, **chosen)
+    ann.save(network, config.out)
+    print(_summary(config, network, config.layout or recognise(_plain(state))))
+    return network
+
+
+def _summary(config: FromTorch, network: Ann, layout: str) -> str:
+    images, size = network.preprocessing, sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"]))
+    act, pools = network.model.act, getattr(network.model, "stem", None) != "cifar"
+    options = (*(["pool"] if pools else []), "dataset", "mean", "std", "size")
+    assumed = [f"--{name}" for name in options if getattr(config, name) is None]
+    return (
+        f"imported {config.weights}: {config.arch} of layout {layout}, {size:,} parameters, "
+        f"{type(act).__name__}{f' with L={act.L}' if isinstance(act, QCFS) else ''}"
+        f"{f', {network.model.pool}-pooling' if pools else ''}\n"
+        f"images: {images.dataset}, {images.input_shape}, mean {images.mean}, std {images.std}\n"
+        + (f"taken from the layout, and yours to change: {', '.join(assumed)}\n" if assumed else "")
+        + f"wrote {config.out}"
+    )
+
+
+def _chosen(config: FromTorch, learned: str | None) -> nn.Module | None:
+    """The activation that the options ask for; None for the file's own."""
+    name = config.act or ("qcfs" if learned else "relu")
+    if (config.L is None) == (name == "qcfs"):
+        raise ValueError(
+            f"--L, the number of levels, is not in the file: give it for qcfs, and only then; act is {name}"
+        )
+    if (config.bound is None) == (name == "clipped_relu" and not learned):
+        raise ValueError(f"give --bound for clipped_relu without thresholds in the file, and only then; act is {name}")
+    if name == "qcfs":
+        return QCFS(L=config.L)
+    return ReLU() if name == "relu" else ClippedReLU(**({} if config.bound is None else {"bound": config.bound}))
+
+
+def import_state_dict(
+    state: State,
+    arch: str,
+    layout: str | None = None,
+    act: nn.Module | None = None,
+    *,
+    pool: str | None = None,
+    dataset: str | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    size: int | None = None,
+) -> Ann:
+    """The network whose weights `state` holds under PyTorch's keys.
+
+    Args:
+      state: arrays by key, in PyTorch's axis order.
+      arch: one of `models.MODELS` that the layout has. Widths, number of classes and batch norm are the file's.
+      layout: one of `torch_layouts.LAYOUTS`; by default the one that the keys tell.
+      act: `QCFS(L=...)` or `ClippedReLU()` if the file has thresholds; `ReLU()`, the default, or
+        `ClippedReLU(bound=...)` if it has none.
+      pool: "avg" or "max"; by default as the layout's authors train.
+      dataset: name of the data set; by default the one of the layout's with as many classes.
+      mean: of each channel, with pixels in [0, 1]; by default the layout's.
+      std: likewise.
+      size: side of the images in pixels; by default the data set's.
+
+    Returns:
+      The network; one with ReLU has no thresholds yet.
+
+    Raises:
+      ValueError: if keys are missing, unknown or misshapen (lists them), a threshold is not positive, or something
+        is neither told by the file nor by an argument.
+    """
+    state = _plain(state)
+    layout = layout or recognise(state)
+    known = LAYOUTS[layout]
+    if arch not in known.archs:
+        raise ValueError(f"layout {layout} has {', '.join(known.archs)}; got {arch}")
+    found = options(arch, known, state) | ({"pool": pool} if pool else {})
+    model = models.create(arch, act=_activation(act, threshold_name(state)), **found)
+    preprocessing = _preprocessing(known, model.num_classes, dataset, mean, std, size)
+    try:
+        variables = torch_variables.variables(model, known.names(model, state), state, preprocessing.input_shape)
+    except ValueError as e:
+        raise ValueError(f"the file does not fit {arch} of layout {layout}: {e}") from e
+    return Ann(variables, model, preprocessing)
+
+
+def _plain(state: State) -> State:
+    """Without wrappers' prefixes, and without the counters of batch norm, which nothing reads at inference."""
+    for prefix in PREFIXES:
+        if all(key.startswith(prefix) for key in state):
+            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    return {key: value for key, value in state.items() if not key.endswith(".num_batches_tracked")}
+
+
+def _activation(act: nn.Module | None, learned: str | None) -> nn.Module:
+    if learned and not isinstance(act, QCFS | ClippedReLU):
+        raise ValueError(
+            f"the file has learned thresholds (.{learned}): give act=QCFS(L=...), whose number of levels is not in it, "
+            f"or ClippedReLU(); got {act}"
+        )
+    if not learned and isinstance(act, QCFS):
+        raise ValueError("the file has no thresholds for qcfs: import it with relu, then calibrate or fine-tune it")
+    return ReLU() if act is None else act
+
+
+def _preprocessing(layout: Layout, classes: int, dataset, mean, std, size) -> Preprocessing:
+    """What was said of the images, and the rest from the layout's authors and the data set."""
+    fitting = [name for name in layout.statistics if SIZES[name][1] == classes]
+    dataset = dataset or (fitting[0] if fitting else None)
+    defaults = layout.statistics.get(dataset, (None, None))
+    mean, std = mean or defaults[0], std or defaults[1]
+    size, expected = (size or SIZES[dataset][0], SIZES[dataset][1]) if dataset in SIZES else (size, classes)
+    if lacking := [n for n, v in {"dataset": dataset, "mean": mean, "std": std, "size": size}.items() if v is None]:
+        raise ValueError(
+            f"nothing tells how images with {classes} classes are prepared for this network: give --"
+            + " and --".join(lacking)
+        )
+    if expected != classes:
+        raise ValueError(f"the file has {classes} classes, {dataset} {expected}; give another --dataset")
+    if len(mean) != len(std) or not all(s > 0 for s in std):
+        raise ValueError(f"mean and std need one number a channel, std above 0; got {mean} and {std}")
+    numbers = tuple(str(c) for c in range(classes))
+    names = data.info(dataset).class_names if dataset in ("cifar10", "cifar100") else numbers
+    return Preprocessing(dataset, (size, size, len(mean)), tuple(mean), tuple(std), names)
+
+
+if __name__ == "__main__":
+    cli.run(main, FromTorch)

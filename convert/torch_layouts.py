@@ -1,0 +1,235 @@
+"""How public PyTorch repositories name the parts of their networks, and how they normalise images.
+
+A layout maps the modules of one of our models to PyTorch's, path to path; all else follows from our parameter tree. It
+is named after the repository's owner or by the method: akamaster (pytorch_resnet_cifar10), qcfs (Bu et al., old and
+new repository), snnc (Li et al.), torchvision.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from tppjax import data, models
+from tppjax.activations import ReLU
+from tppjax.models.resnet import ResNet
+from tppjax.models.vgg import VGG
+
+State = Mapping[str, np.ndarray]
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR = {name: (data.info(name).mean, data.info(name).std) for name in ("cifar10", "cifar100")}
+QCFS_CIFAR100 = (
+    (129.3 / 255, 124.1 / 255, 112.4 / 255),
+    (68.2 / 255, 65.4 / 255, 70.4 / 255),
+)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One repository's way.
+
+    Attributes:
+      archs: our names of the networks it has.
+      resnet: from a ResNet and the file's state to `{module of ours: module of PyTorch's}`.
+      vgg: the same for a VGG.
+      statistics: mean and standard deviation its authors normalise with, by data set.
+      hidden: widths of the dense layers before the last of its VGG.
+      shortcut: of its ResNet where the file has no weights for one.
+      pool: "avg" or "max", as its authors train.
+    """
+
+    archs: tuple[str, ...]
+    resnet: Callable[[ResNet, State], dict[str, str]] | None
+    vgg: Callable[[VGG, State], dict[str, str]] | None
+    statistics: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+    hidden: tuple[int, ...] = (4096, 4096)
+    shortcut: str = "projection"
+    pool: str = "avg"
+
+    def names(self, model: ResNet | VGG, state: State) -> dict[str, str]:
+        """`{module of ours: module of PyTorch's}`; it may name modules that the model has not."""
+        return (self.vgg if isinstance(model, VGG) else self.resnet)(model, state)
+
+
+def recognise(state: State) -> str:
+    """The layout that a key of the file gives away.
+
+    Raises:
+      ValueError: if none does.
+    """
+    for key, layout in MARKS.items():
+        if key in state:
+            return layout
+    some = ", ".join(list(state)[:5])
+    raise ValueError(
+        f"no known layout has these keys: {some}, ...; if it is one of {', '.join(LAYOUTS)}, say which with --layout"
+    )
+
+
+def threshold_name(state: State) -> str | None:
+    """What thresholds are called in the file: "up" in QCFS's old repository, "thresh" in the new one; None if none."""
+    return next((name for name in ("up", "thresh") if any(key.endswith(f".{name}") for key in state)), None)
+
+
+def options(arch: str, layout: Layout, state: State) -> dict:
+    """What the file tells of the network: options of `models.create(arch, ...)`, `num_classes` among them."""
+    norm = any(key.endswith(".running_mean") for key in state)
+    draft = {"norm": norm, "pool": layout.pool}
+    if arch.startswith("vgg"):
+        draft["hidden"] = layout.hidden
+        if not norm and threshold_name(state) == "thresh":
+            draft["pool"] = "max"  # the only network that QCFS's new repository trains with max-pooling
+    else:
+        draft["stem"] = "deep" if "conv1.3.weight" in state else "cifar"
+    model = models.create(arch, 1, ReLU(), **draft)
+    names = layout.names(model, state)
+    widths = _vgg_widths if arch.startswith("vgg") else _resnet_widths
+    return draft | widths(model, layout, names, state) | {"num_classes": _rows(state, names["head"], 1)}
+
+
+def _vgg_widths(model, layout, names, state):
+    stages = enumerate(model.stages, 1)
+    convs = (
+        tuple(_rows(state, names[f"conv{i}_{j}"], width) for j, width in enumerate(stage, 1)) for i, stage in stages
+    )
+    hidden = (_rows(state, names[f"dense{i}"], width) for i, width in enumerate(model.hidden, 1))
+    return {"stages": tuple(convs), "hidden": tuple(hidden)}
+
+
+def _resnet_widths(model, layout, names, state):
+    stem = state.get(f"{names['conv_stem']}.weight", np.empty((model.channels, 3, 3, 3)))
+    channels = stem.shape[0]
+    width = {"width": channels // model.channels} if channels % model.channels == 0 else {"channels": channels}
+    projections = any(".shortcut." in key or ".downsample." in key for key in state)
+    return {
+        **width,
+        "stem": "imagenet" if stem.shape[-1] == 7 else model.stem,
+        "shortcut": "projection" if projections else layout.shortcut,
+    }
+
+
+def _rows(state: State, module: str, default: int) -> int:
+    """Outputs of a module of PyTorch's; the default if it is missing, which is reported with all else that is."""
+    weight = state.get(f"{module}.weight", np.empty(0))
+    return weight.shape[0] if weight.ndim > 1 else default
+
+
+def _blocks(model: ResNet, block: Callable[[int, int], str], inside: dict[str, str]) -> dict[str, str]:
+    """The modules inside of all blocks; `block` names block j of stage i in PyTorch, j from 0."""
+    return {
+        f"stage{i}_block{j + 1}/{ours}": f"{block(i, j)}.{theirs}"
+        for i, blocks in enumerate(model.blocks, 1)
+        for j in range(blocks)
+        for ours, theirs in inside.items()
+    }
+
+
+def _akamaster(model, state):
+    outside = {"conv_stem": "conv1", "norm_stem": "bn1", "head": "linear"}
+    return outside | _blocks(model, "layer{}.{}".format, _block("shortcut"))
+
+
+def _torchvision_resnet(model, state):
+    """SNNC's too, whose stem for ImageNet has three convolutions in `conv1`."""
+    deep = {"conv_stem1": "conv1.0", "norm_stem1": "conv1.1", "conv_stem2": "conv1.3", "norm_stem2": "conv1.4"}
+    stem = deep | {"conv_stem": "conv1.6"} if model.stem == "deep" else {"conv_stem": "conv1"}
+    outside = stem | {"norm_stem": "bn1", "head": "fc"}
+    return outside | _blocks(model, "layer{}.{}".format, _block("downsample"))
+
+
+def _block(shortcut: str) -> dict[str, str]:
+    convs = {"conv1": "conv1", "norm1": "bn1", "conv2": "conv2", "norm2": "bn2"}
+    return convs | {"conv_shortcut": f"{shortcut}.0", "norm_shortcut": f"{shortcut}.1"}
+
+
+def _qcfs_resnet(model, state):
+    outside = {"conv_stem": "conv1.0", "norm_stem": "conv1.1", "act_stem": "conv1.2", "head": "fc"}
+    branch = {ours: f"residual_function.{i}" for i, ours in enumerate(("conv1", "norm1", "act1", "conv2", "norm2"))}
+    shortcut = {"conv_shortcut": "shortcut.0", "norm_shortcut": "shortcut.1"}
+    last = {"act2": "relu" if threshold_name(state) == "up" else "act"}
+    return outside | _blocks(model, lambda i, j: f"conv{i + 1}_x.{j}", branch | shortcut | last)
+
+
+def _sequence(model: VGG, step: int, pool: int) -> dict[str, int]:
+    """Where each module stands in one long sequence, `step` places a convolution and `pool` places a stage's end."""
+    places, at = {}, 0
+    for i, channels in enumerate(model.stages, 1):
+        for j, _ in enumerate(channels, 1):
+            after = {f"norm{i}_{j}": at + 1} if model.norm else {}
+            places |= {f"conv{i}_{j}": at, **after, f"act{i}_{j}": at + 1 + model.norm}
+            at += step
+        at += pool
+    return places
+
+
+def _classifier(model: VGG, first: int) -> dict[str, str]:
+    """Dense layers three places apart, each with its activation next to it and then dropout."""
+    names = {}
+    for i, _ in enumerate(model.hidden):
+        at = first + 3 * i
+        names |= {f"dense{i + 1}": f"classifier.{at}", f"act_dense{i + 1}": f"classifier.{at + 1}"}
+    return names | {"head": f"classifier.{first + 3 * len(model.hidden)}"}
+
+
+def _torchvision_vgg(model, state):
+    places = _sequence(model, step=2 + model.norm, pool=1)
+    return {ours: f"features.{place}" for ours, place in places.items()} | _classifier(model, 0)
+
+
+def _snnc_vgg(model, state):
+    """Without batch norm, dropout has its place."""
+    places = _sequence(model, step=3, pool=1)
+    return {ours: f"features.{place}" for ours, place in places.items()} | {"head": "classifier"}
+
+
+def _qcfs_vgg(model, state):
+    """A sequence for each stage, in which dropout follows the activation."""
+    names = {}
+    for i, channels in enumerate(model.stages, 1):
+        places = _sequence(model.clone(stages=(channels,)), step=3 + model.norm, pool=1)
+        names |= {ours.replace("1_", f"{i}_", 1): f"layer{i}.{place}" for ours, place in places.items()}
+    return names | _classifier(model, 1)
+
+
+LAYOUTS = {
+    "akamaster": Layout(
+        archs=("resnet20", "resnet32", "resnet44", "resnet56"),
+        resnet=_akamaster,
+        vgg=None,
+        statistics={"cifar10": IMAGENET, "cifar100": IMAGENET},
+        shortcut="pad",
+    ),
+    "qcfs": Layout(
+        archs=("vgg16", "resnet18", "resnet20", "resnet34"),
+        resnet=_qcfs_resnet,
+        vgg=_qcfs_vgg,
+        statistics={"cifar10": CIFAR["cifar10"], "cifar100": QCFS_CIFAR100, "imagenet2012": IMAGENET},
+    ),
+    "snnc": Layout(
+        archs=("vgg16", "resnet20", "resnet32", "resnet34"),
+        resnet=_torchvision_resnet,
+        vgg=_snnc_vgg,
+        statistics={**CIFAR, "imagenet2012": IMAGENET},
+        hidden=(),
+    ),
+    "torchvision": Layout(
+        archs=("vgg16", "resnet18", "resnet34"),
+        resnet=_torchvision_resnet,
+        vgg=_torchvision_vgg,
+        statistics={"imagenet2012": IMAGENET},
+        pool="max",
+    ),
+}
+
+# A key of the file to the layout it gives away; the first that is there decides.
+MARKS = {
+    "conv2_x.0.residual_function.0.weight": "qcfs",
+    "layer1.0.weight": "qcfs",
+    "linear.weight": "akamaster",
+    "classifier.weight": "snnc",
+    "conv1.3.weight": "snnc",
+    "layer4.0.conv1.weight": "torchvision",
+    "classifier.6.weight": "torchvision",
+    "fc.weight": "snnc",
+}

@@ -1,0 +1,101 @@
+"""PyTorch's arrays in the places and the axis order of our parameter trees; every key is used, or named in an error."""
+
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from convert.torch_layouts import State, threshold_name
+from tppjax.models.vgg import VGG
+
+LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+SHOWN = 8  # keys of each kind in an error
+
+
+def variables(model: nn.Module, names: dict[str, str], state: State, input_shape) -> dict:
+    """The variables of `model`, each leaf from its key.
+
+    Args:
+      model: with the activation that the thresholds are for.
+      names: `{module of ours: module of PyTorch's}`.
+      state: arrays by PyTorch's key.
+      input_shape: of one image.
+
+    Raises:
+      ValueError: if keys are missing, unknown or misshapen (lists them), or a number is not finite, or a threshold not
+        positive.
+    """
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+    shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
+    given = _given(model, shapes, names, state)
+    keys = {path: _key(path, names, state) for path in shapes if path not in given}
+    _check_keys(keys, shapes, state)
+    leaves = given | {path: _leaf(path, state[key], shapes[path], model) for path, key in keys.items()}
+    for path, leaf in leaves.items():
+        if not np.all(np.isfinite(leaf)) or (path[-1] == "theta" and leaf <= 0):
+            rule = "thresholds must be positive and finite" if path[-1] == "theta" else "weights must be finite"
+            raise ValueError(f"{rule}; {keys.get(path, 'bound')} is {np.array2string(leaf, threshold=4)}")
+    return traverse_util.unflatten_dict(leaves)
+
+
+def _given(model, shapes, names, state) -> dict:
+    """Leaves that need no key: the bound of a clipped ReLU, and biases where no convolution of the file has one."""
+    convs = [names[_module(path)] for path in shapes if path[-1] == "kernel" and len(shapes[path]) == 4]
+    unbiased = not any(f"{conv}.bias" in state for conv in convs)
+    given = {}
+    for path, shape in shapes.items():
+        if path[-1] == "theta" and threshold_name(state) is None:
+            given[path] = np.float32(model.act.bound)
+        elif path[-1] == "bias" and unbiased and names[_module(path)] in convs:
+            given[path] = np.zeros(shape, np.float32)
+    return given
+
+
+def _module(path) -> str:
+    return "/".join(path[1:-1])
+
+
+def _key(path, names, state) -> str:
+    leaf = threshold_name(state) if path[-1] == "theta" else LEAVES[path[-1]]
+    return f"{names[_module(path)]}.{leaf}"
+
+
+def _check_keys(keys: dict, shapes: dict, state: State) -> None:
+    expected = {key: _torch_shape(path, shapes[path]) for path, key in keys.items()}
+    lists = {
+        "missing": [key for key in expected if key not in state],
+        "unknown": [key for key in state if key not in expected],
+        "misshapen": [
+            f"{key} is {state[key].shape}, not {shape}"
+            for key, shape in expected.items()
+            if key in state and (state[key].shape or (1,)) != shape
+        ],
+    }
+    if any(lists.values()):
+        raise ValueError("; ".join(f"{what}: {_shown(found)}" for what, found in lists.items() if found))
+
+
+def _shown(items: list[str]) -> str:
+    more = f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return ", ".join(items[:SHOWN]) + more
+
+
+def _torch_shape(path, shape) -> tuple[int, ...]:
+    if path[-1] == "theta":
+        return (1,)
+    return (shape[-1], shape[-2], *shape[:-2]) if path[-1] == "kernel" else shape
+
+
+def _leaf(path, array: np.ndarray, shape, model: nn.Module) -> np.ndarray:
+    """From PyTorch's axis order to ours; the layer after a flatten takes its inputs as [H, W, C], not [C, H, W]."""
+    array = np.asarray(array, np.float32)
+    if path[-1] == "kernel":
+        if isinstance(model, VGG) and _module(path) == ("dense1" if model.hidden else "head"):
+            channels = model.stages[-1][-1]
+            side = math.isqrt(shape[0] // channels)
+            array = array.reshape(-1, channels, side, side)
+        array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
+    return np.ascontiguousarray(array).reshape(shape)
