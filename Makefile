@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-slow lint format clean
+.PHONY: help setup demo test test-slow test-torch lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -30,6 +30,10 @@ test: setup  ## the tests, under 8 minutes on 2 cores
 
 test-slow: setup  ## the tests that take minutes each
 	$(BIN)/python -m pytest -m slow
+
+test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]'
+	$(BIN)/python -m pytest tests/convert/test_from_torch.py
 
 lint: setup  ## formatter and linter, changing nothing
 	$(BIN)/ruff format --check .

@@ -154,6 +154,8 @@ def import_state_dict(
     """
     state = _plain(state)
     layout = layout or recognise(state)
+    if layout not in LAYOUTS:
+        raise ValueError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
     known = LAYOUTS[layout]
     if arch not in known.archs:
         raise ValueError(f"layout {layout} has {', '.join(known.archs)}; got {arch}")
@@ -169,9 +171,8 @@ def import_state_dict(
 
 def _plain(state: State) -> State:
     """Without wrappers' prefixes, and without the counters of batch norm, which nothing reads at inference."""
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in state):
-            state = {key.removeprefix(prefix): value for key, value in state.items()}
+    while prefix := next((p for p in PREFIXES if state and all(key.startswith(p) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return {key: value for key, value in state.items() if not key.endswith(".num_batches_tracked")}
 
 
@@ -192,12 +193,15 @@ def _preprocessing(layout: Layout, classes: int, dataset, mean, std, size) -> Pr
     dataset = dataset or (fitting[0] if fitting else None)
     defaults = layout.statistics.get(dataset, (None, None))
     mean, std = mean or defaults[0], std or defaults[1]
-    size, expected = (size or SIZES[dataset][0], SIZES[dataset][1]) if dataset in SIZES else (size, classes)
+    side, expected = SIZES.get(dataset, (None, classes))
+    size = side if size is None else size
     if lacking := [n for n, v in {"dataset": dataset, "mean": mean, "std": std, "size": size}.items() if v is None]:
         raise ValueError(
             f"nothing tells how images with {classes} classes are prepared for this network: give --"
             + " and --".join(lacking)
         )
+    if size < 1:
+        raise ValueError(f"--size must be at least 1; got {size}")
     if expected != classes:
         raise ValueError(f"the file has {classes} classes, {dataset} {expected}; give another --dataset")
     if len(mean) != len(std) or not all(s > 0 for s in std):

@@ -61,9 +61,11 @@ def recognise(state: State) -> str:
     for key, layout in MARKS.items():
         if key in state:
             return layout
-    some = ", ".join(list(state)[:5])
+    if not state:
+        raise ValueError("the file holds no weights")
     raise ValueError(
-        f"no known layout has these keys: {some}, ...; if it is one of {', '.join(LAYOUTS)}, say which with --layout"
+        f"no known layout has these keys: {', '.join(list(state)[:5])}, ...; if it is one of {', '.join(LAYOUTS)}, say "
+        "which with --layout"
     )
 
 

@@ -66,11 +66,11 @@ def _key(path, names, state) -> str:
 def _check_keys(keys: dict, shapes: dict, state: State) -> None:
     expected = {key: _torch_shape(path, shapes[path]) for path, key in keys.items()}
     lists = {
-        "missing": [key for key in expected if key not in state],
-        "unknown": [key for key in state if key not in expected],
+        "missing": sorted(expected.keys() - state.keys()),
+        "unknown": sorted(state.keys() - expected.keys()),
         "misshapen": [
             f"{key} is {state[key].shape}, not {shape}"
-            for key, shape in expected.items()
+            for key, shape in sorted(expected.items())
             if key in state and (state[key].shape or (1,)) != shape
         ],
     }

@@ -1,0 +1,482 @@
+"""Imported networks against the PyTorch networks they come from, layout by layout; every refusal."""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+from numpy.lib.stride_tricks import sliding_window_view
+
+from convert import torch_files
+from convert.from_torch import FromTorch, import_state_dict, main
+from tppjax import ann, cli, data, models
+from tppjax.activations import QCFS, ClippedReLU, ReLU
+
+RNG = np.random.default_rng(5)
+
+
+@pytest.fixture(scope="module")
+def torch():
+    return pytest.importorskip("torch", reason="needs PyTorch: make test-torch")
+
+
+@pytest.fixture
+def networks(torch):
+    import torch_networks
+
+    torch.manual_seed(3)
+    return torch_networks
+
+
+def state_of(network):
+    return {key: tensor.detach().numpy() for key, tensor in network.state_dict().items()}
+
+
+def logits_of_both(torch, network, imported, n=4):
+    """Ours and PyTorch's on the same random images, and the standard deviation over images of the widest logit."""
+    rng = np.random.default_rng(1)
+    colours = rng.normal(size=(n, 1, 1, imported.preprocessing.input_shape[-1]))
+    images = (2 * colours + rng.normal(size=(n, *imported.preprocessing.input_shape))).astype(np.float32)
+    with torch.no_grad():
+        theirs = network(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
+    spread = theirs.std(axis=0).max()
+    assert spread > 0.01
+    return np.asarray(jax.jit(type(imported).apply)(imported, images)), theirs, spread
+
+
+def resnet(blocks, channels, stem="cifar", pool=None, shortcut="downsample", head="fc"):
+    def make(n):
+        pooling = {"avg": n.nn.AvgPool2d, "max": n.nn.MaxPool2d, None: n.nn.Identity}[pool](3, 2, 1)
+        return n.ResNet(blocks, channels, stem=stem, pool=pooling, shortcut=shortcut, head=head)
+
+    return make
+
+
+# Layout, our name, the network in PyTorch, side of the images. Where a flatten is, the last map has several pixels.
+RELU = {
+    "akamaster resnet20": ("akamaster", "resnet20", resnet((3, 3, 3), 16, shortcut="pad", head="linear"), 16),
+    "akamaster resnet32": ("akamaster", "resnet32", resnet((5, 5, 5), 4, shortcut="pad", head="linear"), 16),
+    "akamaster option B": ("akamaster", "resnet20", resnet((3, 3, 3), 4, shortcut="shortcut", head="linear"), 16),
+    "snnc resnet20": ("snnc", "resnet20", resnet((3, 3, 3), 64), 8),
+    "snnc resnet34": ("snnc", "resnet34", resnet((3, 4, 6, 3), 4, stem="deep", pool="avg"), 64),
+    "snnc vgg16": ("snnc", "vgg16", lambda n: n.SnncVgg(side=2), 64),
+    "snnc vgg16 without norm": ("snnc", "vgg16", lambda n: n.SnncVgg(norm=False), 32),
+    "resnet18": ("torchvision", "resnet18", resnet((2, 2, 2, 2), 8, stem="imagenet", pool="max"), 64),
+    "resnet34": ("torchvision", "resnet34", resnet((3, 4, 6, 3), 4, stem="imagenet", pool="max"), 64),
+    "vgg16": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(norm=False), 224),
+    "vgg16_bn": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(norm=True), 224),
+}
+UNKNOWN_IMAGES = {"dataset": "mine", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+
+
+@pytest.mark.parametrize("case", RELU)
+def test_logits_are_those_of_pytorch(torch, networks, case):
+    layout, arch, make, size = RELU[case]
+    network = networks.drawn(make(networks))
+    imported = import_state_dict(state_of(network), arch, size=size, **UNKNOWN_IMAGES)
+    again = import_state_dict(state_of(network), arch, layout, size=size, **UNKNOWN_IMAGES)
+    assert imported.model == again.model  # so the layout was recognised
+    assert imported.model.act == ReLU()
+    assert ann.thresholds(imported.variables) == {}
+    ours, theirs, spread = logits_of_both(torch, network, imported)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * spread)
+
+
+LEARNED = {
+    "resnet20, old": ("resnet20", lambda n: n.QcfsResNet((3, 3, 3), 16, "up", L=8), 16),
+    "resnet18, new": ("resnet18", lambda n: n.QcfsResNet((2, 2, 2, 2), 8, "thresh", L=8), 16),
+    "resnet34, old": ("resnet34", lambda n: n.QcfsResNet((3, 4, 6, 3), 4, "up", L=8), 16),
+    "vgg16, old": ("vgg16", lambda n: n.QcfsVgg("up", L=8, side=2), 64),
+    "vgg16, new": ("vgg16", lambda n: n.QcfsVgg("thresh", L=8, side=2), 64),
+    "vgg16 without norm, new": ("vgg16", lambda n: n.QcfsVgg("thresh", L=8, norm=False, side=2), 64),
+}
+
+
+@pytest.mark.parametrize("case", LEARNED)
+def test_learned_thresholds_are_those_of_pytorch(torch, networks, case):
+    """A sum that rounds to the other side of a level moves an image's logits; most images have none."""
+    arch, make, size = LEARNED[case]
+    network = networks.drawn(make(networks))
+    imported = import_state_dict(state_of(network), arch, act=QCFS(L=8), size=size)
+    thetas = [float(value[0]) for key, value in state_of(network).items() if key.endswith((".up", ".thresh"))]
+    assert sorted(map(float, ann.thresholds(imported.variables).values())) == sorted(thetas)
+    ours, theirs, spread = logits_of_both(torch, network, imported, n=12)
+    assert np.mean(np.abs(ours - theirs).max(axis=1) < 1e-4 * spread) > 0.7
+
+
+def test_trainable_clip_takes_its_bounds_from_the_file(torch, networks):
+    """QCFS's old repository with L = 0 has the same keys and no levels; very many levels are nearly that."""
+    network = networks.drawn(networks.QcfsResNet((3, 3, 3), 4, "up", L=10**5))
+    imported = import_state_dict(state_of(network), "resnet20", act=ClippedReLU(), size=8)
+    ours, theirs, spread = logits_of_both(torch, network, imported)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-3 * spread)
+
+
+# Without PyTorch.
+
+
+def drawn(shapes):
+    """An array for each key, normally distributed, positive where it is a variance or a threshold."""
+    positive = ("running_var", ".up", ".thresh")
+    draw = {key: RNG.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+    return {key: np.abs(array) + 0.5 if key.endswith(positive) else array for key, array in draw.items()}
+
+
+def norm_shapes(name, channels):
+    return {f"{name}.{leaf}": (channels,) for leaf in ("weight", "bias", "running_mean", "running_var")}
+
+
+def akamaster_state(channels=2, blocks=3, classes=10):
+    shapes = {"conv1.weight": (channels, 3, 3, 3), **norm_shapes("bn1", channels)}
+    i = channels
+    for stage in (1, 2, 3):
+        for block in range(blocks):
+            o = channels * 2 ** (stage - 1)
+            name = f"layer{stage}.{block}"
+            shapes |= {f"{name}.conv1.weight": (o, i, 3, 3), **norm_shapes(f"{name}.bn1", o)}
+            shapes |= {f"{name}.conv2.weight": (o, o, 3, 3), **norm_shapes(f"{name}.bn2", o)}
+            i = o
+    return drawn(shapes | {"linear.weight": (classes, i), "linear.bias": (classes,)})
+
+
+SNNC_VGG = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
+POOLED = (3, 10, 20, 30, 40)
+QCFS_VGG = {1: (0, 4), 2: (0, 4), 3: (0, 4, 8), 4: (0, 4, 8), 5: (0, 4, 8)}
+
+
+def snnc_vgg_state(width=3, side=2):
+    shapes = {}
+    for at in SNNC_VGG:
+        shapes |= {f"features.{at}.weight": (width, width, 3, 3), f"features.{at}.bias": (width,)}
+        shapes |= norm_shapes(f"features.{at + 1}", width)
+    return drawn(shapes | {"classifier.weight": (10, width * side**2), "classifier.bias": (10,)})
+
+
+def qcfs_vgg_state(threshold="thresh", width=3):
+    shapes = {}
+    for stage, places in QCFS_VGG.items():
+        for at in places:
+            name = f"layer{stage}.{at}"
+            shapes |= {f"{name}.weight": (width, width, 3, 3), f"{name}.bias": (width,)}
+            shapes |= norm_shapes(f"layer{stage}.{at + 1}", width) | {f"layer{stage}.{at + 2}.{threshold}": (1,)}
+    for at, (i, o) in {1: (width, 5), 4: (5, 4), 7: (4, 10)}.items():
+        shapes |= {f"classifier.{at}.weight": (o, i), f"classifier.{at}.bias": (o,)}
+    return drawn(shapes | {f"classifier.2.{threshold}": (1,), f"classifier.5.{threshold}": (1,)})
+
+
+def conv_norm(x, state, conv, norm):
+    """PyTorch's 3x3 convolution with padding 1 and its batch norm at inference, on `[C, H, W]`."""
+    windows = sliding_window_view(np.pad(x, ((0, 0), (1, 1), (1, 1))), (3, 3), axis=(1, 2))
+    y = np.einsum("ihwkl,oikl->ohw", windows, state[f"{conv}.weight"]) + state[f"{conv}.bias"][:, None, None]
+    scale, bias, mean, var = (
+        state[f"{norm}.{leaf}"][:, None, None] for leaf in ("weight", "bias", "running_mean", "running_var")
+    )
+    return (y - mean) / np.sqrt(var + 1e-5) * scale + bias
+
+
+def halved(x):
+    return x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2).mean((2, 4))
+
+
+def test_command_imports_safetensors_without_pytorch(tmp_path, monkeypatch, capsys):
+    """Against PyTorch's arithmetic by hand."""
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    state = snnc_vgg_state()
+    safetensors.numpy.save_file(state, tmp_path / "vgg.safetensors")
+    config = FromTorch(tmp_path / "vgg.safetensors", arch="vgg16", out=tmp_path / "vgg", size=64)
+    main(config)
+    said = capsys.readouterr().out
+    assert "vgg16 of layout snnc" in said
+    assert "mean (0.4914, 0.4822, 0.4465), std (0.2023, 0.1994, 0.201)" in said
+    assert "yours to change: --pool, --dataset, --mean, --std\n" in said
+    imported = ann.load(tmp_path / "vgg")
+    image = np.random.default_rng(2).normal(size=(3, 64, 64)).astype(np.float32)
+    x = image
+    for at in SNNC_VGG:
+        x = np.maximum(conv_norm(x, state, f"features.{at}", f"features.{at + 1}"), 0)
+        x = halved(x) if at in POOLED else x
+    expected = state["classifier.weight"] @ x.ravel() + state["classifier.bias"]
+    np.testing.assert_allclose(imported.apply(image.transpose(1, 2, 0)[None])[0], expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("threshold", ["up", "thresh"])
+def test_thresholds_find_their_sites_without_pytorch(threshold):
+    state = qcfs_vgg_state(threshold)
+    imported = import_state_dict(state, "vgg16", act=QCFS(L=4))
+    found = {site: float(theta) for site, theta in ann.thresholds(imported.variables).items()}
+    expected = {
+        f"act{stage}_{j}": float(state[f"layer{stage}.{at + 2}.{threshold}"][0])
+        for stage, places in QCFS_VGG.items()
+        for j, at in enumerate(places, 1)
+    }
+    dense = {f"act_dense{i}": float(state[f"classifier.{at}.{threshold}"][0]) for i, at in ((1, 2), (2, 5))}
+    assert found == expected | dense
+    assert imported.model == models.create(
+        "vgg16", 10, QCFS(L=4), stages=((3, 3), (3, 3), (3,) * 3, (3,) * 3, (3,) * 3), hidden=(5, 4)
+    )
+
+
+def test_wrappers_prefixes_and_counters_are_taken_off():
+    state = akamaster_state()
+    counted = state | {"bn1.num_batches_tracked": np.array(7)}
+    prefixed = {f"_orig_mod.module.{key}": value for key, value in counted.items()}
+    again = {f"module.{key}": value for key, value in counted.items()}
+    plain, *others = (import_state_dict(s, "resnet20") for s in (state, counted, prefixed, again))
+    for other in others:
+        jax.tree.map(np.testing.assert_array_equal, other.variables, plain.variables)
+
+
+def test_what_the_images_are():
+    imported = import_state_dict(akamaster_state(), "resnet20")
+    assert imported.preprocessing.class_names == data.info("cifar10").class_names
+    assert imported.preprocessing.mean == (0.485, 0.456, 0.406)
+    assert import_state_dict(akamaster_state(classes=100), "resnet20").preprocessing.dataset == "cifar100"
+    own = import_state_dict(
+        akamaster_state(classes=7), "resnet20", dataset="mine", mean=(0.5,) * 3, std=(0.2,) * 3, size=9
+    )
+    assert own.preprocessing == data.Preprocessing("mine", (9, 9, 3), (0.5,) * 3, (0.2,) * 3, tuple("0123456"))
+    qcfs = import_state_dict(qcfs_vgg_state(), "vgg16", act=QCFS(L=4)).preprocessing
+    assert (qcfs.mean, qcfs.std) == (data.info("cifar10").mean, data.info("cifar10").std)
+
+
+def test_clipped_relu_with_a_bound_of_ones_own():
+    imported = import_state_dict(akamaster_state(), "resnet20", act=ClippedReLU(bound=2.5))
+    assert set(map(float, ann.thresholds(imported.variables).values())) == {2.5}
+    assert len(ann.thresholds(imported.variables)) == 19
+
+
+def changed(state, **changes):
+    """Keys have dots, so they come with __ instead; None takes a key away."""
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    return {key: value for key, value in (state | changes).items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"bn1__bias": None, "linear__bias": None}, r"resnet20 of layout akamaster: missing: bn1\.bias, linear\.bias$"),
+        ({"layer1__7__conv1__weight": np.ones(3)}, r": unknown: layer1\.7\.conv1\.weight$"),
+        ({"conv1__weight": np.ones((2, 1, 3, 3))}, r"misshapen: conv1\.weight is \(2, 1, 3, 3\), not \(2, 3, 3, 3\)$"),
+        ({"bn1__weight": np.array([1.0, np.nan])}, r"weights must be finite; bn1\.weight is \[ ?1\. +nan\]"),
+        ({"conv1__bias": np.ones(2)}, r"unknown: conv1\.bias"),
+    ],
+)
+def test_keys_that_do_not_fit_are_refused_by_name(changes, said):
+    with pytest.raises(ValueError, match=said):
+        import_state_dict(changed(akamaster_state(), **changes), "resnet20")
+
+
+def test_another_depth_is_refused_with_the_first_keys():
+    with pytest.raises(ValueError, match=r"missing: layer1\.3\.bn1\.bias, .* and 52 more$"):
+        import_state_dict(akamaster_state(), "resnet32")
+    with pytest.raises(ValueError, match=r"unknown: layer1\.3\.bn1\.bias, .* and 52 more$"):
+        import_state_dict(akamaster_state(blocks=5), "resnet20")
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
+def test_thresholds_that_cannot_be_are_refused_by_name(value):
+    state = changed(qcfs_vgg_state(), layer3__6__thresh=np.array([value], np.float32))
+    with pytest.raises(ValueError, match=r"positive and finite; layer3\.6\.thresh is"):
+        import_state_dict(state, "vgg16", act=QCFS(L=4))
+
+
+@pytest.mark.parametrize(
+    ("state", "arguments", "said"),
+    [
+        (akamaster_state, {"arch": "vgg16"}, "layout akamaster has resnet20, resnet32, resnet44, resnet56; got vgg16"),
+        (akamaster_state, {"layout": "his"}, "unknown layout 'his'; known: akamaster, qcfs, snnc, torchvision"),
+        (dict, {}, "the file holds no weights"),
+        (lambda: {"stem.weight": np.ones(1)}, {}, r"no known layout has these keys: stem\.weight, .*--layout"),
+        (akamaster_state, {"act": QCFS(L=4)}, "the file has no thresholds for qcfs"),
+        (akamaster_state, {"act": ClippedReLU(bound=-1.0)}, "positive and finite; bound is -1"),
+        (qcfs_vgg_state, {"arch": "vgg16"}, r"learned thresholds \(\.thresh\): give act=QCFS"),
+        (qcfs_vgg_state, {"arch": "vgg16", "act": ReLU()}, r"learned thresholds \(\.thresh\): give act=QCFS"),
+        (akamaster_state, {"dataset": "cifar100"}, "the file has 10 classes, cifar100 100; give another --dataset"),
+        (akamaster_state, {"dataset": "mine"}, "10 classes .* give --mean and --std and --size"),
+        (lambda: akamaster_state(classes=7), {}, "7 classes .* give --dataset and --mean and --std and --size"),
+        (akamaster_state, {"mean": (0.5,)}, "one number a channel, std above 0"),
+        (akamaster_state, {"std": (1.0, 1.0, 0.0)}, "one number a channel, std above 0"),
+        (akamaster_state, {"size": 0}, "--size must be at least 1; got 0"),
+        (akamaster_state, {"mean": (0.5,), "std": (0.5,)}, r"misshapen: conv1\.weight is \(2, 3, 3, 3\), not \(2, 1,"),
+        (akamaster_state, {"pool": "sum"}, "pool is 'avg' or 'max'"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(state, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        import_state_dict(state(), **({"arch": "resnet20"} | arguments))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    def save(state):
+        safetensors.numpy.save_file(state, tmp_path / "net.safetensors")
+        return tmp_path / "net.safetensors"
+
+    return save
+
+
+@pytest.mark.parametrize(
+    ("state", "options", "said"),
+    [
+        (qcfs_vgg_state, {"arch": "vgg16"}, "--L, the number of levels, is not in the file: give it for qcfs"),
+        (akamaster_state, {"L": 4}, "--L, .* act is relu"),
+        (akamaster_state, {"act": "clipped_relu"}, "give --bound for clipped_relu"),
+        (qcfs_vgg_state, {"arch": "vgg16", "act": "clipped_relu", "bound": 1.0}, "give --bound .* without thresholds"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(saved, tmp_path, state, options, said):
+    with pytest.raises(ValueError, match=said):
+        main(FromTorch(saved(state()), **({"arch": "resnet20", "out": tmp_path / "net"} | options)))
+    assert not (tmp_path / "net").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "act"),
+    [
+        ({"act": "relu"}, ReLU()),
+        ({"act": "clipped_relu", "bound": 2.0}, ClippedReLU(bound=2.0)),
+        ({"state": qcfs_vgg_state, "arch": "vgg16", "L": 4}, QCFS(L=4)),
+        ({"state": qcfs_vgg_state, "arch": "vgg16", "act": "clipped_relu"}, ClippedReLU()),
+    ],
+)
+def test_options_choose_the_activation(saved, tmp_path, options, act):
+    options = {"arch": "resnet20", "state": akamaster_state} | options
+    state = options.pop("state")()
+    assert main(FromTorch(saved(state), out=tmp_path / "net", **options)).model.act == act
+    assert ann.load(tmp_path / "net").model.act == act
+
+
+def test_bad_input_ends_the_command_with_a_sentence(tmp_path, monkeypatch, capsys):
+    argv = ["from_torch", str(tmp_path / "none.th"), "--arch", "resnet20", "--out", str(tmp_path / "net")]
+    monkeypatch.setattr("sys.argv", argv)
+    with pytest.raises(SystemExit, match="2"):
+        cli.run(main, FromTorch)
+    assert capsys.readouterr().err == f"error: there is no file {tmp_path / 'none.th'}\n"
+
+
+# Files.
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"years of work", "neither a safetensors file nor one that torch.save wrote"),
+        (b"", "neither a safetensors file"),
+        (b"\x10" + bytes(7) + b'{"damaged', "is not a whole safetensors file"),
+    ],
+)
+def test_files_of_another_kind_are_refused(tmp_path, content, said):
+    (tmp_path / "net.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        torch_files.read(tmp_path / "net.pth")
+
+
+def test_truncated_safetensors_are_refused(saved):
+    file = saved(akamaster_state())
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+        torch_files.read(file)
+
+
+def test_pickles_need_pytorch(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torch", None)
+    (tmp_path / "net.pth").write_bytes(b"\x80\x02}.")
+    with pytest.raises(
+        ValueError, match=r"only PyTorch reads: pip install 'tppjax\[torch\]', or save the weights as safe"
+    ):
+        torch_files.read(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"net": {"model": s}}]
+)
+def test_state_dicts_are_found_in_what_torch_saves(torch, tmp_path, wrap, old_format):
+    state = akamaster_state()
+    tensors = {key: torch.from_numpy(value) for key, value in state.items()}
+    torch.save(wrap(tensors), tmp_path / "net.pth", _use_new_zipfile_serialization=not old_format)
+    read = torch_files.read(tmp_path / "net.pth")
+    assert read.keys() == state.keys()
+    for key, value in read.items():
+        np.testing.assert_array_equal(value, state[key])
+
+
+def test_short_floats_are_read(torch, tmp_path):
+    import safetensors.torch
+
+    tensors = {"a": torch.tensor([1.5], dtype=torch.bfloat16), "b": torch.tensor([2.5], dtype=torch.float16)}
+    torch.save(tensors, tmp_path / "net.pth")
+    safetensors.torch.save_file(tensors, tmp_path / "net.safetensors")
+    for file in ("net.pth", "net.safetensors"):
+        assert {k: float(v[0]) for k, v in torch_files.read(tmp_path / file).items()} == {"a": 1.5, "b": 2.5}
+
+
+class Code:
+    """A pickle of this touches a file where it is loaded without care."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_code_is_refused_and_not_run(torch, tmp_path):
+    torch.save({"state_dict": {"conv1.weight": Code(tmp_path / "touched")}}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="holds code and not only weights, and is refused"):
+        torch_files.read(tmp_path / "net.pth")
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=r"save model\.state_dict\(\) from it anew"):
+        torch_files.read(tmp_path / "net.pth")
+    assert not (tmp_path / "touched").exists()
+
+
+@pytest.mark.parametrize("old_format", [False, True])
+def test_truncated_pickles_are_refused(torch, tmp_path, old_format):
+    state = {"a": torch.ones(1000)}
+    torch.save(state, tmp_path / "net.pth", _use_new_zipfile_serialization=not old_format)
+    (tmp_path / "net.pth").write_bytes((tmp_path / "net.pth").read_bytes()[:-2000])
+    with pytest.raises(ValueError, match="is damaged"):
+        torch_files.read(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ([1, 2], "holds no state dict, neither by itself nor under one of state_dict"),
+        ({}, "holds no state dict"),
+        ({"state_dict": {"conv1.weight": 3, "note": "mine"}}, r"other things than weights: conv1\.weight, note$"),
+    ],
+)
+def test_other_things_in_pickles_are_refused(torch, tmp_path, content, said):
+    torch.save(content, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match=said):
+        torch_files.read(tmp_path / "net.pth")
+
+
+@pytest.fixture(scope="module")
+def real_weights(torch):
+    file = Path(os.environ.get("TPPJAX_WEIGHTS_DIR", "")) / "resnet20-12fca82f.th"
+    if not os.environ.get("TPPJAX_WEIGHTS_DIR") or not file.is_file():
+        pytest.skip("needs akamaster's resnet20-12fca82f.th: set TPPJAX_WEIGHTS_DIR to its folder")
+    return file
+
+
+def test_published_resnet20_has_the_logits_of_pytorch(torch, networks, real_weights):
+    network = networks.ResNet((3, 3, 3), 16, shortcut="pad", head="linear").eval()
+    weights = torch.load(real_weights, map_location="cpu", weights_only=True)["state_dict"]
+    network.load_state_dict({key.removeprefix("module."): value for key, value in weights.items()}, strict=False)
+    imported = import_state_dict(torch_files.read(real_weights), "resnet20")
+    ours, theirs, _ = logits_of_both(torch, network, imported)
+    np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
+
+
+def test_published_resnet20_has_its_published_accuracy(real_weights, real_cifar10, tmp_path):
+    main(FromTorch(real_weights, arch="resnet20", out=tmp_path / "net"))
+    test = data.load("cifar10", "test", real_cifar10)
+    imported = ann.load(tmp_path / "net")
+    assert json.loads((tmp_path / "net" / "ann.json").read_text())["model"]["options"]["shortcut"] == "pad"
+    assert ann.accuracy(imported, test.images, test.labels) == pytest.approx(91.73, abs=0.02)
