@@ -62,20 +62,21 @@ def correct(
     snn = to_snn(ann, T, mode, **options)
     batch_size = batch_size if snn.model.act.folded else max(1, batch_size // T)
     keys = example_keys(jax.random.key(seed, impl=prng.HASH), np.arange(len(images)))
-    for site, layers in tqdm(_feeding(ann).items(), desc=progress, disable=None if progress else True, leave=False):
+    for site, layers in tqdm(feeding(ann).items(), desc=progress, disable=None if progress else True, leave=False):
         sums = None
         for x, key in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
             lacking, inputs = _look(ann, snn, x, key)
             features = [inputs[layer.path] for layer in layers] if weights else []
             new = jax.tree.map(np.float64, _normal_equations(layers if weights else (), features, lacking[site]))
             sums = new if sums is None else jax.tree.map(np.add, sums, new)
-        snn = snn.replace(variables=_changed(snn.variables, layers, _solution(*sums, ridge)))
+        changed = _changed(snn.variables, layers, _solution(*sums, ridge))
+        snn = snn.replace(ann=snn.ann.replace(variables=changed))
     what = "weights" if weights else "biases"
     done = f"{what} corrected layer by layer at T={T} for {mode}, on {len(images)} images"
     return ann.replace(variables=snn.variables, history=(*ann.history, done))
 
 
-def _feeding(ann: Ann) -> dict[str, tuple[Linear, ...]]:
+def feeding(ann: Ann) -> dict[str, tuple[Linear, ...]]:
     """The linear layers between each site and the one before it, in the order in which they run."""
     feeding, since = {}, []
 

@@ -17,9 +17,10 @@ import numpy as np
 
 import convert
 from convert import paper, pictures
-from tppjax import ann, cli, data, prng, sharding
+from tppjax import ann, cli, data, prng, sharding, thresholds
 from tppjax.batching import map_batches
 
+CONVERSION = ("calibrate", "per", "correct_bias", "correct_weights", "calibration_images", "v_init", "shift")
 STEPS_AT_ONCE = 1000  # examples times steps in one call of a time-resolved network, to bound its memory
 
 
@@ -54,6 +55,28 @@ class Evaluate:
     batch_size: int = 250
     """Images a call; fewer where every step is computed."""
 
+    calibrate: Literal["max", "percentile", "mse"] | None = None
+    """Choose thresholds on training images, anew for each mode and T: for networks with plain ReLU, which learned none.
+    mse is SNNC's way, with the error of the neuron that is evaluated."""
+
+    per: Literal["channel", "layer"] = "channel"
+    """One calibrated threshold for each channel, or for each layer."""
+
+    correct_bias: bool = False
+    """Match each channel's mean input in the SNN to the ANN's, layer by layer, on training images."""
+
+    correct_weights: bool = False
+    """The same by least squares, in kernels and biases."""
+
+    calibration_images: int = 1000
+    """Training images for --calibrate and --correct_..., drawn at random, the same ones every time."""
+
+    v_init: float = 0.5
+    """Potential of baseline and shuffle neurons before the first step, in thresholds: QCFS 0.5, RTS and SNNC 0."""
+
+    shift: float = 0.0
+    """Added to the input of baseline and shuffle over all T steps together, in thresholds: RTS and SNNC 0.5."""
+
 
 def main(config: Evaluate) -> dict:
     """Prints the table, writes the files, and returns what results.json holds.
@@ -67,8 +90,10 @@ def main(config: Evaluate) -> dict:
     out = config.out or config.ann / "snn"
     out.mkdir(parents=True, exist_ok=True)
     ann_accuracy = ann.accuracy(network, images.images, images.labels, config.batch_size)
+    prepare = preparation(network, config)
+    options = {"v_init": config.v_init, "shift": config.shift}
     rows = [
-        row(convert.to_snn(network, T, mode), images, config.seeds, config.batch_size)
+        row(convert.to_snn(prepare(T, mode), T, mode, **options), images, config.seeds, config.batch_size)
         for mode in config.modes
         for T in config.T
     ]
@@ -78,6 +103,8 @@ def main(config: Evaluate) -> dict:
         "n": len(images),
         "rows": rows,
         "model": {"name": network.model.name, "act": str(type(network.model.act).__name__)},
+        "history": network.history,
+        "conversion": {name: getattr(config, name) for name in CONVERSION},
         "command": shlex.join(["python", "-m", "convert.evaluate", *sys.argv[1:]]),
         "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         "versions": {name: metadata.version(name) for name in ("tppjax", "jax", "flax")},
@@ -86,6 +113,24 @@ def main(config: Evaluate) -> dict:
     _write(results, out)
     print(f"wrote {out / 'results.json'}, accuracy.csv and accuracy.png")
     return results
+
+
+def preparation(network: ann.Ann, config: Evaluate):
+    """A function of T and mode: the network with the thresholds and corrections that `config` asks for."""
+    corrected = config.correct_bias or config.correct_weights
+    images = _calibration_images(network, config) if config.calibrate or corrected else None
+    observed = thresholds.observe(network, images) if config.calibrate else None
+
+    def prepare(T: int, mode: str) -> ann.Ann:
+        ready = network
+        if config.calibrate:
+            ready = convert.calibrate(ready, images, config.calibrate, config.per, T=T, mode=mode, observed=observed)
+        if corrected:
+            options = {"weights": config.correct_weights, "v_init": config.v_init, "shift": config.shift}
+            ready = convert.correct(ready, images, T, mode, progress=f"correcting {mode} T={T}", **options)
+        return ready
+
+    return prepare
 
 
 def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int) -> dict:
@@ -146,7 +191,7 @@ def table(results: dict, published: dict[str, dict[int, float]]) -> str:
 
 
 def _check(config: Evaluate) -> None:
-    for name in ("seeds", "batch_size", "limit"):
+    for name in ("seeds", "batch_size", "limit", "calibration_images"):
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1; got {value}")
@@ -165,6 +210,11 @@ def _images(network: ann.Ann, config: Evaluate) -> data.Images:
             f"was trained on {expected.dataset}: {expected.input_shape} and {len(expected.class_names)} classes"
         )
     return data.load(name, "test", config.data_dir)[: config.limit]
+
+
+def _calibration_images(network: ann.Ann, config: Evaluate):
+    images = data.load(config.dataset or network.preprocessing.dataset, "train", config.data_dir)
+    return images[np.random.default_rng(0).permutation(len(images))[: config.calibration_images]].images
 
 
 def _write(results: dict, out: Path) -> None:

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax.extend import core
 
+from tppjax.models.layers import avg_pool
+
 LINEAR = {
     *("add", "add_any", "sub", "neg", "reduce_sum", "cumsum", "reduce_window_sum"),
     *("reshape", "transpose", "squeeze", "broadcast_in_dim", "expand_dims", "rev", "concatenate", "pad", "copy"),
@@ -28,10 +30,7 @@ class Identity(nn.Module):
     @nn.compact
     def __call__(self, x):
         """`x`, any shape."""
-        if self.max_pool is None:
-            return x
-        size, stride, padding = self.max_pool
-        return nn.avg_pool(x, (size, size), (stride, stride), [(padding, padding)] * 2)
+        return avg_pool(x, self.max_pool)
 
 
 def nonlinear(model: nn.Module, variables, input_shape) -> list[str]:

@@ -10,7 +10,6 @@ from convert.linear import nonlinear
 from tppjax.activations import ACTIVATIONS
 from tppjax.ann import Ann, sites, thresholds
 from tppjax.counts import check_steps
-from tppjax.data import Preprocessing
 from tppjax.spiking import MODES, RANDOM, TWO_PHASE, Spiking, max_pool_refused
 
 
@@ -37,14 +36,18 @@ class Snn(struct.PyTreeNode):
     and the site alone, so it does not change with the batch or the number of devices.
 
     Attributes:
-      variables: the ANN's.
+      ann: what it was converted from, whose variables it shares; without preprocessing if those were raw, in which case
+        it takes floats.
       model: the ANN's model with `Spiking` in place of its activation.
-      preprocessing: the ANN's; None if it was converted from raw variables, which then takes floats.
     """
 
-    variables: dict
+    ann: Ann
     model: nn.Module = struct.field(pytree_node=False)
-    preprocessing: Preprocessing | None = struct.field(pytree_node=False)
+
+    @property
+    def variables(self) -> dict:
+        """The ANN's."""
+        return self.ann.variables
 
     @property
     def T(self) -> int:
@@ -100,8 +103,8 @@ class Snn(struct.PyTreeNode):
 
         `apply(model, variables, x, rngs=..., mutable=...)` stands for what is done with each.
         """
-        x = _input(self.preprocessing, x)
-        if self.preprocessing is None:
+        x = _input(self.ann.preprocessing, x)
+        if self.ann.preprocessing is None:
             _check_linear(self.model, self.variables, x.shape[1:])
         keys = self._keys(key, len(x))
         model = self.model.clone(act=self.model.act.clone(folded=folded))
@@ -137,6 +140,7 @@ def to_snn(
     *,
     model: nn.Module | None = None,
     v_init: float = 0.5,
+    shift: float = 0.0,
     shared_order: bool = False,
 ) -> Snn:
     """The spiking version of a trained network: same parameters, spiking neurons with threshold theta at each site.
@@ -151,6 +155,8 @@ def to_snn(
       model: the Flax module of raw variables; it has the activation in a field `act` and a copy of it at each site.
       v_init: potential of `baseline` and `shuffle` neurons before the first step, in thresholds: 1/2 in QCFS, 0 in the
         paper's Algorithm 1. Two-phase neurons start at 0.
+      shift: added to the input of `baseline` and `shuffle` neurons over all T steps together, in thresholds: 1/2 in RTS
+        and SNNC, which have v_init 0.
       shared_order: in mode "shuffle", one random order for all neurons of a layer, the other reading of Algorithm 2.
 
     Returns:
@@ -171,28 +177,28 @@ def to_snn(
       (2, 10)
     """
     check_steps(T)
-    variables, model, preprocessing = _parts(params, model)
-    _check_activation(model)
-    found = sites(model, preprocessing.input_shape) if preprocessing else {}
-    _check_thresholds(thresholds(variables), found)
-    mode = _check_mode(mode, thresholds(variables))
+    ann = _ann(params, model)
+    _check_activation(ann.model)
+    found = sites(ann.model, ann.preprocessing.input_shape) if ann.preprocessing else {}
+    _check_thresholds(thresholds(ann.variables), found)
+    mode = _check_mode(mode, thresholds(ann.variables))
     _check_max_pool(mode, found)
-    if preprocessing is not None:
-        _check_linear(model, variables, preprocessing.input_shape)
+    if ann.preprocessing is not None:
+        _check_linear(ann.model, ann.variables, ann.preprocessing.input_shape)
     folded = _modes(mode) <= set(TWO_PHASE)
-    act = Spiking(mode=mode, T=int(T), folded=folded, v_init=float(v_init), shared_order=shared_order)
-    return Snn(variables, model.clone(act=act), preprocessing)
+    act = Spiking(mode, int(T), folded, v_init=float(v_init), shift=float(shift), shared_order=shared_order)
+    return Snn(ann, ann.model.clone(act=act))
 
 
-def _parts(params, model):
+def _ann(params, model) -> Ann:
     if isinstance(params, Ann):
-        return params.variables, params.model if model is None else model, params.preprocessing
+        return params if model is None else params.replace(model=model)
     if model is None or not hasattr(params, "keys") or "params" not in params:
         raise ValueError(
             "to_snn takes an Ann (tppjax.ann.load gives one), or raw variables {'params': ...} with model= the module "
             f"they belong to; got {type(params).__name__}" + (" without model=" if model is None else "")
         )
-    return params, model, None
+    return Ann(params, model, None)
 
 
 def _check_activation(model):
@@ -208,8 +214,8 @@ def _check_activation(model):
 def _check_thresholds(found, expected):
     if missing := [site for site in expected if site not in found] or ([] if found else ["any site"]):
         raise ValueError(
-            f"no threshold at {', '.join(missing)}: a network with plain ReLU learns none; train it with "
-            "--act=qcfs or --act=clipped_relu"
+            f"no threshold at {', '.join(missing)}: a network with plain ReLU learns none; choose them by "
+            "convert.calibrate(ann, images), or --calibrate mse in convert.evaluate"
         )
     for site, theta in found.items():
         if not isinstance(theta, jax.core.Tracer) and not np.all(np.isfinite(theta) & (np.asarray(theta) > 0)):

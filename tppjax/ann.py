@@ -27,13 +27,13 @@ class Ann(struct.PyTreeNode):
     Attributes:
       variables: `{"params": ..., "batch_stats": ...}`.
       model: the Flax module, with the ANN's activation as its `act`.
-      preprocessing: from pixels to the network's input.
+      preprocessing: from pixels to the network's input; None for raw variables, whose input is that already.
       history: how it came to be, a sentence a step, such as where it was imported from and how its thresholds were set.
     """
 
     variables: dict
     model: nn.Module = struct.field(pytree_node=False)
-    preprocessing: Preprocessing = struct.field(pytree_node=False)
+    preprocessing: Preprocessing | None = struct.field(pytree_node=False)
     history: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
     def apply(self, x):

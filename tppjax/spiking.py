@@ -24,6 +24,7 @@ class Spiking(nn.Module):
       T: number of time steps.
       folded: whether time is folded away.
       v_init: potential of `baseline` and `shuffle` before the first step, in thresholds; two-phase neurons start at 0.
+      shift: of `baseline` and `shuffle`, added to the input over all T steps together, in thresholds (RTS).
       shared_order: in mode `shuffle`, one random order for all neurons of the site instead of one for each.
       max_pool: (size, stride, padding) of the windows over whose potentials the maximum is taken before a two-phase
         neuron fires; `baseline` and `shuffle` neurons have no potential to compare before they fire, and refuse.
@@ -33,6 +34,7 @@ class Spiking(nn.Module):
     T: int
     folded: bool
     v_init: float = 0.5
+    shift: float = 0.0
     shared_order: bool = False
     max_pool: tuple[int, int, int] | None = None
 
@@ -50,14 +52,17 @@ class Spiking(nn.Module):
             count = self._count(mode, v, theta)
             self._sow("activity", "count", count)
             return theta * count / self.T
-        current, v_init = jnp.broadcast_to(x, (self.T, *x.shape[1:])), None
+        current = jnp.broadcast_to(x, (self.T, *x.shape[1:]))
         if mode in TWO_PHASE:  # all the current comes before the first spike
             v_init = max_pool(current.sum(axis=0), self.max_pool)
+            theta = jnp.broadcast_to(theta, v_init.shape)
             current = jnp.zeros((self.T, *v_init.shape), v_init.dtype)
         elif self.max_pool:
             raise ValueError(max_pool_refused(mode, "/".join(self.path)))
-        theta = jnp.broadcast_to(theta, current.shape[1:])
-        spikes = self._fire(mode, current, theta, self.v_init * theta if v_init is None else v_init)
+        else:
+            theta = jnp.broadcast_to(theta, current.shape[1:])
+            v_init, current = self.v_init * theta, current + (self.shift * theta / self.T)[None]
+        spikes = self._fire(mode, current, theta, v_init)
         self._sow("activity", "count", spikes.sum(axis=0))
         self._sow("trace", "spikes", spikes)
         return theta[None] * spikes

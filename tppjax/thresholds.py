@@ -28,6 +28,7 @@ def calibrate(
     T: int = 16,
     mode: str = "tpp",
     percentile: float = 99.9,
+    observed: dict[str, Histogram] | None = None,
     batch_size: int = 100,
 ) -> Ann:
     """The network with a threshold at each site, from its activations on `images`.
@@ -42,6 +43,7 @@ def calibrate(
       mode: the neuron that they are meant for, likewise: its expected squared error is what "mse" makes least; "floor"
         is SNNC's own, which always rounds down.
       percentile: of all activations, zeros included, in percent.
+      observed: what `observe` found on these images, to choose again for another T or mode without another pass.
       batch_size: images a call.
 
     Returns:
@@ -51,7 +53,8 @@ def calibrate(
       ValueError: on unknown names, no images, or a network that has thresholds, which were trained with it.
     """
     _check(ann, images, method, per, T, mode)
-    thetas = choose(observe(ann, images, batch_size), method, per, T=T, mode=mode, percentile=percentile)
+    observed = observe(ann, images, batch_size) if observed is None else observed
+    thetas = choose(observed, method, per, T=T, mode=mode, percentile=percentile)
     detail = {"max": "", "percentile": f" {percentile}", "mse": f" at T={T} for {mode}"}[method]
     return with_thresholds(ann, thetas, f"thresholds: {method}{detail} per {per}, from {len(images)} images")
 

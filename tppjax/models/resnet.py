@@ -29,11 +29,11 @@ class Block(nn.Module):
 
     def _shortcut(self, x, train):
         if self.stride == 1 and x.shape[-1] == self.channels:
-            return x
+            return self._carry(x)
         if self.shortcut == "pad":
             x = x[..., :: self.stride, :: self.stride, :]
             extra = self.channels - x.shape[-1]
-            return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(extra // 2, extra - extra // 2)])
+            return self._carry(jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(extra // 2, extra - extra // 2)]))
         x = conv(
             self.channels,
             kernel_size=(1, 1),
@@ -43,6 +43,12 @@ class Block(nn.Module):
             name="conv_shortcut",
         )(x)
         return norm(train, name="norm_shortcut")(x) if self.norm else x
+
+    def _carry(self, x):
+        """A shortcut without weights; where thresholds were folded into weights, it carries what is left of them."""
+        if not self.has_variable("params", "shortcut_scale"):
+            return x
+        return x * jnp.broadcast_to(self.get_variable("params", "shortcut_scale"), x.shape)
 
 
 class ResNet(nn.Module):
