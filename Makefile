@@ -33,7 +33,7 @@ test-slow: setup  ## the tests that take minutes each
 
 test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]'
-	$(BIN)/python -m pytest tests/convert/test_from_torch.py
+	$(BIN)/python -m pytest tests/convert/test_from_torch.py tests/convert/test_torch_files.py
 
 lint: setup  ## formatter and linter, changing nothing
 	$(BIN)/ruff format --check .

@@ -32,7 +32,8 @@ class FromTorch:
     - akamaster (pytorch_resnet_cifar10): resnet20 to resnet56; ImageNet's mean and std on CIFAR;
     - qcfs (Bu et al., old and new repository; learned thresholds): vgg16, resnet18, 20, 34; CIFAR's own mean and std;
     - snnc (Li et al.): vgg16, resnet20, resnet32, resnet34 with a deep stem; CIFAR's own mean and std;
-    - torchvision: vgg16 (with and without batch norm), resnet18, resnet34; ImageNet's mean and std.
+    - torchvision: vgg16 (with and without batch norm), resnet18, resnet34; ImageNet's mean and std. SNNC's VGG-16 for
+      ImageNet has the same names: add --pool avg.
 
     CIFAR-10's own are (0.4914, 0.4822, 0.4465) and (0.2023, 0.1994, 0.2010), ImageNet's (0.485, 0.456, 0.406) and
     (0.229, 0.224, 0.225).
@@ -93,8 +94,8 @@ def main(config: FromTorch) -> Ann:
 def _summary(config: FromTorch, network: Ann, layout: str) -> str:
     images, size = network.preprocessing, sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"]))
     act, pools = network.model.act, getattr(network.model, "stem", None) != "cifar"
-    options = (*(["pool"] if pools else []), "dataset", "mean", "std", "size")
-    assumed = [f"--{name}" for name in options if getattr(config, name) is None]
+    open_to_choice = (*(["pool"] if pools else []), "dataset", "mean", "std", "size")
+    assumed = [f"--{name}" for name in open_to_choice if getattr(config, name) is None]
     return (
         f"imported {config.weights}: {config.arch} of layout {layout}, {size:,} parameters, "
         f"{type(act).__name__}{f' with L={act.L}' if isinstance(act, QCFS) else ''}"
@@ -105,8 +106,8 @@ def _summary(config: FromTorch, network: Ann, layout: str) -> str:
     )
 
 
-def _chosen(config: FromTorch, learned: str | None) -> nn.Module | None:
-    """The activation that the options ask for; None for the file's own."""
+def _chosen(config: FromTorch, learned: str | None) -> nn.Module:
+    """The activation that the options ask for; `learned` is what thresholds are called in the file, None if none."""
     name = config.act or ("qcfs" if learned else "relu")
     if (config.L is None) == (name == "qcfs"):
         raise ValueError(
@@ -184,6 +185,8 @@ def _activation(act: nn.Module | None, learned: str | None) -> nn.Module:
         )
     if not learned and isinstance(act, QCFS):
         raise ValueError("the file has no thresholds for qcfs: import it with relu, then calibrate or fine-tune it")
+    if isinstance(act, QCFS) and act.L < 1:
+        raise ValueError(f"--L must be at least 1; got {act.L}; QCFS's clip without levels is --act clipped_relu")
     return ReLU() if act is None else act
 
 

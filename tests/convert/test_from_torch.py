@@ -10,12 +10,11 @@ import pytest
 import safetensors.numpy
 from numpy.lib.stride_tricks import sliding_window_view
 
-from convert import torch_files
+from convert import to_snn, torch_files
 from convert.from_torch import FromTorch, import_state_dict, main
+from tests.convert.torch_states import POOLED, QCFS_VGG, SNNC_VGG, akamaster_state, qcfs_vgg_state, snnc_vgg_state
 from tppjax import ann, cli, data, models
 from tppjax.activations import QCFS, ClippedReLU, ReLU
-
-RNG = np.random.default_rng(5)
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def torch():
 
 @pytest.fixture
 def networks(torch):
-    import torch_networks
+    from tests.convert import torch_networks
 
     torch.manual_seed(3)
     return torch_networks
@@ -118,55 +117,6 @@ def test_trainable_clip_takes_its_bounds_from_the_file(torch, networks):
 # Without PyTorch.
 
 
-def drawn(shapes):
-    """An array for each key, normally distributed, positive where it is a variance or a threshold."""
-    positive = ("running_var", ".up", ".thresh")
-    draw = {key: RNG.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
-    return {key: np.abs(array) + 0.5 if key.endswith(positive) else array for key, array in draw.items()}
-
-
-def norm_shapes(name, channels):
-    return {f"{name}.{leaf}": (channels,) for leaf in ("weight", "bias", "running_mean", "running_var")}
-
-
-def akamaster_state(channels=2, blocks=3, classes=10):
-    shapes = {"conv1.weight": (channels, 3, 3, 3), **norm_shapes("bn1", channels)}
-    i = channels
-    for stage in (1, 2, 3):
-        for block in range(blocks):
-            o = channels * 2 ** (stage - 1)
-            name = f"layer{stage}.{block}"
-            shapes |= {f"{name}.conv1.weight": (o, i, 3, 3), **norm_shapes(f"{name}.bn1", o)}
-            shapes |= {f"{name}.conv2.weight": (o, o, 3, 3), **norm_shapes(f"{name}.bn2", o)}
-            i = o
-    return drawn(shapes | {"linear.weight": (classes, i), "linear.bias": (classes,)})
-
-
-SNNC_VGG = (0, 3, 7, 10, 14, 17, 20, 24, 27, 30, 34, 37, 40)
-POOLED = (3, 10, 20, 30, 40)
-QCFS_VGG = {1: (0, 4), 2: (0, 4), 3: (0, 4, 8), 4: (0, 4, 8), 5: (0, 4, 8)}
-
-
-def snnc_vgg_state(width=3, side=2):
-    shapes = {}
-    for at in SNNC_VGG:
-        shapes |= {f"features.{at}.weight": (width, width, 3, 3), f"features.{at}.bias": (width,)}
-        shapes |= norm_shapes(f"features.{at + 1}", width)
-    return drawn(shapes | {"classifier.weight": (10, width * side**2), "classifier.bias": (10,)})
-
-
-def qcfs_vgg_state(threshold="thresh", width=3):
-    shapes = {}
-    for stage, places in QCFS_VGG.items():
-        for at in places:
-            name = f"layer{stage}.{at}"
-            shapes |= {f"{name}.weight": (width, width, 3, 3), f"{name}.bias": (width,)}
-            shapes |= norm_shapes(f"layer{stage}.{at + 1}", width) | {f"layer{stage}.{at + 2}.{threshold}": (1,)}
-    for at, (i, o) in {1: (width, 5), 4: (5, 4), 7: (4, 10)}.items():
-        shapes |= {f"classifier.{at}.weight": (o, i), f"classifier.{at}.bias": (o,)}
-    return drawn(shapes | {f"classifier.2.{threshold}": (1,), f"classifier.5.{threshold}": (1,)})
-
-
 def conv_norm(x, state, conv, norm):
     """PyTorch's 3x3 convolution with padding 1 and its batch norm at inference, on `[C, H, W]`."""
     windows = sliding_window_view(np.pad(x, ((0, 0), (1, 1), (1, 1))), (3, 3), axis=(1, 2))
@@ -219,6 +169,14 @@ def test_thresholds_find_their_sites_without_pytorch(threshold):
     )
 
 
+def test_imported_network_converts_without_loss_at_as_many_steps_as_levels():
+    """Away from rounding borders, that is: the images whose every sum stays on its side."""
+    imported = import_state_dict(qcfs_vgg_state(), "vgg16", act=QCFS(L=4))
+    images = np.random.default_rng(4).normal(size=(8, 32, 32, 3)).astype(np.float32)
+    ours, spiking = (jax.jit(type(n).apply)(n, images) for n in (imported, to_snn(imported, T=4, mode="rounded")))
+    assert np.mean(np.abs(ours - spiking).max(axis=1) < 1e-4) > 0.7
+
+
 def test_wrappers_prefixes_and_counters_are_taken_off():
     state = akamaster_state()
     counted = state | {"bn1.num_batches_tracked": np.array(7)}
@@ -227,6 +185,17 @@ def test_wrappers_prefixes_and_counters_are_taken_off():
     plain, *others = (import_state_dict(s, "resnet20") for s in (state, counted, prefixed, again))
     for other in others:
         jax.tree.map(np.testing.assert_array_equal, other.variables, plain.variables)
+
+
+def test_without_norm_and_biases_the_biases_are_zero():
+    """SNNC's ResNets without batch norm have none at all."""
+    state = {key: value for key, value in akamaster_state().items() if ".bn" not in key and not key.startswith("bn")}
+    imported = import_state_dict(state, "resnet20")
+    assert not imported.model.norm
+    assert "batch_stats" not in imported.variables
+    np.testing.assert_array_equal(imported.variables["params"]["conv_stem"]["bias"], np.zeros(2))
+    with pytest.raises(ValueError, match=r"missing: layer1\.0\.conv1\.bias, "):
+        import_state_dict(state | {"conv1.bias": np.ones(2)}, "resnet20")
 
 
 def test_what_the_images_are():
@@ -292,6 +261,7 @@ def test_thresholds_that_cannot_be_are_refused_by_name(value):
         (lambda: {"stem.weight": np.ones(1)}, {}, r"no known layout has these keys: stem\.weight, .*--layout"),
         (akamaster_state, {"act": QCFS(L=4)}, "the file has no thresholds for qcfs"),
         (akamaster_state, {"act": ClippedReLU(bound=-1.0)}, "positive and finite; bound is -1"),
+        (qcfs_vgg_state, {"arch": "vgg16", "act": QCFS(L=0)}, "--L must be at least 1; got 0"),
         (qcfs_vgg_state, {"arch": "vgg16"}, r"learned thresholds \(\.thresh\): give act=QCFS"),
         (qcfs_vgg_state, {"arch": "vgg16", "act": ReLU()}, r"learned thresholds \(\.thresh\): give act=QCFS"),
         (akamaster_state, {"dataset": "cifar100"}, "the file has 10 classes, cifar100 100; give another --dataset"),
@@ -355,106 +325,6 @@ def test_bad_input_ends_the_command_with_a_sentence(tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit, match="2"):
         cli.run(main, FromTorch)
     assert capsys.readouterr().err == f"error: there is no file {tmp_path / 'none.th'}\n"
-
-
-# Files.
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"years of work", "neither a safetensors file nor one that torch.save wrote"),
-        (b"", "neither a safetensors file"),
-        (b"\x10" + bytes(7) + b'{"damaged', "is not a whole safetensors file"),
-    ],
-)
-def test_files_of_another_kind_are_refused(tmp_path, content, said):
-    (tmp_path / "net.pth").write_bytes(content)
-    with pytest.raises(ValueError, match=said):
-        torch_files.read(tmp_path / "net.pth")
-
-
-def test_truncated_safetensors_are_refused(saved):
-    file = saved(akamaster_state())
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="is not a whole safetensors file"):
-        torch_files.read(file)
-
-
-def test_pickles_need_pytorch(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    (tmp_path / "net.pth").write_bytes(b"\x80\x02}.")
-    with pytest.raises(
-        ValueError, match=r"only PyTorch reads: pip install 'tppjax\[torch\]', or save the weights as safe"
-    ):
-        torch_files.read(tmp_path / "net.pth")
-
-
-@pytest.mark.parametrize("old_format", [False, True])
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: {"state_dict": s, "epoch": 3}, lambda s: {"net": {"model": s}}]
-)
-def test_state_dicts_are_found_in_what_torch_saves(torch, tmp_path, wrap, old_format):
-    state = akamaster_state()
-    tensors = {key: torch.from_numpy(value) for key, value in state.items()}
-    torch.save(wrap(tensors), tmp_path / "net.pth", _use_new_zipfile_serialization=not old_format)
-    read = torch_files.read(tmp_path / "net.pth")
-    assert read.keys() == state.keys()
-    for key, value in read.items():
-        np.testing.assert_array_equal(value, state[key])
-
-
-def test_short_floats_are_read(torch, tmp_path):
-    import safetensors.torch
-
-    tensors = {"a": torch.tensor([1.5], dtype=torch.bfloat16), "b": torch.tensor([2.5], dtype=torch.float16)}
-    torch.save(tensors, tmp_path / "net.pth")
-    safetensors.torch.save_file(tensors, tmp_path / "net.safetensors")
-    for file in ("net.pth", "net.safetensors"):
-        assert {k: float(v[0]) for k, v in torch_files.read(tmp_path / file).items()} == {"a": 1.5, "b": 2.5}
-
-
-class Code:
-    """A pickle of this touches a file where it is loaded without care."""
-
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        return Path.touch, (self.path,)
-
-
-def test_code_is_refused_and_not_run(torch, tmp_path):
-    torch.save({"state_dict": {"conv1.weight": Code(tmp_path / "touched")}}, tmp_path / "net.pth")
-    with pytest.raises(ValueError, match="holds code and not only weights, and is refused"):
-        torch_files.read(tmp_path / "net.pth")
-    torch.save(torch.nn.Linear(2, 2), tmp_path / "net.pth")
-    with pytest.raises(ValueError, match=r"save model\.state_dict\(\) from it anew"):
-        torch_files.read(tmp_path / "net.pth")
-    assert not (tmp_path / "touched").exists()
-
-
-@pytest.mark.parametrize("old_format", [False, True])
-def test_truncated_pickles_are_refused(torch, tmp_path, old_format):
-    state = {"a": torch.ones(1000)}
-    torch.save(state, tmp_path / "net.pth", _use_new_zipfile_serialization=not old_format)
-    (tmp_path / "net.pth").write_bytes((tmp_path / "net.pth").read_bytes()[:-2000])
-    with pytest.raises(ValueError, match="is damaged"):
-        torch_files.read(tmp_path / "net.pth")
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        ([1, 2], "holds no state dict, neither by itself nor under one of state_dict"),
-        ({}, "holds no state dict"),
-        ({"state_dict": {"conv1.weight": 3, "note": "mine"}}, r"other things than weights: conv1\.weight, note$"),
-    ],
-)
-def test_other_things_in_pickles_are_refused(torch, tmp_path, content, said):
-    torch.save(content, tmp_path / "net.pth")
-    with pytest.raises(ValueError, match=said):
-        torch_files.read(tmp_path / "net.pth")
 
 
 @pytest.fixture(scope="module")
