@@ -78,7 +78,7 @@ class Report(NamedTuple):
 
 
 def report(snn: Snn, images, ann: Ann | None = None, key=None, batch_size: int = 100) -> Report:
-    """How `snn` compares with its ANN on `images`, site by site: why is the accuracy low, and where does it begin?
+    """How `snn` compares with its ANN on `images`, site by site: where the accuracy is lost.
 
     Args:
       snn: the spiking network.
