@@ -48,7 +48,7 @@ def start(config: Training, model: nn.Module, preprocessing: Preprocessing, imag
     kept = traverse_util.flatten_dict(network.variables["params"], sep="/")
     kept = {path: leaf for path, leaf in kept.items() if not path.endswith("/theta")}
     params = traverse_util.unflatten_dict(kept | {f"{site}/theta": theta for site, theta in thetas.items()}, sep="/")
-    history = (*network.history, f"trained on with {config.act} from {config.init_from}")
+    history = (*network.history, f"trained on with {config.act} from {config.init_from.name}")
     return Ann({**network.variables, "params": params}, model, network.preprocessing, history)
 
 
