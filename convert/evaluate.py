@@ -103,7 +103,7 @@ def main(config: Evaluate) -> dict:
         "n": len(images),
         "rows": rows,
         "model": {"name": network.model.name, "act": str(type(network.model.act).__name__)},
-        "history": network.history,
+        "history": list(network.history),
         "conversion": {name: getattr(config, name) for name in CONVERSION},
         "command": shlex.join(["python", "-m", "convert.evaluate", *sys.argv[1:]]),
         "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
