@@ -48,7 +48,7 @@ def test_order_does_not_matter(values):
 @pytest.mark.parametrize("q", [50, 90, 99, 99.9, 100])
 def test_percentile(values, q):
     found = histogram(values).percentile(q)
-    # By rank, in tenths of a percent: in floating point 99.9 % of 4,000 comes out above 3,996, and NumPy takes one more.
+    # By rank, in tenths of a percent: in floats 99.9 % of 4,000 comes out above 3,996, so NumPy takes one more.
     rank = -(-len(values) * round(10 * q) // 1000)
     expected = np.maximum(np.sort(values, axis=0)[rank - 1], 0)
     assert (found >= expected * (1 - 1e-6)).all()
