@@ -1,6 +1,7 @@
 """`python -m convert.evaluate`: the accuracy of a network's spiking versions, mode by mode and T by T."""
 
 import csv
+import itertools
 import json
 import os
 import shlex
@@ -22,6 +23,8 @@ from tppjax.batching import map_batches
 
 CONVERSION = ("calibrate", "per", "correct_bias", "correct_weights", "calibration_images", "v_init", "shift")
 STEPS_AT_ONCE = 1000  # examples times steps in one call of a time-resolved network, to bound its memory
+REPORTED = 200  # test images, for the report
+FILES = ("results.json", "accuracy.csv", "accuracy.png", "report.txt")
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Evaluate:
     """Use this many test images only, the first ones."""
 
     out: Path | None = None
-    """Folder for results.json, accuracy.csv and accuracy.png [default: ANN/snn]."""
+    """Folder for results.json, accuracy.csv, accuracy.png and report.txt, which says layer by layer how far each mode
+    departs from the ANN at the smallest T [default: ANN/snn]."""
 
     dataset: str | None = None
     """Data set [default: the one that the network was trained on]."""
@@ -92,11 +96,12 @@ def main(config: Evaluate) -> dict:
     ann_accuracy = ann.accuracy(network, images.images, images.labels, config.batch_size)
     prepare = preparation(network, config)
     options = {"v_init": config.v_init, "shift": config.shift}
-    rows = [
-        row(convert.to_snn(prepare(T, mode), T, mode, **options), images, config.seeds, config.batch_size)
-        for mode in config.modes
-        for T in config.T
-    ]
+    rows, reports = [], []
+    for mode, T in itertools.product(config.modes, config.T):
+        snn = convert.to_snn(prepare(T, mode), T, mode, **options)
+        rows.append(row(snn, images, config.seeds, config.batch_size))
+        if T == min(config.T):
+            reports.append(f"{mode}: {convert.report(snn, images.images[:REPORTED], ann=network)}\n")
     results = {
         "ann": ann_accuracy,
         "dataset": network.preprocessing.dataset,
@@ -110,8 +115,8 @@ def main(config: Evaluate) -> dict:
         "versions": {name: metadata.version(name) for name in ("tppjax", "jax", "flax")},
     }
     print(table(results, {mode: paper.accuracy(network, mode) for mode in config.modes}))
-    _write(results, out)
-    print(f"wrote {out / 'results.json'}, accuracy.csv and accuracy.png")
+    _write(results, "\n".join(reports), out)
+    print(f"wrote to {out}: {', '.join(FILES)}")
     return results
 
 
@@ -217,7 +222,7 @@ def _calibration_images(network: ann.Ann, config: Evaluate):
     return images[np.random.default_rng(0).permutation(len(images))[: config.calibration_images]].images
 
 
-def _write(results: dict, out: Path) -> None:
+def _write(results: dict, report: str, out: Path) -> None:
     """All files or none: they are made beside `out` and then moved into it."""
     with tempfile.TemporaryDirectory(dir=out) as made:
         made = Path(made)
@@ -227,8 +232,9 @@ def _write(results: dict, out: Path) -> None:
             writer.writerows((r["mode"], r["T"], s, a) for r in results["rows"] for s, a in enumerate(r["accuracy"]))
         title = f"{results['model']['name']} on {results['dataset']} ({results['n']} test images)"
         pictures.accuracy(results["rows"], results["ann"], title, made / "accuracy.png")
+        (made / "report.txt").write_text(report)
         (made / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        for file in ("accuracy.csv", "accuracy.png", "results.json"):
+        for file in FILES:
             os.replace(made / file, out / file)
 
 

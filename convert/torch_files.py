@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
 
 
-def read(path: Path) -> dict[str, np.ndarray]:
+def read(path: str | Path) -> dict[str, np.ndarray]:
     """The weights in `path`, by PyTorch's keys.
 
     Args:
@@ -23,6 +23,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
       FileNotFoundError: if there is no such file.
       ValueError: if it is damaged, holds code or anything but weights, is neither kind, or PyTorch is missing.
     """
+    path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path.absolute()}")
     with path.open("rb") as f:

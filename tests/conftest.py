@@ -46,3 +46,18 @@ def real_cifar10():
     if not folder or not (Path(folder) / "cifar10").is_dir():
         pytest.skip("needs the real CIFAR-10: set TFDS_DATA_DIR to a folder with TFDS's cifar10")
     return folder
+
+
+@pytest.fixture(scope="session")
+def torch():
+    """PyTorch, where it is installed."""
+    return pytest.importorskip("torch", reason="needs PyTorch: make test-torch")
+
+
+@pytest.fixture(scope="session")
+def real_weights(torch):
+    """File of a published ResNet-20, where there is one."""
+    file = Path(os.environ.get("TPPJAX_WEIGHTS_DIR", "")) / "resnet20-12fca82f.th"
+    if not os.environ.get("TPPJAX_WEIGHTS_DIR") or not file.is_file():
+        pytest.skip("needs akamaster's resnet20-12fca82f.th: set TPPJAX_WEIGHTS_DIR to its folder")
+    return file

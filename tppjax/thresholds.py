@@ -60,7 +60,8 @@ def calibrate(
 
 
 def observe(ann: Ann, images, batch_size: int = 100) -> dict[str, Histogram]:
-    """Histograms of what reaches each site, on `images`; one pass."""
+    """Histograms of what reaches each site, on `images`; one pass. Arguments and errors as `calibrate`."""
+    _check_plain(ann, images)
     run = jax.jit(lambda ann, x: site_inputs(ann.model, ann.variables, ann.preprocessing(x))[1])
     found: dict[str, Histogram] = {}
     for batch in batches(images, batch_size):
@@ -140,6 +141,10 @@ def _check(ann, images, method, per, T, mode):
     for name, (value, names) in known.items():
         if value not in names:
             raise ValueError(f"unknown {name} {value!r}; known: {', '.join(names)}")
+    _check_plain(ann, images)
+
+
+def _check_plain(ann, images):
     if not isinstance(ann.model.act, ReLU):
         raise ValueError(f"a network with {type(ann.model.act).__name__} learned its thresholds: nothing to calibrate")
     if len(images) == 0:

@@ -1,4 +1,4 @@
-"""`python -m train.cifar`: train VGG-16 or ResNet-20 on CIFAR-10 or CIFAR-100."""
+"""`python -m train.cifar`: train a VGG or ResNet on CIFAR-10 or CIFAR-100."""
 
 import jax
 
@@ -14,7 +14,7 @@ def main(config: Cifar) -> Ann:
     """Trains the network that `config` describes."""
     config = recipe(config)
     preprocessing = data.info(config.dataset, config.data_dir)
-    options = {"resnet20": ("shortcut", "width"), "vgg16": ("hidden",)}[config.arch]
+    options = ("hidden",) if config.arch == "vgg16" else ("shortcut", "width")
     model = models.create(
         config.arch,
         len(preprocessing.class_names),

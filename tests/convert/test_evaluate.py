@@ -47,7 +47,7 @@ def test_figures_are_those_of_the_networks_run_by_hand(evaluated, digits_ann, di
 
 def test_files(evaluated):
     results, out = evaluated
-    assert sorted(p.name for p in out.iterdir()) == ["accuracy.csv", "accuracy.png", "results.json"]
+    assert {p.name for p in out.iterdir()} == {"accuracy.csv", "accuracy.png", "report.txt", "results.json"}
     assert json.loads((out / "results.json").read_text()) == results
     assert results["command"].startswith("python -m convert.evaluate")
     assert {"tppjax", "jax"} <= results["versions"].keys()
@@ -56,6 +56,12 @@ def test_files(evaluated):
     assert len(lines) == sum(len(r["accuracy"]) for r in results["rows"])
     assert float(lines[0]["accuracy"]) == results["rows"][0]["accuracy"][0]
     assert (out / "accuracy.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_report_has_every_mode_at_the_smallest_T(evaluated, digits_ann, digits_test):
+    text = (evaluated[1] / "report.txt").read_text()
+    assert [line.split(":")[0] for line in text.splitlines() if ": T=" in line] == list(ALL)
+    assert str(convert.report(convert.to_snn(digits_ann, 2, "rounded"), digits_test.images[:90])) in text
 
 
 def test_seeds_are_reproduced_whatever_the_batch(evaluated, digits_ann, digits_test):

@@ -1,8 +1,6 @@
 """Imported networks against the PyTorch networks they come from, layout by layout; every refusal."""
 
 import json
-import os
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -15,11 +13,6 @@ from convert.from_torch import FromTorch, import_state_dict, main
 from tests.convert.torch_states import POOLED, QCFS_VGG, SNNC_VGG, akamaster_state, qcfs_vgg_state, snnc_vgg_state
 from tppjax import ann, cli, data, models
 from tppjax.activations import QCFS, ClippedReLU, ReLU
-
-
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="needs PyTorch: make test-torch")
 
 
 @pytest.fixture
@@ -325,14 +318,6 @@ def test_bad_input_ends_the_command_with_a_sentence(tmp_path, monkeypatch, capsy
     with pytest.raises(SystemExit, match="2"):
         cli.run(main, FromTorch)
     assert capsys.readouterr().err == f"error: there is no file {tmp_path / 'none.th'}\n"
-
-
-@pytest.fixture(scope="module")
-def real_weights(torch):
-    file = Path(os.environ.get("TPPJAX_WEIGHTS_DIR", "")) / "resnet20-12fca82f.th"
-    if not os.environ.get("TPPJAX_WEIGHTS_DIR") or not file.is_file():
-        pytest.skip("needs akamaster's resnet20-12fca82f.th: set TPPJAX_WEIGHTS_DIR to its folder")
-    return file
 
 
 def test_published_resnet20_has_the_logits_of_pytorch(torch, networks, real_weights):

@@ -10,11 +10,6 @@ from convert import torch_files
 from tests.convert.torch_states import akamaster_state
 
 
-@pytest.fixture(scope="module")
-def torch():
-    return pytest.importorskip("torch", reason="needs PyTorch: make test-torch")
-
-
 @pytest.mark.parametrize(
     ("content", "said"),
     [
