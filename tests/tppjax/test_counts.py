@@ -48,10 +48,28 @@ def test_law_at_a_0_is_its_closed_form():
 @pytest.mark.parametrize("T", [1, 2, 8, 32, 256])
 def test_table_is_within_1e_5_of_the_law(T):
     rng = np.random.default_rng(T)
-    a, f = rng.integers(0, T, 2000), rng.uniform(size=2000)
-    law = counts.law(f, T)[a, np.arange(2000)]
-    drawn_with = counts._interpolate(counts._table(T), jnp.float32(a), jnp.float32(f))
-    np.testing.assert_allclose(drawn_with, law, atol=1e-5)
+    u = rng.uniform(0, T, 2000).astype(np.float32)
+    a = np.floor(u).astype(int)
+    law = counts.law(u.astype(np.float64) - a, T)[a, np.arange(2000)]
+    found = jax.jit(counts.probability_of_one_more, static_argnums=2)(u, np.float32(a), T)
+    np.testing.assert_allclose(found, law, atol=1e-5)
+
+
+@pytest.mark.parametrize("T", [1, 2, 8, 32, 128])
+def test_draw_is_within_1e_5_of_the_law(T, monkeypatch):
+    """Of the 2**32 possible bits all 4096 dithers, each with the share of the 2**20 coins that fire."""
+    rng = np.random.default_rng(T)
+    u = np.float32(np.concatenate([rng.uniform(0, T, 50), rng.uniform(0, 1, 20), rng.uniform(T - 1, T, 20)]))
+    coins = np.zeros((len(u), 1 << 12), np.uint32)
+    for bit in reversed(range(20)):  # the largest coin that fires, by halving
+        trial = coins + np.uint32(1 << bit)
+        bits = trial - 1 | np.arange(1 << 12, dtype=np.uint32) << 20
+        monkeypatch.setattr(jax.random, "bits", lambda *_, bits=bits: jnp.asarray(bits))
+        fired = counts.tpp(jnp.broadcast_to(u[:, None], bits.shape), 1.0, T, None) > np.floor(u)[:, None]
+        coins = np.where(fired, trial, coins)
+    a = np.floor(u).astype(int)
+    law = counts.law(u.astype(np.float64) - a, T)[a, np.arange(len(u))]
+    np.testing.assert_allclose(coins.mean(axis=1) / 2**20, law, atol=1e-5)
 
 
 @pytest.mark.parametrize(("T", "u"), POINTS)
