@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-slow test-torch lint format clean
+.PHONY: help setup demo test test-torch lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,9 +27,6 @@ demo: setup  ## train on the embedded digits, convert, evaluate every mode (unde
 
 test: setup  ## the tests, under 8 minutes on 2 cores
 	$(BIN)/python -m pytest
-
-test-slow: setup  ## the tests that take minutes each
-	$(BIN)/python -m pytest -m slow
 
 test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]'

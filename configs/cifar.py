@@ -21,18 +21,18 @@ class Cifar(Training):
 
     Its RTS networks, whose neurons have the bound as threshold, and half a threshold more input over the T steps:
 
-        python -m train.cifar --act=clipped_relu --arch=vgg16 --hidden --out runs/rts-vgg16
-        python -m convert.evaluate --ann runs/rts-vgg16 --v_init 0 --shift 0.5
+        python -m train.cifar --act=clipped_relu --arch=vgg16 --out runs/rts-vgg16
+        python -m convert.evaluate --ann runs/rts-vgg16
 
     Its SNNC networks without calibration: plain ReLU, thresholds chosen afterwards (four times as wide a ResNet-20):
 
         python -m train.cifar --act=relu --arch=resnet20 --width=4 --out runs/snnc-resnet20
-        python -m convert.evaluate --ann runs/snnc-resnet20 --calibrate mse --v_init 0 --shift 0.5
+        python -m convert.evaluate --ann runs/snnc-resnet20 --calibrate mse
     """
 
-    arch: Literal["resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "resnet34", "vgg16"] = "resnet20"
+    arch: Literal["resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "resnet34", "vgg16"] | None = None
     """Network: resnet20 (19 spiking layers) and deeper ones of its kind; resnet18 and 34, wider; or vgg16 (13
-    convolutions, then --hidden)."""
+    convolutions, then --hidden) [default: the one in --init_from, else resnet20]."""
 
     dataset: Literal["cifar10", "cifar100"] = "cifar10"
     """Data set."""
@@ -40,14 +40,15 @@ class Cifar(Training):
     data_dir: Path | None = None
     """Folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]."""
 
-    shortcut: Literal["projection", "pad"] = "projection"
-    """resnets: 1x1 convolutions (QCFS, SNNC), or option A of He et al. (pad)."""
+    shortcut: Literal["projection", "pad"] | None = None
+    """resnets: 1x1 convolutions (projection, as QCFS and SNNC have it), or option A of He et al. (pad) [default:
+    projection]."""
 
-    width: int = 1
-    """resnets: multiplies all channels; SNNC's resnet20 has 4."""
+    width: int | None = None
+    """resnets: multiplies all channels; SNNC's resnet20 has 4 [default: 1]."""
 
-    hidden: tuple[int, ...] = (4096, 4096)
-    """vgg16: dense layers before the last; QCFS has 4096 4096, SNNC none."""
+    hidden: tuple[int, ...] | None = None
+    """vgg16: dense layers before the last; SNNC has none [default: 4096 4096, as QCFS]."""
 
     pad: int = 4
     """Random crop after padding by this many pixels."""
@@ -56,8 +57,22 @@ class Cifar(Training):
     """Side of the square blanked in each training image, in pixels; 0 for none."""
 
 
-def recipe(config: Cifar) -> Cifar:
-    """`config` with every None that depends on the network filled in."""
+def recipe(config: Cifar, given=None) -> Cifar:
+    """`config` with every None filled in: by the model to begin with, if one is `given`, else by the recipe.
+
+    Raises:
+      ValueError: if an option is not one of the network's, or not as `given` has it.
+    """
+    arch = config.arch or "resnet20"
+    network = {"arch": arch} | ({"hidden": (4096, 4096)} if arch == "vgg16" else {"shortcut": "projection", "width": 1})
+    if given is not None:
+        own = {name: getattr(given, name) for name in ("shortcut", "width", "hidden") if hasattr(given, name)}
+        arch, network = given.name, {"arch": given.name, **own}
+    for name in ("arch", "shortcut", "width", "hidden"):
+        asked = getattr(config, name)
+        if asked is not None and asked != network.get(name) and (given is not None or name not in network):
+            whose = network["arch"] if given is None else f"the network in --init_from {config.init_from}"
+            raise ValueError(f"{whose} has {name}={network.get(name)}; got --{name} {asked}")
     lr = {"qcfs": 0.1 if config.dataset == "cifar10" else 0.05, "clipped_relu": 0.1, "relu": 0.1}[config.act]
-    defaults = {"L": 4 if config.arch == "vgg16" else 8, "bound": 2.0, "lr": lr}
+    defaults = {**network, "lr": lr, "L": (4 if arch == "vgg16" else 8) if config.act == "qcfs" else None}
     return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})

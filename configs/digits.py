@@ -14,8 +14,6 @@ class Digits(Training):
     """
 
     out: Path = Path("runs/digits")
-    L: int = 8
-    bound: float = 2.0
     lr: float = 0.05
     epochs: int = 30
     batch_size: int = 64

@@ -17,10 +17,10 @@ class Training:
     2021)."""
 
     L: int | None = None
-    """Levels of qcfs above 0. An SNN of mode "rounded" with T = L steps equals the ANN."""
+    """Levels of qcfs above 0 [default: 8, VGG-16 4]. An SNN of mode "rounded" with T = L steps equals the ANN."""
 
     bound: float | None = None
-    """Where clipped_relu saturates, in activation units."""
+    """Where clipped_relu saturates, in activation units [default: 2; of a network from --init_from, calibrated]."""
 
     lr: float | None = None
     """Learning rate of the first step."""
@@ -45,7 +45,7 @@ class Training:
 
     init_from: Path | None = None
     """Begin with the network in this folder, trained or imported, which may have another activation; thresholds that it
-    lacks are calibrated. Its normalisation is kept, and the network must be the one that the other options describe."""
+    lacks are calibrated. Its architecture and normalisation are kept."""
 
     seed: int = 0
     """Of initial weights, order of images, augmentation and held-out images."""
@@ -54,4 +54,18 @@ class Training:
     """Continue the run in --out where its last checkpoint stands."""
 
     overwrite: bool = False
-    """Move a run that is already in --out to OUT.previous and start anew."""
+    """Move a run that is already in --out to OUT.previous, instead of the one moved there before, and start anew."""
+
+
+def check(config: Training) -> None:
+    """Raises ValueError, naming the option, if a number is out of range or an option has nothing to act on."""
+    for name in ("L", "bound", "lr", "epochs", "batch_size", "validation", "limit_train", "width"):
+        value = getattr(config, name, None)
+        if value is not None and not value > 0:
+            raise ValueError(f"--{name} must be above 0; got {value}")
+    for name in ("momentum", "weight_decay", "pad", "cutout"):
+        if not getattr(config, name, 0) >= 0:
+            raise ValueError(f"--{name} must not be below 0; got {getattr(config, name)}")
+    for name, act in (("L", "qcfs"), ("bound", "clipped_relu")):
+        if getattr(config, name) is not None and config.act != act:
+            raise ValueError(f"--{name} is an option of --act {act}; got --act {config.act}")

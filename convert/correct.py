@@ -25,12 +25,21 @@ LOGITS = "logits"  # where the network ends
 
 
 class Linear(NamedTuple):
-    """A convolution, or a dense layer, which has no kernel size."""
+    """A convolution, or a dense layer, which has no kernel size.
+
+    Attributes:
+      path: in the network.
+      shape: of its output.
+      kernel_size: and `strides` and `padding`, as in `nn.Conv`.
+      plain: without groups, dilation and uneven padding.
+    """
 
     path: str
+    shape: tuple[int, ...]
     kernel_size: tuple[int, ...] = ()
     strides: int | tuple[int, ...] = 1
     padding: int | str = 0
+    plain: bool = True
 
 
 def correct(
@@ -54,7 +63,8 @@ def correct(
       The corrected network, without batch norm.
 
     Raises:
-      ValueError: as `to_snn`; if there are no images; or if a layer has no bias.
+      ValueError: as `to_snn`; if there are no images; or if a layer has no bias, has groups, or is not one of those
+        whose sum feeds a site.
     """
     if len(images) == 0:
         raise ValueError("correction needs images of the training set; got none")
@@ -62,7 +72,9 @@ def correct(
     snn = to_snn(ann, T, mode, **options)
     batch_size = batch_size if snn.model.act.folded else max(1, batch_size // T)
     keys = example_keys(jax.random.key(seed, impl=prng.HASH), np.arange(len(images)))
-    for site, layers in tqdm(feeding(ann).items(), desc=progress, disable=None if progress else True, leave=False):
+    fed = feeding(ann, images.shape[1:])
+    _check(fed, weights)
+    for site, layers in tqdm(fed.items(), desc=progress, disable=None if progress else True, leave=False):
         sums = None
         for x, key in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
             lacking, inputs = _look(ann, snn, x, key)
@@ -76,22 +88,35 @@ def correct(
     return ann.replace(variables=snn.variables, history=(*ann.history, done))
 
 
-def feeding(ann: Ann) -> dict[str, tuple[Linear, ...]]:
+def feeding(ann: Ann, input_shape) -> dict[str, tuple[Linear, ...]]:
     """The linear layers between each site and the one before it, in the order in which they run."""
     feeding, since = {}, []
 
     def record(path, module, x, y):
         if isinstance(module, nn.Conv):
-            since.append(Linear(path, tuple(module.kernel_size), module.strides, module.padding))
+            plain = (module.feature_group_count, module.kernel_dilation, module.input_dilation) == (1, 1, 1)
+            plain = plain and isinstance(module.padding, int | str)
+            since.append(Linear(path, y.shape, tuple(module.kernel_size), module.strides, module.padding, plain))
         elif isinstance(module, nn.Dense):
-            since.append(Linear(path))
+            since.append(Linear(path, y.shape))
         else:
             feeding[path] = tuple(since)
             since.clear()
 
     with watching((nn.Conv, nn.Dense, type(ann.model.act)), record):
-        jax.eval_shape(ann.apply, jnp.zeros((1, *ann.preprocessing.input_shape)))
+        jax.eval_shape(ann.apply, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
     return {**feeding, LOGITS: tuple(since)}
+
+
+def _check(fed: dict[str, tuple[Linear, ...]], weights: bool) -> None:
+    for site, layers in fed.items():
+        if unfit := [layer.path for layer in layers if weights and not layer.plain]:
+            raise ValueError(f"can't correct the weights of {', '.join(unfit)}: groups, dilation or uneven padding")
+        if len({layer.shape for layer in layers}) != 1:
+            raise ValueError(
+                f"can't correct what feeds {site}: it takes one layer, or several whose outputs are added; found "
+                + (", ".join(f"{layer.path} {layer.shape[1:]}" for layer in layers) or "none")
+            )
 
 
 def _inspect(model, variables, x, **options):
@@ -110,7 +135,7 @@ def _inspect(model, variables, x, **options):
 @jax.jit
 def _look(ann, snn, x, key):
     """What the SNN lacks at each site, ANN less SNN, and what its linear layers get: means over time, `[B, ...]`."""
-    x = ann.preprocessing(x)
+    x = ann.input(x)
     wanted, _ = _inspect(ann.model, ann.variables, x)
     there, inputs = snn.look(x, key if snn.random else None, _inspect)
     return jax.tree.map(jnp.subtract, wanted, there), inputs

@@ -21,7 +21,10 @@ from convert import paper, pictures
 from tppjax import ann, cli, data, prng, sharding, thresholds
 from tppjax.batching import map_batches
 
-CONVERSION = ("calibrate", "per", "correct_bias", "correct_weights", "calibration_images", "v_init", "shift")
+CONVERSION = (
+    *("calibrate", "per", "percentile", "correct_bias", "correct_weights", "calibration_images"),
+    *("v_init", "shift"),
+)
 STEPS_AT_ONCE = 1000  # examples times steps in one call of a time-resolved network, to bound its memory
 REPORTED = 200  # test images, for the report
 FILES = ("results.json", "accuracy.csv", "accuracy.png", "report.txt")
@@ -66,20 +69,24 @@ class Evaluate:
     per: Literal["channel", "layer"] = "channel"
     """One calibrated threshold for each channel, or for each layer."""
 
+    percentile: float = 99.9
+    """Of the activations, for --calibrate percentile, in percent."""
+
     correct_bias: bool = False
     """Match each channel's mean input in the SNN to the ANN's, layer by layer, on training images."""
 
     correct_weights: bool = False
-    """The same by least squares, in kernels and biases."""
+    """The same by least squares, in kernels and biases; includes --correct_bias."""
 
     calibration_images: int = 1000
     """Training images for --calibrate and --correct_..., drawn at random, the same ones every time."""
 
-    v_init: float = 0.5
-    """Potential of baseline and shuffle neurons before the first step, in thresholds: QCFS 0.5, RTS and SNNC 0."""
+    v_init: float | None = None
+    """Potential of baseline and shuffle neurons before the first step, in thresholds [default: qcfs 0.5, else 0]."""
 
-    shift: float = 0.0
-    """Added to the input of baseline and shuffle over all T steps together, in thresholds: RTS and SNNC 0.5."""
+    shift: float | None = None
+    """Added to the input of baseline and shuffle over all T steps together, in thresholds [default: 0.5 for
+    clipped_relu (RTS) and relu (SNNC), unless --v_init is given; else 0]."""
 
 
 def main(config: Evaluate) -> dict:
@@ -90,9 +97,9 @@ def main(config: Evaluate) -> dict:
     """
     _check(config)
     network = ann.load(config.ann)
+    dataset = config.dataset or network.preprocessing.dataset
     images = _images(network, config)
-    out = config.out or config.ann / "snn"
-    out.mkdir(parents=True, exist_ok=True)
+    _check_conversion(network, config)
     ann_accuracy = ann.accuracy(network, images.images, images.labels, config.batch_size)
     prepare = preparation(network, config)
     options = {"v_init": config.v_init, "shift": config.shift}
@@ -104,17 +111,18 @@ def main(config: Evaluate) -> dict:
             reports.append(f"{mode}: {convert.report(snn, images.images[:REPORTED], ann=network)}\n")
     results = {
         "ann": ann_accuracy,
-        "dataset": network.preprocessing.dataset,
+        "dataset": dataset,
         "n": len(images),
         "rows": rows,
-        "model": {"name": network.model.name, "act": str(type(network.model.act).__name__)},
-        "history": list(network.history),
+        "model": {"name": network.model.name, "act": type(network.model.act).__name__},
         "conversion": {name: getattr(config, name) for name in CONVERSION},
         "command": shlex.join(["python", "-m", "convert.evaluate", *sys.argv[1:]]),
         "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         "versions": {name: metadata.version(name) for name in ("tppjax", "jax", "flax")},
     }
-    print(table(results, {mode: paper.accuracy(network, mode) for mode in config.modes}))
+    comparable = dataset == network.preprocessing.dataset and not (config.correct_bias or config.correct_weights)
+    print(table(results, {mode: paper.accuracy(network, mode) for mode in config.modes if comparable}))
+    out = config.out or config.ann / "snn"
     _write(results, "\n".join(reports), out)
     print(f"wrote to {out}: {', '.join(FILES)}")
     return results
@@ -129,7 +137,8 @@ def preparation(network: ann.Ann, config: Evaluate):
     def prepare(T: int, mode: str) -> ann.Ann:
         ready = network
         if config.calibrate:
-            ready = convert.calibrate(ready, images, config.calibrate, config.per, T=T, mode=mode, observed=observed)
+            options = {"percentile": config.percentile, "observed": observed}
+            ready = convert.calibrate(ready, images, config.calibrate, config.per, T=T, mode=mode, **options)
         if corrected:
             options = {"weights": config.correct_weights, "v_init": config.v_init, "shift": config.shift}
             ready = convert.correct(ready, images, T, mode, progress=f"correcting {mode} T={T}", **options)
@@ -143,7 +152,8 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int) -> d
 
     Returns:
       "mode", "T", "accuracy" (one a seed; one in all if nothing is random), "mean", "std" (over seeds, with n - 1),
-      "spikes_per_neuron" (mean over neurons, images and seeds, of the spikes in T steps) and "seconds".
+      "spikes_per_neuron" (mean over neurons, images and seeds, of the spikes in T steps), "seconds", and "history" of
+      the network that was converted.
     """
     started = time.perf_counter()
     seeds = seeds if snn.random else 1
@@ -164,6 +174,7 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int) -> d
         "std": float(accuracy.std(ddof=1)) if seeds > 1 else 0.0,
         "spikes_per_neuron": float(spikes.mean()),
         "seconds": time.perf_counter() - started,
+        "history": list(snn.ann.history),
     }
 
 
@@ -175,8 +186,8 @@ def _outcome(snn, pixels, labels, index, key):
     return logits.argmax(-1) == labels, spikes / neurons
 
 
-def table(results: dict, published: dict[str, dict[int, float]]) -> str:
-    """The rows as text, modes down and T across, `mean (std)`; the paper's figures under ours where it has them."""
+def table(results: dict, published: dict[str, dict]) -> str:
+    """The rows as text, modes down and T across, `mean (std)`; under ours the paper's of `paper.accuracy`, if any."""
     cells = {(r["mode"], r["T"]): r for r in results["rows"]}
     modes, steps = (list(dict.fromkeys(axis)) for axis in zip(*cells, strict=True))
     seeds = max(len(r["accuracy"]) for r in results["rows"])
@@ -189,9 +200,10 @@ def table(results: dict, published: dict[str, dict[int, float]]) -> str:
         ours = (cells[mode, T] for T in steps)
         shown = (f"{r['mean']:.2f}" + (f" ({r['std']:.2f})" if len(r["accuracy"]) > 1 else "") for r in ours)
         lines.append(f"{mode:12}" + "".join(f"{cell:>15}" for cell in shown))
-        if any(T in published.get(mode, {}) for T in steps):
-            theirs = (published[mode].get(T) for T in steps)
-            lines.append(f"{'  (paper)':12}" + "".join(f"{'' if p is None else f'{p:.2f}':>15}" for p in theirs))
+        if row := published.get(mode):
+            theirs = (row["accuracy"].get(T) for T in steps)
+            cells_of_paper = "".join(f"{'' if p is None else f'{p:.2f}':>15}" for p in theirs)
+            lines.append(f"{'  paper':12}{cells_of_paper}   (its ANN: {row['ann']} %)")
     return "\n".join(lines)
 
 
@@ -200,14 +212,31 @@ def _check(config: Evaluate) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ValueError(f"--{name} must be at least 1; got {value}")
+    if config.per != "channel" and not config.calibrate:
+        raise ValueError("--per is for thresholds that --calibrate chooses; give both or neither")
     if not config.T or not config.modes or any(T < 1 for T in config.T):
         raise ValueError(f"--modes and --T need at least one entry, and T at least 1; got {config.modes}, {config.T}")
+
+
+def _check_conversion(network: ann.Ann, config: Evaluate) -> None:
+    """Every refusal of the conversion now, and not after the first modes have run for an hour."""
+    if config.calibrate:
+        thresholds.check_plain(network)
+        ones = dict.fromkeys(ann.sites(network.model, network.preprocessing.input_shape), np.float32(1))
+        network = thresholds.with_thresholds(network, ones, "")
+    for mode in config.modes:
+        convert.to_snn(network, 1, mode, v_init=config.v_init, shift=config.shift)
 
 
 def _images(network: ann.Ann, config: Evaluate) -> data.Images:
     """The test images, after making sure that they are what the network takes."""
     expected = network.preprocessing
     name = config.dataset or expected.dataset
+    if config.dataset is None and name not in data.NAMES:
+        raise ValueError(
+            f"the network in {config.ann} is for {name}, which is not one of the data sets here ("
+            f"{', '.join(data.NAMES)}): put your images in a file and give --dataset npz --data_dir FILE.npz"
+        )
     info = data.info(name, config.data_dir)
     if (info.input_shape, len(info.class_names)) != (expected.input_shape, len(expected.class_names)):
         raise ValueError(
@@ -223,7 +252,8 @@ def _calibration_images(network: ann.Ann, config: Evaluate):
 
 
 def _write(results: dict, report: str, out: Path) -> None:
-    """All files or none: they are made beside `out` and then moved into it."""
+    """All files or none: they are made in a folder in `out` and then moved."""
+    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as made:
         made = Path(made)
         with (made / "accuracy.csv").open("w", newline="") as f:

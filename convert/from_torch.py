@@ -46,7 +46,7 @@ class FromTorch:
     """Network."""
 
     out: Path
-    """Folder to save it in; a network that is there already is replaced."""
+    """Folder for it; the network goes to OUT/ann, and replaces one that was imported there before."""
 
     layout: Literal["akamaster", "qcfs", "snnc", "torchvision"] | None = None
     """Whose names the file has [default: what its keys tell]."""
@@ -82,12 +82,18 @@ def main(config: FromTorch) -> Ann:
     Raises:
       ValueError, FileNotFoundError, FileExistsError: if the file or the options don't fit; says how.
     """
+    if (config.out / "config.json").exists():
+        raise FileExistsError(
+            f"{config.out} holds a training run, whose network this would replace: choose another --out"
+        )
     state = torch_files.read(config.weights)
     act = _chosen(config, threshold_name(state))
     chosen = {name: getattr(config, name) for name in ("layout", "pool", "dataset", "mean", "std", "size")}
     network = import_state_dict(state, config.arch, act=act, **chosen)
-    ann.save(network, config.out)
-    print(_summary(config, network, config.layout or recognise(_plain(state))))
+    layout = config.layout or recognise(_plain(state))
+    network = network.replace(history=(f"imported from {config.weights.name}: {config.arch} of layout {layout}",))
+    ann.save(network, config.out / "ann")
+    print(_summary(config, network, layout))
     return network
 
 

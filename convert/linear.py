@@ -1,4 +1,4 @@
-"""What lies between two layers of spiking neurons must be linear; this finds what isn't, and where it stands.
+"""What lies between two layers of spiking neurons must be linear, and must not care what axes stand before an image's.
 
 The network is traced with every activation replaced by the identity, and each operation that the input reaches is
 looked up. So a ReLU written into a stem, a max-pool or an attention layer is found before anyone wonders about the
@@ -31,6 +31,30 @@ class Identity(nn.Module):
     def __call__(self, x):
         """`x`, any shape."""
         return avg_pool(x, self.max_pool)
+
+
+def fixed_axes(model: nn.Module, variables, input_shape) -> str:
+    """Why `model` can't take an image with no axis before its own, or with any other than one; "" if it can.
+
+    Arguments as `nonlinear`. Two axes, of sizes that nothing else has, show by the shape of the logits whether a layer
+    counts from the front; a layer that can't have two axes at all tells nothing.
+    """
+    through = model.clone(act=Identity())
+
+    def result(*lead):
+        return jax.eval_shape(through.apply, variables, jax.ShapeDtypeStruct((*lead, *input_shape), jnp.float32)).shape
+
+    _, *of_one = result(1)
+    for lead in ((), (101, 103)):
+        try:
+            shape = result(*lead)
+        except Exception as e:  # whatever their layers raise
+            if lead:
+                continue
+            return f"With one image {input_shape}: {type(e).__name__}: {e}"
+        if shape != (*lead, *of_one):
+            return f"With images {(*lead, *input_shape)} it gives {shape}, not {(*lead, *of_one)}"
+    return ""
 
 
 def nonlinear(model: nn.Module, variables, input_shape) -> list[str]:

@@ -1,13 +1,15 @@
 """Conversion: an ANN's parameters to a spiking network over T steps, as a pure function."""
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import struct, traverse_util
 
-from convert.linear import nonlinear
-from tppjax.activations import ACTIVATIONS
+from convert.linear import fixed_axes, nonlinear
+from tppjax.activations import ACTIVATIONS, QCFS
 from tppjax.ann import Ann, sites, thresholds
 from tppjax.counts import check_steps
 from tppjax.spiking import MODES, RANDOM, TWO_PHASE, Spiking, max_pool_refused
@@ -103,9 +105,9 @@ class Snn(struct.PyTreeNode):
 
         `apply(model, variables, x, rngs=..., mutable=...)` stands for what is done with each.
         """
-        x = _input(self.ann.preprocessing, x)
+        x = self.ann.input(x)
         if self.ann.preprocessing is None:
-            _check_linear(self.model, self.variables, x.shape[1:])
+            _check_network(self.ann, self.mode, x.shape[1:])
         keys = self._keys(key, len(x))
         model = self.model.clone(act=self.model.act.clone(folded=folded))
 
@@ -139,8 +141,8 @@ def to_snn(
     mode: str | dict[str, str] = "tpp",
     *,
     model: nn.Module | None = None,
-    v_init: float = 0.5,
-    shift: float = 0.0,
+    v_init: float | None = None,
+    shift: float | None = None,
     shared_order: bool = False,
 ) -> Snn:
     """The spiking version of a trained network: same parameters, spiking neurons with threshold theta at each site.
@@ -153,18 +155,20 @@ def to_snn(
       mode: "baseline", "shuffle", "tpp" (the paper's), "rounded" or "unbiased" (ours); or one for every site,
         `{"stage1_block1/act1": "tpp", ...}`.
       model: the Flax module of raw variables; it has the activation in a field `act` and a copy of it at each site.
-      v_init: potential of `baseline` and `shuffle` neurons before the first step, in thresholds: 1/2 in QCFS, 0 in the
-        paper's Algorithm 1. Two-phase neurons start at 0.
-      shift: added to the input of `baseline` and `shuffle` neurons over all T steps together, in thresholds: 1/2 in RTS
-        and SNNC, which have v_init 0.
+      v_init: potential of `baseline` and `shuffle` neurons before the first step, in thresholds; that of two-phase
+        neurons is 0.
+      shift: added to the input of `baseline` and `shuffle` neurons over all T steps together, in thresholds. Without
+        either, as the baselines' authors have it: v_init 1/2 for QCFS, shift 1/2 for clipped ReLU (RTS) and for ReLU
+        (SNNC); with one of them, the other is 0.
       shared_order: in mode "shuffle", one random order for all neurons of a layer, the other reading of Algorithm 2.
 
     Returns:
       The spiking network.
 
     Raises:
-      ValueError: if an argument is out of range, a threshold is missing, not positive or not finite, or something
-        between two sites is not linear. Says what, and where.
+      ValueError: if an argument is out of range, a threshold is missing, not positive or not finite, something between
+        two sites is not linear, or a layer counts axes from the front. Says what, and where; for raw variables, the
+        last two when images come.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -179,14 +183,13 @@ def to_snn(
     check_steps(T)
     ann = _ann(params, model)
     _check_activation(ann.model)
-    found = sites(ann.model, ann.preprocessing.input_shape) if ann.preprocessing else {}
-    _check_thresholds(thresholds(ann.variables), found)
     mode = _check_mode(mode, thresholds(ann.variables))
-    _check_max_pool(mode, found)
+    v_init, shift = _beginning(ann.model.act, v_init, shift)
     if ann.preprocessing is not None:
-        _check_linear(ann.model, ann.variables, ann.preprocessing.input_shape)
+        _check_network(ann, mode, ann.preprocessing.input_shape)
+    _check_thresholds(thresholds(ann.variables))
     folded = _modes(mode) <= set(TWO_PHASE)
-    act = Spiking(mode, int(T), folded, v_init=float(v_init), shift=float(shift), shared_order=shared_order)
+    act = Spiking(mode, int(T), folded, v_init=v_init, shift=shift, shared_order=shared_order)
     return Snn(ann, ann.model.clone(act=act))
 
 
@@ -198,7 +201,7 @@ def _ann(params, model) -> Ann:
             "to_snn takes an Ann (tppjax.ann.load gives one), or raw variables {'params': ...} with model= the module "
             f"they belong to; got {type(params).__name__}" + (" without model=" if model is None else "")
         )
-    return Ann(params, model, None)
+    return Ann(params, model)
 
 
 def _check_activation(model):
@@ -211,12 +214,26 @@ def _check_activation(model):
         )
 
 
-def _check_thresholds(found, expected):
-    if missing := [site for site in expected if site not in found] or ([] if found else ["any site"]):
-        raise ValueError(
-            f"no threshold at {', '.join(missing)}: a network with plain ReLU learns none; choose them by "
-            "convert.calibrate(ann, images), or --calibrate mse in convert.evaluate"
-        )
+def _beginning(act, v_init, shift) -> tuple[float, float]:
+    """`v_init` and `shift` as asked for, or as the authors of the baseline with this activation have them."""
+    if v_init is None and shift is None:
+        return (0.5, 0.0) if isinstance(act, QCFS) else (0.0, 0.5)
+    for name, value in (("v_init", v_init), ("shift", shift)):
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{name} is a finite number of thresholds; got {value}")
+    return float(v_init or 0), float(shift or 0)
+
+
+def _no_threshold(where: str) -> ValueError:
+    return ValueError(
+        f"no threshold at {where}: a network with plain ReLU learns none; choose them: convert.calibrate(ann, images), "
+        "ann being Ann(variables, model) if it is your own, or --calibrate mse in convert.evaluate"
+    )
+
+
+def _check_thresholds(found):
+    if not found:
+        raise _no_threshold("any site")
     for site, theta in found.items():
         if not isinstance(theta, jax.core.Tracer) and not np.all(np.isfinite(theta) & (np.asarray(theta) > 0)):
             raise ValueError(f"thresholds must be positive and finite; theta at {site} is {np.asarray(theta)}")
@@ -235,33 +252,31 @@ def _check_mode(mode, known_sites):
     return tuple(sorted(mode.items()))
 
 
-def _check_max_pool(mode, found_sites):
-    for site, (_, max_pool) in found_sites.items():
+def _check_network(ann: Ann, mode, input_shape):
+    """What can be told only with the shape of an image."""
+    name, model = type(ann.model).__name__, ann.model
+    if problem := fixed_axes(model, ann.variables, input_shape):
+        raise ValueError(
+            f"{name} can't be converted, since it works on batches [B, H, W, C] only, not on one image [H, W, C] or "
+            "with time before the batch: count axes from the end, as in x.mean(axis=(-3, -2)) or "
+            f"x.reshape(*x.shape[:-3], -1). {problem}"
+        )
+    found = sites(model, input_shape)
+    if missing := [site for site in found if site not in thresholds(ann.variables)]:
+        raise _no_threshold(", ".join(missing))
+    for site, (_, max_pool) in found.items():
         at_site = mode if isinstance(mode, str) else dict(mode)[site]
         if max_pool and at_site not in TWO_PHASE:
             raise ValueError(max_pool_refused(at_site, site))
-
-
-def _check_linear(model, variables, input_shape):
-    if found := nonlinear(model, variables, input_shape):
+    if operations := nonlinear(model, ann.variables, input_shape):
         raise ValueError(
-            f"{type(model).__name__} can't be converted, since it is not linear between its sites: {'; '.join(found)}. "
+            f"{name} can't be converted, since it is not linear between its sites: {'; '.join(operations)}. "
             "Put self.act.copy(name=...) there if it is an activation, average pooling if it is max pooling"
         )
 
 
 def _modes(mode) -> set[str]:
     return {mode} if isinstance(mode, str) else set(dict(mode).values())
-
-
-def _input(preprocessing, x):
-    if getattr(x, "ndim", None) != 4:
-        raise ValueError(f"x is a batch of images [B, H, W, C]; got shape {np.shape(x)}")
-    if preprocessing is not None:
-        return preprocessing(x)
-    if not jnp.issubdtype(x.dtype, jnp.floating):
-        raise ValueError(f"a network converted from raw variables takes floats, already normalised; got {x.dtype}")
-    return x
 
 
 def _by_site(collection, name: str) -> dict[str, jax.Array]:

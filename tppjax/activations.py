@@ -59,7 +59,7 @@ class ReLU(nn.Module):
 class ClippedReLU(nn.Module):
     """`clip(x, 0, theta)` with `theta` held at `bound`, one number a layer."""
 
-    bound: float = 1.0
+    bound: float = 2.0
     max_pool: tuple[int, int, int] | None = None
 
     @nn.compact

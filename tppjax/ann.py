@@ -27,18 +27,32 @@ class Ann(struct.PyTreeNode):
     Attributes:
       variables: `{"params": ..., "batch_stats": ...}`.
       model: the Flax module, with the ANN's activation as its `act`.
-      preprocessing: from pixels to the network's input; None for raw variables, whose input is that already.
+      preprocessing: from pixels to the network's input; None for one's own network, which takes floats as they are.
       history: how it came to be, a sentence a step, such as where it was imported from and how its thresholds were set.
     """
 
     variables: dict
     model: nn.Module = struct.field(pytree_node=False)
-    preprocessing: Preprocessing | None = struct.field(pytree_node=False)
+    preprocessing: Preprocessing | None = struct.field(pytree_node=False, default=None)
     history: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
     def apply(self, x):
         """Logits `[B, K]` of images `[B, H, W, C]`: uint8 pixels, or floats already normalised."""
-        return self.model.apply(self.variables, self.preprocessing(x))
+        return self.model.apply(self.variables, self.input(x))
+
+    def input(self, images):
+        """What enters the network: normalised, if the images are pixels.
+
+        Raises:
+          ValueError: if `images` are not a batch `[B, H, W, C]` that the network takes.
+        """
+        if getattr(images, "ndim", None) != 4:
+            raise ValueError(f"the network takes a batch of images [B, H, W, C]; got shape {np.shape(images)}")
+        if self.preprocessing is not None:
+            return self.preprocessing(images)
+        if not jnp.issubdtype(images.dtype, jnp.floating):
+            raise ValueError(f"a network without preprocessing takes floats, already normalised; got {images.dtype}")
+        return images
 
 
 def thresholds(variables) -> dict[str, jax.Array]:
@@ -60,10 +74,16 @@ class Site(NamedTuple):
 
 
 def sites(model: nn.Module, input_shape) -> dict[str, Site]:
-    """Every copy of `model.act` by its path, in the order in which they run."""
+    """Every copy of `model.act` by its path, in the order in which they run.
+
+    Raises:
+      ValueError: if one copy runs twice, since spiking neurons can stand at one place only.
+    """
     found = {}
 
     def record(site, module, x, y):
+        if site in found:
+            raise ValueError(f"the activation {site!r} runs twice: put a copy at each site, self.act.copy(name=...)")
         found[site] = Site(y.shape, module.max_pool)
 
     with watching((type(model.act),), record):
@@ -99,11 +119,11 @@ def save(ann: Ann, folder: str | os.PathLike) -> None:
 
     Raises:
       ValueError: if the model is not one that `models.create` makes.
-      FileExistsError: if `folder` holds something other than a saved network.
+      FileExistsError: if `folder` holds anything but a saved network.
     """
     folder = Path(folder).absolute()
     description = _describe(ann)
-    if folder.exists() and not (folder / "ann.json").is_file():
+    if folder.exists() and {p.name for p in folder.iterdir()} != {"ann.json", "variables"}:
         raise FileExistsError(f"{folder} holds something other than a saved network; choose another folder")
     new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
     for leftover in (new, old):

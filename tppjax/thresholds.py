@@ -52,7 +52,7 @@ def calibrate(
     Raises:
       ValueError: on unknown names, no images, or a network that has thresholds, which were trained with it.
     """
-    _check(ann, images, method, per, T, mode)
+    _check(ann, images, method, per, T, mode, percentile)
     observed = observe(ann, images, batch_size) if observed is None else observed
     thetas = choose(observed, method, per, T=T, mode=mode, percentile=percentile)
     detail = {"max": "", "percentile": f" {percentile}", "mse": f" at T={T} for {mode}"}[method]
@@ -61,8 +61,9 @@ def calibrate(
 
 def observe(ann: Ann, images, batch_size: int = 100) -> dict[str, Histogram]:
     """Histograms of what reaches each site, on `images`; one pass. Arguments and errors as `calibrate`."""
-    _check_plain(ann, images)
-    run = jax.jit(lambda ann, x: site_inputs(ann.model, ann.variables, ann.preprocessing(x))[1])
+    check_plain(ann)
+    _check_images(images)
+    run = jax.jit(lambda ann, x: site_inputs(ann.model, ann.variables, ann.input(x))[1])
     found: dict[str, Histogram] = {}
     for batch in batches(images, batch_size):
         for site, x in run(ann, batch).items():
@@ -135,17 +136,24 @@ def with_thresholds(ann: Ann, thetas: dict, how: str) -> Ann:
     return ann.replace(variables=variables, history=(*ann.history, how))
 
 
-def _check(ann, images, method, per, T, mode):
+def _check(ann, images, method, per, T, mode, percentile):
     check_steps(T)
     known = {"method": (method, METHODS), "per": (per, ("channel", "layer")), "mode": (mode, (*MODES, "floor"))}
     for name, (value, names) in known.items():
         if value not in names:
             raise ValueError(f"unknown {name} {value!r}; known: {', '.join(names)}")
-    _check_plain(ann, images)
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile is above 0 and at most 100, in percent; got {percentile}")
+    check_plain(ann)
+    _check_images(images)
 
 
-def _check_plain(ann, images):
+def check_plain(ann: Ann) -> None:
+    """Raises ValueError if the network has thresholds of its own."""
     if not isinstance(ann.model.act, ReLU):
         raise ValueError(f"a network with {type(ann.model.act).__name__} learned its thresholds: nothing to calibrate")
+
+
+def _check_images(images):
     if len(images) == 0:
         raise ValueError("calibration needs images of the training set; got none")

@@ -3,7 +3,8 @@
 import jax
 
 from configs.cifar import Cifar, recipe
-from tppjax import cli, data, models
+from configs.training import check
+from tppjax import ann, cli, data, models
 from tppjax.ann import Ann
 from tppjax.data import augment
 from train.loop import fit
@@ -12,15 +13,16 @@ from train.start import activation, start
 
 def main(config: Cifar) -> Ann:
     """Trains the network that `config` describes."""
-    config = recipe(config)
+    given = ann.load(config.init_from).model if config.init_from else None
+    config = recipe(config, given)
+    check(config)
     preprocessing = data.info(config.dataset, config.data_dir)
-    options = ("hidden",) if config.arch == "vgg16" else ("shortcut", "width")
-    model = models.create(
-        config.arch,
-        len(preprocessing.class_names),
-        activation(config),
-        **{name: getattr(config, name) for name in options},
-    )
+    if given is None:
+        options = ("hidden",) if config.arch == "vgg16" else ("shortcut", "width")
+        options = {name: getattr(config, name) for name in options}
+        model = models.create(config.arch, len(preprocessing.class_names), activation(config), **options)
+    else:
+        model = given.clone(act=activation(config))
     images = data.load(config.dataset, "train", config.data_dir)
     network = start(config, model, preprocessing, images)
     mean = [255 * m for m in network.preprocessing.mean]

@@ -1,6 +1,7 @@
 """`python -m train.digits`: train a small VGG on the embedded 8x8 digits."""
 
 from configs.digits import Digits
+from configs.training import check
 from tppjax import cli, data, models
 from tppjax.ann import Ann
 from tppjax.data import augment
@@ -10,6 +11,7 @@ from train.start import activation, start
 
 def main(config: Digits) -> Ann:
     """Trains the network that `config` describes; augmentation is a random shift by one pixel."""
+    check(config)
     preprocessing = data.info("digits")
     model = models.create("vgg_small", len(preprocessing.class_names), activation(config))
     images = data.load("digits", "train")

@@ -39,11 +39,13 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
       The best network.
 
     Raises:
-      ValueError: if there are too few images for one batch and the validation split.
+      ValueError: if there are too few images for one batch and the validation split, or too many devices.
     """
     train, held_out = split(images, config)
-    run = Run.open(config)
     over = sharding.mesh()
+    if config.batch_size % over.size:
+        raise ValueError(f"--batch_size {config.batch_size} does not divide evenly over {over.size} devices")
+    run = Run.open(config)
     steps = len(train) // config.batch_size
     tx = optimizer(config, steps)
     state = State(network.variables, tx.init(network.variables["params"]), epoch=jnp.array(0), best=jnp.array(-1.0))

@@ -97,6 +97,8 @@ def _check_same(folder: Path, described: dict) -> None:
 def _set_aside(folder: Path) -> None:
     previous = folder.with_name(folder.name + ".previous")
     if previous.exists():
+        if not (previous / "config.json").is_file():
+            raise FileExistsError(f"--overwrite would move {folder} to {previous}, which is not a run: move that away")
         shutil.rmtree(previous)
     folder.rename(previous)
     print(f"moved what was in {folder} to {previous}")

@@ -18,8 +18,8 @@ CALIBRATION = 500  # images, for thresholds that the network lacks
 
 def activation(config: Training) -> nn.Module:
     """The activation module that `config` names."""
-    options = {"qcfs": {"L": config.L}, "clipped_relu": {"bound": config.bound}, "relu": {}}
-    return activations.ACTIVATIONS[config.act](**options[config.act])
+    options = {"qcfs": {"L": config.L}, "clipped_relu": {"bound": config.bound}, "relu": {}}[config.act]
+    return activations.ACTIVATIONS[config.act](**{k: v for k, v in options.items() if v is not None})
 
 
 def start(config: Training, model: nn.Module, preprocessing: Preprocessing, images: Images) -> Ann:
@@ -44,7 +44,7 @@ def start(config: Training, model: nn.Module, preprocessing: Preprocessing, imag
     same = dataclasses.replace(preprocessing, mean=network.preprocessing.mean, std=network.preprocessing.std)
     if same != network.preprocessing:
         raise ValueError(f"--init_from {config.init_from} was trained on {network.preprocessing.dataset}, other data")
-    thetas = _thetas(config, network, images)
+    thetas = _thetas(config, model, network, images)
     kept = traverse_util.flatten_dict(network.variables["params"], sep="/")
     kept = {path: leaf for path, leaf in kept.items() if not path.endswith("/theta")}
     params = traverse_util.unflatten_dict(kept | {f"{site}/theta": theta for site, theta in thetas.items()}, sep="/")
@@ -52,13 +52,14 @@ def start(config: Training, model: nn.Module, preprocessing: Preprocessing, imag
     return Ann({**network.variables, "params": params}, model, network.preprocessing, history)
 
 
-def _thetas(config: Training, network: Ann, images: Images) -> dict:
-    """The thresholds to begin with: none, the bound, the network's, or for QCFS those of least error at L levels."""
+def _thetas(config: Training, model: nn.Module, network: Ann, images: Images) -> dict:
+    """The thresholds to begin with: none; the bound that was asked for; the network's; or calibrated ones."""
     if config.act == "relu":
         return {}
-    if config.act == "clipped_relu":
+    if config.act == "clipped_relu" and config.bound is not None:
         return dict.fromkeys(ann.sites(network.model, network.preprocessing.input_shape), np.float32(config.bound))
     if found := ann.thresholds(network.variables):
         return found
-    calibrated = thresholds.calibrate(network, images.images[:CALIBRATION], per="layer", T=config.L, mode="rounded")
+    how = {"T": model.act.L, "mode": "rounded"} if config.act == "qcfs" else {"method": "percentile"}
+    calibrated = thresholds.calibrate(network, images.images[:CALIBRATION], per="layer", **how)
     return ann.thresholds(calibrated.variables)

@@ -1,5 +1,7 @@
 """Correction layer by layer, and the report that says where a conversion loses."""
 
+import flax.linen as nn
+import jax
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ import convert
 from configs.digits import Digits
 from convert import evaluate
 from tppjax import ann, data
+from tppjax.activations import ReLU
 from train import digits
 
 
@@ -86,6 +89,30 @@ def test_evaluate_calibrates_and_corrects(tmp_path, relu):
         means.append(results["rows"][0]["mean"])
         assert results["conversion"]["calibrate"] == "mse"
     assert means[0] < means[2]
+
+
+class Grouped(nn.Module):
+    act: nn.Module
+    layers: int = 1
+
+    @nn.compact
+    def __call__(self, x):
+        for i in range(self.layers):
+            x = nn.Conv(4 + i, (3, 3), feature_group_count=2 - i, name=f"conv{i}")(x)
+        x = self.act.copy(name="fire")(x)
+        return nn.Dense(2, name="head")(x.mean(axis=(-3, -2)))
+
+
+def test_layers_that_cannot_be_corrected_are_named():
+    x = np.random.default_rng(0).normal(size=(30, 5, 5, 2)).astype(np.float32)
+    for layers, message in (
+        (1, r"the weights of conv0: groups"),
+        (2, r"feeds fire: .* conv0 \(5, 5, 4\), conv1 \(5, 5, 5\)"),
+    ):
+        model = Grouped(ReLU(), layers)
+        network = convert.calibrate(ann.Ann(model.init(jax.random.key(0), x), model), x)
+        with pytest.raises(ValueError, match=message):
+            convert.correct(network, x, 4, "rounded", weights=layers == 1)
 
 
 def test_refusals(relu, images):

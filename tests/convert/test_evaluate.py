@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -12,7 +13,7 @@ import convert
 from convert import evaluate, paper
 from convert.evaluate import Evaluate
 from tppjax import ann, cli, data, models, prng
-from tppjax.activations import QCFS
+from tppjax.activations import QCFS, ReLU
 
 ALL = ("baseline", "shuffle", "tpp", "rounded", "unbiased")
 
@@ -80,11 +81,11 @@ def test_table():
         {"mode": "rounded", "T": 8, "accuracy": [91.0], "mean": 91.0, "std": 0.0},
     ]
     results = {"dataset": "cifar10", "n": 100, "ann": 92.0, "rows": rows}
-    text = evaluate.table(results, {"tpp": {4: 86.24}, "rounded": {}})
+    text = evaluate.table(results, {"tpp": {"ann": 92.43, "accuracy": {4: 86.24}}, "rounded": {}})
     assert [line.split() for line in text.splitlines()[1:]] == [
         ["T=4", "T=8"],
         ["tpp", "81.00", "(1.41)", "90.00", "(0.00)"],
-        ["(paper)", "86.24"],
+        ["paper", "86.24", "(its", "ANN:", "92.43", "%)"],
         ["rounded", "85.00", "91.00"],
     ]
     assert "100 test images, ANN 92.00 %" in text
@@ -93,11 +94,47 @@ def test_table():
 
 def test_the_papers_row_is_found():
     network = ann.Ann({}, models.create("resnet20", 10, QCFS(L=8)), data.info("cifar10"))
-    assert paper.accuracy(network, "tpp")[4] == 86.24
-    assert paper.accuracy(network, "tpp")[8] == 92.08
-    assert paper.accuracy(network, "baseline")[4] == 79.45
+    row = paper.accuracy(network, "tpp")
+    assert (row["ann"], row["accuracy"][4], row["accuracy"][8]) == (92.43, 86.24, 92.08)
+    assert paper.accuracy(network, "baseline")["accuracy"][4] == 79.45
     assert paper.accuracy(network, "rounded") == {}
     assert paper.accuracy(network.replace(preprocessing=data.info("digits")), "tpp") == {}
+    assert paper.accuracy(network.replace(model=models.create("resnet20", 10, QCFS(L=4))), "tpp") == {}
+    narrow, wide = (models.create("resnet20", 10, ReLU(), width=width) for width in (1, 4))
+    assert paper.accuracy(network.replace(model=narrow), "tpp") == {}
+    assert paper.accuracy(network.replace(model=wide), "tpp")["ann"] == 96.95
+
+
+def test_images_of_another_data_set(digits_run, digits_test, tmp_path):
+    arrays = {"x": digits_test.images[:30], "y": np.arange(30) % 10}
+    np.savez(tmp_path / "a.npz", **{f"{k}_{split}": v for k, v in arrays.items() for split in ("train", "test")})
+    options = {"modes": ("rounded",), "T": (2,), "out": tmp_path / "out"}
+    results = evaluate.main(Evaluate(ann=digits_run, dataset="npz", data_dir=tmp_path / "a.npz", **options))
+    assert (results["dataset"], results["n"]) == ("npz", 30)
+
+
+def test_v_init_and_shift_reach_the_neurons(digits_run, digits_ann, digits_test, tmp_path):
+    options = {"modes": ("baseline",), "T": (4,), "limit": 90, "out": tmp_path / "out"}
+    for beginning in ({"v_init": 0.25}, {"shift": 0.5}):
+        results = evaluate.main(Evaluate(ann=digits_run, **options, **beginning))
+        by_hand = evaluate.row(convert.to_snn(digits_ann, 4, "baseline", **beginning), digits_test[:90], 1, 250)
+        assert results["rows"][0]["accuracy"] == by_hand["accuracy"]
+        assert results["rows"][0]["spikes_per_neuron"] == by_hand["spikes_per_neuron"]
+
+
+def test_every_mode_is_checked_before_the_first_runs(digits_ann, tmp_path, monkeypatch):
+    pooled = digits_ann.replace(model=digits_ann.model.clone(pool="max"))
+    ann.save(pooled, tmp_path / "pooled")
+    ann.save(pooled.replace(preprocessing=replace(pooled.preprocessing, dataset="faces")), tmp_path / "faces")
+    monkeypatch.setattr(evaluate, "row", lambda *_: pytest.fail("began"))
+    for name, options, message in (
+        ("pooled", {"modes": ("rounded", "baseline")}, "mode 'baseline' can't have the max-pool at act1_2"),
+        ("pooled", {"modes": ("rounded",), "calibrate": "mse"}, "QCFS learned its thresholds: nothing to calibrate"),
+        ("faces", {}, r"is for faces, which is not one .* --dataset npz --data_dir FILE\.npz"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            evaluate.main(Evaluate(ann=tmp_path / name, out=tmp_path / "out", **options))
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(
@@ -108,6 +145,7 @@ def test_the_papers_row_is_found():
         ({"batch_size": -1}, "--batch_size must be at least 1"),
         ({"T": (4, 0)}, "T at least 1"),
         ({"T": ()}, "need at least one entry"),
+        ({"per": "layer"}, "--per is for thresholds that --calibrate chooses"),
         ({"dataset": "cifar10"}, r"cifar10 has images of \(32, 32, 3\) and 10 classes; the network in .* on digits"),
         ({"dataset": "mnist"}, "unknown data set 'mnist'; known: cifar10"),
     ],

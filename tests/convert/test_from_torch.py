@@ -136,6 +136,13 @@ def test_command_imports_safetensors_without_pytorch(tmp_path, monkeypatch, caps
     assert "mean (0.4914, 0.4822, 0.4465), std (0.2023, 0.1994, 0.201)" in said
     assert "yours to change: --pool, --dataset, --mean, --std\n" in said
     imported = ann.load(tmp_path / "vgg")
+    assert imported.history == ("imported from vgg.safetensors: vgg16 of layout snnc",)
+    (tmp_path / "vgg" / "snn").mkdir()
+    main(config)  # again, beside what was evaluated
+    assert (tmp_path / "vgg" / "snn").is_dir()
+    (tmp_path / "vgg" / "config.json").touch()
+    with pytest.raises(FileExistsError, match="holds a training run"):
+        main(config)
     image = np.random.default_rng(2).normal(size=(3, 64, 64)).astype(np.float32)
     x = image
     for at in SNNC_VGG:
@@ -333,5 +340,5 @@ def test_published_resnet20_has_its_published_accuracy(real_weights, real_cifar1
     main(FromTorch(real_weights, arch="resnet20", out=tmp_path / "net"))
     test = data.load("cifar10", "test", real_cifar10)
     imported = ann.load(tmp_path / "net")
-    assert json.loads((tmp_path / "net" / "ann.json").read_text())["model"]["options"]["shortcut"] == "pad"
+    assert json.loads((tmp_path / "net" / "ann" / "ann.json").read_text())["model"]["options"]["shortcut"] == "pad"
     assert ann.accuracy(imported, test.images, test.labels) == pytest.approx(91.73, abs=0.02)

@@ -13,7 +13,7 @@ import pytest
 import convert
 from tests.convert.networks import Mlp, cnn, exact, images, mlp
 from tppjax import activations, ann, data, models, sharding
-from tppjax.activations import QCFS, ReLU
+from tppjax.activations import QCFS, ClippedReLU, ReLU
 
 KEY = jax.random.key(11)
 
@@ -106,6 +106,18 @@ def test_shuffle_moves_spikes_and_keeps_counts():
         # Whether what all neurons did at one step stays together, in every example.
         together = [np.sort(np.asarray(a) @ 2.0 ** np.arange(6), axis=0) for a in (before, after)]
         assert shared == np.array_equal(*together)
+
+
+@pytest.mark.parametrize(("act", "beginning"), [(QCFS(L=4), (0.5, 0)), (ClippedReLU(), (0, 0.5)), (ReLU(), (0, 0.5))])
+def test_baselines_begin_as_their_authors_have_it(act, beginning):
+    variables, model = mlp()
+    model = model.clone(act=act)
+    v_init, shift = beginning
+    snn = convert.to_snn(variables, 4, "baseline", model=model)
+    assert snn == convert.to_snn(variables, 4, "baseline", model=model, v_init=v_init, shift=shift)
+    assert convert.to_snn(variables, model=model, v_init=0.25).model.act.shift == 0
+    with pytest.raises(ValueError, match="shift is a finite number of thresholds; got nan"):
+        convert.to_snn(variables, model=model, shift=float("nan"))
 
 
 @pytest.mark.parametrize("mode", ["shuffle", "tpp", "unbiased"])
@@ -255,7 +267,7 @@ def test_other_things_are_refused(digits_ann):
     params = {k: v for k, v in relu.variables["params"].items() if not k.startswith("act")}
     with pytest.raises(
         ValueError,
-        match=r"no threshold at act1_1, act1_2, act2_1, act2_2: .*ReLU learns none; choose them by convert\.calibrate",
+        match=r"no threshold at act1_1, act1_2, act2_1, act2_2: .*ReLU learns none; choose them: convert\.calibrate",
     ):
         convert.to_snn(relu.replace(variables={**relu.variables, "params": params}))
 
@@ -315,12 +327,70 @@ def test_what_is_not_linear_between_sites_is_named(model, found):
         snn.apply(x)
 
 
+class FromTheFront(nn.Module):
+    act: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        x = self.act.copy(name="act1")(nn.Conv(4, (3, 3))(x))
+        return nn.Dense(3)(x.mean(axis=(1, 2)))
+
+
+class WithBatchSize(nn.Module):
+    act: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(self.act.copy(name="act1")(x).reshape(x.shape[0], -1))
+
+
+class OnceForTwoSites(nn.Module):
+    act: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        return self.act(nn.Dense(1)(self.act(x)))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (FromTheFront, r"FromTheFront can't be converted, .* count axes from the end, as in x\.mean"),
+        (WithBatchSize, "WithBatchSize can't be converted, since it works on batches"),
+        (OnceForTwoSites, r"the activation 'act' runs twice: put a copy at each site, self\.act\.copy\(name=\.\.\.\)"),
+    ],
+)
+def test_networks_that_would_be_converted_wrongly_are_refused(model, message):
+    """Images as wide as they have channels, so that no layer finds a wrong shape."""
+    model = model(QCFS(L=4))
+    x = jnp.ones((4, 4, 4, 4))
+    snn = convert.to_snn(model.init(KEY, x), mode="rounded", model=model)
+    with pytest.raises(ValueError, match=message):
+        snn.apply(x)
+
+
+def test_a_relu_network_of_ones_own():
+    """Calibrated, corrected, converted and reported on, from variables and a module alone."""
+    variables, model = mlp()
+    params = {k: v for k, v in variables["params"].items() if not k.startswith("act")}
+    own, x = ann.Ann({"params": params}, model.clone(act=ReLU())), images(40)
+    with pytest.raises(ValueError, match=r"no threshold at any site.* ann being Ann\(variables, model\)"):
+        convert.to_snn(own.variables, model=own.model)
+    ready = convert.correct(convert.calibrate(own, x, T=32, mode="rounded"), x, 32, "rounded")
+    snn = convert.to_snn(ready, 32, "rounded")
+    found = convert.report(snn, x, ann=own)
+    assert [row.site for row in found.rows] == ["act0", "act1"]
+    assert found.rows[-1].departure < 0.05
+    np.testing.assert_allclose(snn.apply(x), own.apply(x), atol=0.1 * float(jnp.abs(own.apply(x)).max()))
+
+
 @pytest.mark.parametrize("name", list(models.MODELS))
 def test_our_models_are_linear_between_sites(name):
     model = models.create(name, 10, QCFS(L=4))
     x = jnp.zeros((1, 32, 32, 3))
     variables = jax.eval_shape(model.init, KEY, x)
     assert convert.snn.nonlinear(model, variables, (32, 32, 3)) == []
+    assert convert.snn.fixed_axes(model, variables, (32, 32, 3)) == ""
 
 
 class Pooled(nn.Module):

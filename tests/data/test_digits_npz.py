@@ -73,6 +73,15 @@ def test_npz_that_is_none(arrays, tmp_path):
     (tmp_path / "a.npz").write_bytes(b"no zip")
     with pytest.raises(ValueError, match=r"not an \.npz file of plain arrays"):
         data.load("npz", "train", tmp_path / "a.npz")
+    np.save(tmp_path / "a.npy", arrays["x_train"])
+    with pytest.raises(ValueError, match=r"a\.npy is not an \.npz file"):
+        data.load("npz", "train", tmp_path / "a.npy")
+    np.savez_compressed(tmp_path / "d.npz", **{**arrays, "x_train": np.random.default_rng(0).bytes(4000)})
+    damaged = bytearray((tmp_path / "d.npz").read_bytes())
+    damaged[300:2000] = bytes(1700)
+    (tmp_path / "d.npz").write_bytes(damaged)
+    with pytest.raises(ValueError, match=r"d\.npz is not an \.npz file"):
+        data.load("npz", "train", tmp_path / "d.npz")
     np.savez(tmp_path / "b.npz", x_train=arrays["x_train"])
     with pytest.raises(ValueError, match="must hold x_train, y_train, x_test, y_test; it holds x_train"):
         data.load("npz", "train", tmp_path / "b.npz")

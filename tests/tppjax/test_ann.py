@@ -50,7 +50,12 @@ def test_other_things_are_not_overwritten(network, tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(FileExistsError, match="something other than a saved network"):
         ann.save(network, tmp_path)
+    ann.save(network, tmp_path / "net")
+    (tmp_path / "net" / "snn").mkdir()
+    with pytest.raises(FileExistsError, match="something other than a saved network"):
+        ann.save(network, tmp_path / "net")
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
+    assert (tmp_path / "net" / "snn").is_dir()
 
 
 def test_models_of_ones_own_are_not_saved_by_name(network, tmp_path):

@@ -149,6 +149,7 @@ def test_per_layer(network, images):
         ({"method": "mean"}, "unknown method 'mean'; known: max, percentile, mse"),
         ({"per": "neuron"}, "unknown per 'neuron'; known: channel, layer"),
         ({"mode": "poisson"}, "unknown mode 'poisson'; known: baseline, .*, floor"),
+        ({"percentile": 150.0}, "percentile is above 0 and at most 100, in percent; got 150"),
         ({"T": 0}, "T is the number of time steps"),
         ({"images": np.zeros((0, 8, 8, 1), np.uint8)}, "calibration needs images of the training set"),
     ],

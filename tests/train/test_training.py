@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -11,7 +12,8 @@ import pytest
 from configs.cifar import Cifar, recipe
 from configs.digits import Digits
 from tests.data.test_cifar import make_archive
-from tppjax import ann, cli, data
+from tppjax import ann, cli, data, models
+from tppjax.activations import QCFS
 from tppjax.data import cifar as cifar_data
 from train import cifar, digits, loop
 
@@ -83,21 +85,45 @@ def test_runs_are_not_mixed_up_or_lost(digits_run, tmp_path, capsys):
     digits.main(replace(SMALL, out=tmp_path / "run", epochs=1, overwrite=True))
     assert (tmp_path / "run.previous" / "precious").read_text() == "x"
     assert "run.previous" in capsys.readouterr().out
+    with pytest.raises(FileExistsError, match="which is not a run: move that away"):
+        digits.main(replace(SMALL, out=tmp_path / "run", epochs=1, overwrite=True))
+    assert (tmp_path / "run.previous" / "precious").read_text() == "x"
 
 
 def test_damaged_and_foreign_checkpoints(tmp_path):
     config = replace(SMALL, out=tmp_path / "run", epochs=1)
     digits.main(config)
     described = json.loads((config.out / "config.json").read_text())
-    (config.out / "config.json").write_text(json.dumps({**described, "act": "relu"}))
+    (config.out / "config.json").write_text(json.dumps({**described, "act": "relu", "L": None}))
     with pytest.raises(ValueError, match="is damaged or of another network"):
-        digits.main(replace(config, act="relu", resume=True))
+        digits.main(replace(config, act="relu", L=None, resume=True))
 
 
-@pytest.mark.parametrize("config", [Digits(limit_train=10), Digits(validation=1430), Digits(validation=0)])
+@pytest.mark.parametrize("config", [Digits(limit_train=10), Digits(validation=1430)])
 def test_too_few_images(config, tmp_path):
     with pytest.raises(ValueError, match="which must be at least --batch_size 64"):
         digits.main(replace(config, out=tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"L": 0}, "--L must be above 0; got 0"),
+        ({"act": "clipped_relu", "bound": -1.0}, "--bound must be above 0; got -1.0"),
+        ({"lr": float("nan")}, "--lr must be above 0; got nan"),
+        ({"epochs": 0}, "--epochs must be above 0"),
+        ({"batch_size": 0}, "--batch_size must be above 0"),
+        ({"validation": 0}, "--validation must be above 0"),
+        ({"limit_train": -100}, "--limit_train must be above 0"),
+        ({"momentum": -0.1}, "--momentum must not be below 0"),
+        ({"act": "relu", "L": 8}, "--L is an option of --act qcfs; got --act relu"),
+        ({"bound": 3.0}, "--bound is an option of --act clipped_relu; got --act qcfs"),
+    ],
+)
+def test_options_out_of_range(options, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        digits.main(Digits(out=tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()
 
 
@@ -131,6 +157,19 @@ def test_cifar_trains_on_tfds_data(tmp_path):
 def test_recipes_fill_in_what_depends_on_the_network(config, L, lr):
     filled = recipe(config)
     assert (filled.L, filled.lr, filled.epochs, filled.weight_decay) == (L, lr, 300, 5e-4)
+
+
+def test_a_network_to_begin_with_keeps_its_architecture():
+    given = models.create("resnet32", 10, QCFS(), shortcut="pad")
+    filled = recipe(Cifar("x", init_from=Path("there")), given)
+    assert (filled.arch, filled.shortcut, filled.width, filled.hidden, filled.L) == ("resnet32", "pad", 1, None, 8)
+    given = models.create("vgg16", 10, QCFS(), hidden=())
+    filled = recipe(Cifar("x", init_from=Path("there"), hidden=()), given)
+    assert (filled.arch, filled.hidden, filled.L, filled.width) == ("vgg16", (), 4, None)
+    with pytest.raises(ValueError, match="the network in --init_from there has arch=vgg16; got --arch resnet20"):
+        recipe(Cifar("x", arch="resnet20", init_from=Path("there")), given)
+    with pytest.raises(ValueError, match="vgg16 has width=None; got --width 4"):
+        recipe(Cifar("x", arch="vgg16", width=4))
 
 
 def test_commands_answer_bad_input_with_a_sentence(tmp_path, monkeypatch, capsys):

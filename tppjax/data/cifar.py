@@ -130,7 +130,10 @@ def _prepared(name: str, data_dir: Path) -> Path:
     folder = max(versions, key=lambda f: [int(n) if n.isdigit() else -1 for n in f.name.split(".")])
     described = json.loads((folder / "dataset_info.json").read_text())
     if described.get("fileFormat") != "array_record":
-        raise ValueError(f"{folder} is in the format {described.get('fileFormat')}, not array_record; {remedy}")
+        raise ValueError(
+            f"{folder} is in the format {described.get('fileFormat')}, which needs TensorFlow, not array_record; give "
+            f"another --data_dir and {remedy.replace(str(data_dir), 'IT')}"
+        )
     for split in described["splits"]:
         shards = len(split["shardLengths"])
         for i in range(shards):

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,7 @@ def _read(data_dir) -> dict[str, np.ndarray]:
     try:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
-    except (ValueError, zipfile.BadZipFile, EOFError, AttributeError) as e:
+    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
         raise ValueError(f"{path} is not an .npz file of plain arrays: {e}") from e
     if arrays.keys() != set(ARRAYS):
         raise ValueError(f"{path} must hold {', '.join(ARRAYS)}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
