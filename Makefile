@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-torch lint format clean
+.PHONY: help setup demo test test-torch bench lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -31,6 +31,11 @@ test: setup  ## the tests, under 8 minutes on 2 cores
 test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]'
 	$(BIN)/python -m pytest tests/convert/test_from_torch.py tests/convert/test_torch_files.py
+
+bench: setup  ## costs against the ANN, PyTorch and SpikingJelly, which this installs (half an hour)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
+	$(BIN)/python -m pip install --quiet --no-deps spikingjelly # its neurons need none of what it asks for
+	$(BIN)/python -m benchmarks
 
 lint: setup  ## formatter and linter, changing nothing
 	$(BIN)/ruff format --check .

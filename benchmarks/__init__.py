@@ -1,0 +1,1 @@
+"""What a spiking network costs, against its ANN and against what one would use instead: `python -m benchmarks`."""

@@ -1,0 +1,109 @@
+"""Runs every case in a process of its own, prints ratios before figures, and writes results.json."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+
+import tyro
+from tqdm import tqdm
+
+from benchmarks import cases
+
+FOLDED = [f"snn {mode} {T}" for mode in ("tpp", "rounded", "unbiased") for T in (4, 32, 128)]
+STEPPED = [f"snn {mode} {T}" for mode in ("baseline", "shuffle") for T in (8, 32)]
+THEIRS = ["torch_ann", "algorithm3 32", "algorithm3 128", "spikingjelly 8", "spikingjelly 32"]
+ONCE = ["training", "torch_training", "seeds sweep", "seeds singly"]  # on ResNet-20 only
+
+# What is claimed: a case, how many times as fast as another it is, image by image.
+CLAIMS = [
+    ("snn tpp 32", "algorithm3 32"),
+    ("snn tpp 128", "algorithm3 128"),
+    ("snn baseline 8", "spikingjelly 8"),
+    ("snn baseline 32", "spikingjelly 32"),
+    ("snn shuffle 32", "snn baseline 32"),
+    ("seeds sweep", "seeds singly"),
+    ("training", "torch_training"),
+]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Measure SNNs against their ANN, against PyTorch and against SpikingJelly, on the same weights."""
+
+    nets: tuple[str, ...] = ("resnet20", "vgg16")
+    """Networks: resnet20 needs $TPPJAX_WEIGHTS_DIR with akamaster's resnet20-12fca82f.th; vgg16 has random weights."""
+
+    out: Path = Path("benchmarks/results.json")
+    """File of the results; cases that are not run again are kept."""
+
+    only: str = ""
+    """Cases that begin with this word only, such as snn or torch_training."""
+
+
+def main(config: Bench) -> None:
+    """Runs, writes and prints."""
+    wanted = [
+        (net, case)
+        for net in config.nets
+        for case in ["ann", *FOLDED, *STEPPED, *THEIRS, *(ONCE if net == "resnet20" else [])]
+        if case.startswith(config.only)
+    ]
+    rows = {(r["net"], r["case"]): r for r in _before(config.out)}
+    for net, case in tqdm(wanted, disable=None):
+        rows[net, case] = _run(net, case)
+        config.out.write_text(json.dumps({**_about(), "rows": list(rows.values())}, indent=1) + "\n")
+    print(table(rows))
+
+
+def _before(out: Path) -> list[dict]:
+    return json.loads(out.read_text())["rows"] if out.is_file() else []
+
+
+def _run(net: str, case: str) -> dict:
+    command = [sys.executable, "-m", "benchmarks.cases", net, *case.split()]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _about() -> dict:
+    import jax
+
+    known = ("jax", "flax", "torch", "spikingjelly", "tppjax")
+    return {
+        "command": "python -m benchmarks",
+        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "python": platform.python_version(),
+        "versions": {name: metadata.version(name) for name in known},
+        "protocol": f"median of {cases.REPEATS} calls after two, each case in a process of its own; float32",
+    }
+
+
+def table(rows: dict) -> str:
+    """Ratios first: what is claimed, then every case in ANN forwards, then the figures themselves."""
+    lines = []
+    for net in dict.fromkeys(net for net, _ in rows):
+        of_net = {case: r for (n, case), r in rows.items() if n == net}
+        lines.append(net)
+        for case, other in CLAIMS:
+            if case in of_net and other in of_net:
+                ratio = of_net[other]["per_image"] / of_net[case]["per_image"]
+                lines.append(f"  {case} is {ratio:.2f} times as fast as {other}")
+        lines.append(f"  {'case':18} {'ANN forwards':>13} {'images/s':>9} {'compile s':>10} {'peak MB':>8}")
+        for case, r in of_net.items():
+            forwards = r["per_image"] / of_net["ann"]["per_image"] if "ann" in of_net else float("nan")
+            compiling = r["first_call"] - r["median"]
+            lines.append(
+                f"  {case:18} {forwards:13.2f} {1 / r['per_image']:9.0f} {compiling:10.1f} {r['peak_mb']:8.0f}"
+            )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Bench))

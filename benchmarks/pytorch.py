@@ -1,0 +1,118 @@
+"""The same networks in PyTorch, on the same weights, as one would write them there, time step by time step."""
+
+import torch
+from torch import nn
+
+STAGES = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")
+
+
+class Tpp(nn.Module):
+    """Algorithm 3 as it is printed: accumulate over all steps, then draw step by step. Time lies in the batch."""
+
+    def __init__(self, theta, T):
+        super().__init__()
+        self.T = T
+        self.register_buffer("theta", theta)
+
+    def forward(self, x):
+        v = x.unflatten(0, (self.T, -1)).sum(0)
+        spikes = []
+        for t in range(1, self.T + 1):
+            s = torch.bernoulli(torch.clamp(v / (self.theta * (self.T - t + 1)), 0, 1))
+            v = v - self.theta * s
+            spikes.append(s)
+        return (torch.stack(spikes) * self.theta).flatten(0, 1)
+
+
+class SpikingJelly(nn.Module):
+    """Its multi-step integrate-and-fire neuron, soft reset, beginning at theta / 2."""
+
+    def __init__(self, theta, T):
+        from spikingjelly.activation_based import neuron
+
+        super().__init__()
+        self.T = T
+        self.register_buffer("theta", theta)
+        self.neuron = neuron.IFNode(v_threshold=1.0, v_reset=None, step_mode="m")
+
+    def forward(self, x):
+        self.neuron.reset()
+        x = (x / self.theta).unflatten(0, (self.T, -1))
+        self.neuron.v = torch.full_like(x[0], 0.5)
+        return (self.neuron(x) * self.theta).flatten(0, 1)
+
+
+class Block(nn.Module):
+    def __init__(self, i, o, stride, act):
+        super().__init__()
+        self.conv1, self.bn1 = nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o)
+        self.conv2, self.bn2 = nn.Conv2d(o, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o)
+        self.stride, self.extra = stride, (o - i) // 2
+        self.act1, self.act2 = act(), act()
+
+    def forward(self, x):
+        y = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
+        x = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra, self.extra))
+        return self.act2(y + x)
+
+
+class ResNet20(nn.Module):
+    """With the keys of akamaster's file; `act` is called once for each site, in the order in which they run."""
+
+    def __init__(self, act):
+        super().__init__()
+        self.conv1, self.bn1, self.act = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), act()
+        channels, i = (16, 32, 64), 16
+        for stage, o in enumerate(channels, 1):
+            blocks = []
+            for block in range(3):
+                blocks.append(Block(i, o, 2 if stage > 1 and block == 0 else 1, act))
+                i = o
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+        self.linear = nn.Linear(64, 10)
+
+    def forward(self, x):
+        x = self.act(self.bn1(self.conv1(x)))
+        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+
+
+class Vgg16(nn.Module):
+    """With the keys of SNNC's file."""
+
+    def __init__(self, act):
+        super().__init__()
+        layers, i = [], 3
+        for o in STAGES:
+            if o == "pool":
+                layers.append(nn.AvgPool2d(2))
+            else:
+                layers += [nn.Conv2d(i, o, 3, 1, 1), nn.BatchNorm2d(o), act()]
+                i = o
+        self.features, self.classifier = nn.Sequential(*layers), nn.Linear(512, 10)
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(1))
+
+
+NETWORKS = {"resnet20": ResNet20, "vgg16": Vgg16}
+
+
+def network(name, state, neuron=None, thetas=None, T=1):
+    """The network with `state` as its weights: with ReLU, or with a `neuron` for each threshold over `T` steps.
+
+    It takes images `[B, C, H, W]`, repeats them `T` times, and gives the mean of the logits over time, `[B, K]`.
+    """
+    thetas = iter(thetas or ())
+
+    def act():
+        if neuron is None:
+            return nn.ReLU()
+        return neuron(torch.from_numpy(next(thetas)).reshape(-1, 1, 1), T)
+
+    net = NETWORKS[name](act)
+    tensors = {key: torch.from_numpy(array) for key, array in state.items()}
+    missing, _ = net.load_state_dict(tensors, strict=False)
+    if lost := [key for key in missing if not key.endswith(("theta", "num_batches_tracked"))]:
+        raise ValueError(f"no weights for {lost}")
+    net.eval()
+    return net if neuron is None else lambda x: net(x.repeat(T, 1, 1, 1)).unflatten(0, (T, -1)).mean(0)

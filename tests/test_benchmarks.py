@@ -1,0 +1,67 @@
+"""What the benchmark compares computes the same, and its table says what was measured."""
+
+import numpy as np
+import pytest
+
+import convert
+from tests.convert.torch_states import akamaster_state
+from tppjax import counts
+from tppjax.ann import sites, thresholds
+
+
+@pytest.fixture
+def networks(torch, monkeypatch):
+    """ResNet-20 of random weights: ours, in PyTorch with a neuron of one's choice, and images for both."""
+    from benchmarks import cases, pytorch
+
+    state = akamaster_state(channels=16)
+    monkeypatch.setattr(cases, "state", lambda net: state)
+    ours, x = cases.imported.__wrapped__("resnet20"), cases.images(5)
+    thetas = [np.asarray(thresholds(ours.variables)[site]) for site in sites(ours.model, (32, 32, 3))]
+
+    def theirs(neuron=None, T=1):
+        with torch.inference_mode():
+            images = torch.from_numpy(x.transpose(0, 3, 1, 2).copy())
+            return pytorch.network("resnet20", state, neuron, thetas, T)(images).numpy()
+
+    return ours, theirs, x
+
+
+def test_the_ann_is_the_same(networks):
+    ours, theirs, x = networks
+    expected = np.asarray(ours.apply(x))
+    np.testing.assert_allclose(theirs(), expected, atol=1e-4 * np.abs(expected).max())
+
+
+def test_spikingjelly_is_our_baseline(networks):
+    pytest.importorskip("spikingjelly", reason="needs SpikingJelly: make bench")
+    from benchmarks import pytorch
+
+    ours, theirs, x = networks
+    expected = np.asarray(convert.to_snn(ours, 4, "baseline", v_init=0.5).apply(x))
+    np.testing.assert_allclose(theirs(pytorch.SpikingJelly, 4), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_algorithm_3_has_the_law_of_a_tpp_neuron(torch):
+    from benchmarks import pytorch
+
+    T, u, theta, n = 8, 1.3, 0.7, 50_000
+    torch.manual_seed(0)
+    spikes = pytorch.Tpp(torch.tensor(theta), T)(torch.full((T * n,), u * theta / T)).unflatten(0, (T, n)) / theta
+    drawn = spikes.sum(0).numpy()
+    assert set(np.unique(drawn.round(4))) == {1, 2}
+    assert abs(drawn.mean() - counts.mean_tpp(u, T)) < 5 * drawn.std() / np.sqrt(n)
+
+
+def test_table():
+    from benchmarks.__main__ import table
+
+    row = {"seconds": [1.0], "first_call": 6.0, "peak_mb": 500.0}
+    rows = {
+        ("resnet20", "ann"): {**row, "median": 1.0, "per_image": 0.01},
+        ("resnet20", "snn tpp 32"): {**row, "median": 1.5, "per_image": 0.015},
+        ("resnet20", "algorithm3 32"): {**row, "median": 9.0, "per_image": 0.6},
+    }
+    lines = table(rows).splitlines()
+    assert lines[1] == "  snn tpp 32 is 40.00 times as fast as algorithm3 32"
+    assert lines[4].split() == ["snn", "tpp", "32", "1.50", "67", "4.5", "500"]
