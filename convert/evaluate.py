@@ -25,7 +25,7 @@ CONVERSION = (
     *("calibrate", "per", "percentile", "correct_bias", "correct_weights", "calibration_images"),
     *("v_init", "shift"),
 )
-STEPS_AT_ONCE = 1000  # examples times steps in one call of a time-resolved network, to bound its memory
+STEPS_AT_ONCE = 1000  # seeds times examples times steps in one call of a time-resolved network, to bound its memory
 REPORTED = 200  # test images, for the report
 FILES = ("results.json", "accuracy.csv", "accuracy.png", "report.txt")
 
@@ -158,7 +158,7 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int) -> d
     started = time.perf_counter()
     seeds = seeds if snn.random else 1
     keys = jax.vmap(lambda seed: jax.random.key(seed, impl=prng.HASH))(np.arange(seeds, dtype=np.uint32))
-    batch_size = batch_size if snn.model.act.folded else max(1, min(batch_size, STEPS_AT_ONCE // snn.T))
+    batch_size = batch_size if snn.model.act.folded else max(1, min(batch_size, STEPS_AT_ONCE // (snn.T * seeds)))
 
     def outcome(pixels, labels, index):
         return jax.tree.map(np.transpose, sharding.sweep(_outcome, keys, snn, pixels, labels, index))
