@@ -43,7 +43,7 @@ class Linear(NamedTuple):
 
 
 def correct(
-    ann: Ann, images, T: int, mode: str, *, weights=False, ridge=1e-3, seed=0, batch_size=100, progress=None, **options
+    ann: Ann, images, T: int, mode: str, *, weights=False, ridge=1e-3, seed=0, batch_size=None, progress=None, **options
 ) -> Ann:
     """The network changed so that its spiking version of this `T` and `mode` comes nearer to what it was.
 
@@ -55,7 +55,7 @@ def correct(
       weights: kernels and biases by least squares; otherwise biases, by the mean difference of each channel.
       ridge: of least squares: penalty on the change, in parts of the mean square of the layer's inputs.
       seed: of the draws of random modes.
-      batch_size: images a call; fewer where every step is computed.
+      batch_size: images a call; by default up to 100, as many as suit the device's memory.
       progress: name of a progress bar over the layers, shown on a terminal.
       **options: of `to_snn`.
 
@@ -70,7 +70,7 @@ def correct(
         raise ValueError("correction needs images of the training set; got none")
     ann = fold_batch_norm(ann)
     snn = to_snn(ann, T, mode, **options)
-    batch_size = batch_size if snn.model.act.folded else max(1, batch_size // T)
+    batch_size = batch_size or min(100, snn.batch_size(images.shape[1:]))
     keys = example_keys(jax.random.key(seed, impl=prng.HASH), np.arange(len(images)))
     fed = feeding(ann, images.shape[1:])
     _check(fed, weights)
@@ -120,23 +120,22 @@ def _check(fed: dict[str, tuple[Linear, ...]], weights: bool) -> None:
 
 
 def _inspect(model, variables, x, **options):
-    """`({site: its input, "logits": the logits}, {linear layer: its input})`."""
+    """`({site: its input, "logits": the logits}, {linear layer: its input})`, and the collections in `mutable`."""
     at, inputs = {}, {}
 
     def record(path, module, x, y):
         (at if type(module) is type(model.act) else inputs)[path] = x
 
     with watching((nn.Conv, nn.Dense, type(model.act)), record):
-        result = model.apply(variables, x, **options)
-    at[LOGITS] = result[0] if "mutable" in options else result
-    return at, inputs
+        at[LOGITS], collections = model.apply(variables, x, **{"mutable": [], **options})
+    return (at, inputs), collections
 
 
 @jax.jit
 def _look(ann, snn, x, key):
     """What the SNN lacks at each site, ANN less SNN, and what its linear layers get: means over time, `[B, ...]`."""
     x = ann.input(x)
-    wanted, _ = _inspect(ann.model, ann.variables, x)
+    (wanted, _), _ = _inspect(ann.model, ann.variables, x)
     there, inputs = snn.look(x, key if snn.random else None, _inspect)
     return jax.tree.map(jnp.subtract, wanted, there), inputs
 

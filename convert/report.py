@@ -77,7 +77,7 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
-def report(snn: Snn, images, ann: Ann | None = None, key=None, batch_size: int = 100) -> Report:
+def report(snn: Snn, images, ann: Ann | None = None, key=None, batch_size: int | None = None) -> Report:
     """How `snn` compares with its ANN on `images`, site by site: where the accuracy is lost.
 
     Args:
@@ -85,7 +85,7 @@ def report(snn: Snn, images, ann: Ann | None = None, key=None, batch_size: int =
       images: `[N, H, W, C]`; some hundred are enough.
       ann: what to compare with, if the network was corrected before it was converted; by default what was converted.
       key: PRNG key of the random modes; seed 0 by default.
-      batch_size: images a call; fewer where every step is computed.
+      batch_size: images a call; by default up to 100, as many as suit the device's memory.
 
     Returns:
       The report.
@@ -98,7 +98,7 @@ def report(snn: Snn, images, ann: Ann | None = None, key=None, batch_size: int =
     ann = snn.ann if ann is None else ann
     key = jax.random.key(0, impl=prng.HASH) if key is None else key
     keys = example_keys(key, np.arange(len(images)))
-    batch_size = batch_size if snn.model.act.folded else max(1, batch_size // snn.T)
+    batch_size = batch_size or min(100, snn.batch_size(images.shape[1:]))
     sums = None
     for x, k in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
         new = jax.tree.map(np.float64, _sums(ann, snn, x, k))

@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct, traverse_util
 
+from convert import steps
 from convert.linear import fixed_axes, nonlinear
+from tppjax import sharding
 from tppjax.activations import ACTIVATIONS, QCFS
 from tppjax.ann import Ann, sites, thresholds
 from tppjax.counts import check_steps
@@ -66,6 +68,15 @@ class Snn(struct.PyTreeNode):
         """Whether a key is needed."""
         return bool(_modes(self.mode) & set(RANDOM))
 
+    def batch_size(self, input_shape, seeds: int = 1) -> int:
+        """Images `[H, W, C]` a call that keep within `sharding.budget()`, with `seeds` runs side by side.
+
+        Step by step all sites remember, folded they come one after another; some four floats a neuron.
+        """
+        neurons = [math.prod(site.shape) for site in sites(self.ann.model, input_shape).values()]
+        kept = 16 * (max(neurons) if self.model.act.folded else sum(neurons))
+        return max(1, sharding.budget() // (kept * -(-seeds // jax.device_count())))
+
     def apply(self, x, key=None):
         """Logits `[B, K]`, the mean over T; where every site is two-phase, at the cost of one pass whatever T.
 
@@ -80,14 +91,11 @@ class Snn(struct.PyTreeNode):
         Raises:
           ValueError: as `apply`.
         """
-        logits, state = self._run(x, key, self.model.act.folded, ["activity"])
-        return logits if self.model.act.folded else logits.mean(axis=1), _by_site(state["activity"], "count")
+        return self._run(x, key)
 
-    def look(self, x, key, inspect):
-        """What `inspect(model, variables, x, **options)` makes of each example, means over time, examples leading."""
-        folded = self.model.act.folded
-        found = self._run(x, key, folded, ["activity"], inspect)
-        return found if folded else jax.tree.map(lambda a: a.mean(axis=1), found)
+    def look(self, x, key, apply):
+        """What `apply(model, variables, x, rngs=, mutable=)` gives, less collections; means over time, `[B, ...]`."""
+        return self._run(x, key, apply)[0]
 
     def trace(self, x, key=None) -> Trace:
         """Logits, spikes and potentials at every step; time is never folded here, so T passes are paid.
@@ -95,27 +103,33 @@ class Snn(struct.PyTreeNode):
         Raises:
           ValueError: as `apply`.
         """
-        logits, state = self._run(x, key, False, ["activity", "trace"])
-        logits = jnp.broadcast_to(logits, (logits.shape[0], self.T, logits.shape[2]))
-        time_first = jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), (logits, state["trace"]))
-        return Trace(time_first[0], _by_site(time_first[1], "spikes"), _by_site(time_first[1], "potential"))
+        x, keys, modes = self._inputs(x, key)
+        model = self.model.clone(act=self.model.act.clone(folded=False))
+        run = jax.vmap(lambda x, key: steps.run(model, self.variables, x, key, modes, traced=True))(x, keys)
+        return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), (run.steps, run.spikes, run.potentials)))
 
-    def _run(self, x, key, folded: bool, collections: list[str], apply=nn.Module.apply):
-        """One pass of every example by itself, examples leading; time second, if it is not folded.
+    def _run(self, x, key, apply=nn.Module.apply):
+        """What `apply` gives for every example by itself, means over time, and the spikes of each site."""
+        x, keys, modes = self._inputs(x, key)
 
-        `apply(model, variables, x, rngs=..., mutable=...)` stands for what is done with each.
-        """
+        def one(x, key):
+            if not self.model.act.folded:
+                return steps.run(self.model, self.variables, x, key, modes, apply=apply)[:2]
+            rngs = None if key is None else {"spikes": key}
+            asked, state = apply(self.model, self.variables, x, rngs=rngs, mutable=["activity"])
+            flat = traverse_util.flatten_dict(state["activity"], sep="/")
+            return asked, {site: flat[f"{site}/count"] for site in modes}
+
+        return jax.vmap(one)(x, keys)
+
+    def _inputs(self, x, key):
+        """Normalised images, a key for each, and the mode of each site in the order in which they run."""
         x = self.ann.input(x)
         if self.ann.preprocessing is None:
             _check_network(self.ann, self.mode, x.shape[1:])
-        keys = self._keys(key, len(x))
-        model = self.model.clone(act=self.model.act.clone(folded=folded))
-
-        def one(x, key):
-            rngs = None if key is None else {"spikes": key}
-            return apply(model, self.variables, x if folded else x[None], rngs=rngs, mutable=collections)
-
-        return jax.vmap(one)(x, keys)
+        order = sites(self.ann.model, x.shape[1:])
+        modes = dict.fromkeys(order, self.mode) if isinstance(self.mode, str) else {s: self.mode[s] for s in order}
+        return x, self._keys(key, len(x)), modes
 
     def _keys(self, key, batch: int):
         if not self.random:
@@ -277,9 +291,3 @@ def _check_network(ann: Ann, mode, input_shape):
 
 def _modes(mode) -> set[str]:
     return {mode} if isinstance(mode, str) else set(dict(mode).values())
-
-
-def _by_site(collection, name: str) -> dict[str, jax.Array]:
-    """`{site: value}` of what every site sowed under `name`."""
-    flat = traverse_util.flatten_dict(collection)
-    return {"/".join(path[:-1]): value for path, value in flat.items() if path[-1] == name}

@@ -1,9 +1,9 @@
 """Spike trains: one pure function for each neuron of the paper, and the two that we add.
 
 Arrays in, spike trains in {0, 1} out, time leading: `[T, ...]`. A spike of a neuron with threshold `theta` weighs
-`theta` in the next layer. Potentials are counted in thresholds, `u = v / theta`, and spikes in whole numbers `n`, so
-that a potential of exactly `k` thresholds gives `k` spikes in floating point too; `u - n` is what the paper writes
-`v / theta`.
+`theta` in the next layer. Potentials are counted in thresholds, `u = v / theta`, so that a potential of exactly `k`
+thresholds gives `k` spikes in floating point too. In two-phase neurons `u` stays what was accumulated and `n` counts
+the spikes, so `u - n` is what the paper writes `v / theta`.
 
     baseline   integrate_and_fire                        Eq. 1 and 2, Algorithm 1
     shuffle    shuffle(integrate_and_fire(...))          Algorithm 2
@@ -20,7 +20,7 @@ from tppjax import counts
 
 
 def integrate_and_fire(current, theta, v_init=0.0):
-    """`v[t] = v[t-1] + x[t] - theta s[t-1]`, `s[t] = H(v[t] - theta)`: Eq. 1 and 2, Algorithm 1.
+    """`v[t] = v[t-1] - theta s[t-1] + x[t]`, `s[t] = H(v[t] - theta)`: Eq. 1 and 2, Algorithm 1.
 
     Soft reset, one spike a step at most. Fires on `v >= theta`: the strict `>` of Algorithm 1 contradicts Eq. 2 and the
     published code of every baseline.
@@ -33,17 +33,24 @@ def integrate_and_fire(current, theta, v_init=0.0):
     Returns:
       Spikes in {0, 1}, `[T, ...]`.
     """
+    current = current.at[0].add(v_init)
 
-    def step(carry, x):
-        u, n = carry
-        u = u + counts.in_thresholds(x, theta)
-        s = (u - n >= 1).astype(u.dtype)
-        return (u, n + s), s
+    def step(u, x):
+        u = integrate(u, counts.in_thresholds(x, theta))
+        return u, fire(u)
 
-    v = jnp.broadcast_to(v_init, current.shape[1:]).astype(current.dtype)
-    u = counts.in_thresholds(v, theta)
-    _, spikes = jax.lax.scan(step, (u, jnp.zeros_like(u)), current)
+    _, spikes = jax.lax.scan(step, jnp.zeros_like(current[0]), current)
     return spikes
+
+
+def integrate(u, x):
+    """`u[t] = u[t-1] - s[t-1] + x[t]`: Eq. 1 in thresholds, from the potential before firing to the next one."""
+    return u - fire(u) + x
+
+
+def fire(u):
+    """`s[t] = H(u[t] - 1)`: Eq. 2 in thresholds."""
+    return (u >= 1).astype(u.dtype)
 
 
 def shuffle(spikes, key, shared: bool = False):
@@ -94,12 +101,26 @@ def tpp(v, theta, T: int, key):
 
     def step(n, now):
         t, key = now
-        p = jnp.clip((u - n) / (T - t + 1), 0.0, 1.0)
-        s = jax.random.bernoulli(key, p).astype(u.dtype)
+        s = tpp_step(u, n, T - t + 1, key)
         return n + s, s
 
     _, spikes = jax.lax.scan(step, jnp.zeros_like(u), (jnp.arange(1, T + 1), jax.random.split(key, T)))
     return spikes
+
+
+def tpp_step(u, n, left, key):
+    """One step of `tpp`, in thresholds: `s ~ Bernoulli(clip((u - n) / left, 0, 1))`.
+
+    Args:
+      u: accumulated potential, any shape.
+      n: number of spikes so far, likewise.
+      left: number of steps left, this one included.
+      key: PRNG key of this step.
+
+    Returns:
+      Spikes in {0, 1} of the shape of `u`.
+    """
+    return jax.random.bernoulli(key, jnp.clip((u - n) / left, 0.0, 1.0)).astype(u.dtype)
 
 
 def rounded(v, theta, T: int):
@@ -114,8 +135,13 @@ def rounded(v, theta, T: int):
       Spikes in {0, 1}, `[T, ...]`.
     """
     count = counts.rounded(v, theta, T)
-    fired = jax.vmap(lambda t: jnp.floor(t * count / T))(jnp.arange(T + 1))
-    return jnp.diff(fired, axis=0)
+    return jax.vmap(lambda left: rounded_step(count, left, T))(jnp.arange(T, 0, -1))
+
+
+def rounded_step(count, left, T: int):
+    """One step of `rounded`, `left` steps before the end, this one included: spikes of the shape of `count`."""
+    t = T - left
+    return jnp.floor((t + 1) * count / T) - jnp.floor(t * count / T)
 
 
 def unbiased(v, theta, T: int, key):
@@ -132,20 +158,3 @@ def unbiased(v, theta, T: int, key):
     """
     count_key, order_key = jax.random.split(key)
     return tpp(counts.unbiased(v, theta, T, count_key), 1.0, T, order_key)
-
-
-def potential(current, spikes, theta, v_init=0.0):
-    """`v[t] = v_init + sum_{i<=t} x[i] - theta sum_{i<t} s[i]`: the membrane potential before firing, over time.
-
-    Args:
-      current: input over time, `[T, ...]`; for a two-phase neuron all of it comes before the first spike, so pass it as
-        `v_init` and `current` as zeros.
-      spikes: what the neuron fired, `[T, ...]`.
-      theta: threshold, broadcasts to `current[0]`.
-      v_init: potential before the first step, likewise.
-
-    Returns:
-      Potentials in the units of `current`, `[T, ...]`.
-    """
-    v_init, theta = (jnp.broadcast_to(a, current.shape) for a in (v_init, theta))
-    return v_init + jnp.cumsum(current, axis=0) - theta * (jnp.cumsum(spikes, axis=0) - spikes)

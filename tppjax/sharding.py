@@ -16,6 +16,15 @@ def mesh(devices=None) -> Mesh:
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
 
+def budget() -> int:
+    """Bytes that one call of a network should keep at a time: an eighth of an accelerator's memory.
+
+    On a CPU it is 128 MiB: larger batches bring no speed, since they leave the caches.
+    """
+    statistics = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    return statistics["bytes_limit"] // 8 if statistics else 2**27
+
+
 def replicate(tree, over: Mesh):
     """The tree with a whole copy on each device."""
     return jax.device_put(tree, NamedSharding(over, PartitionSpec()))

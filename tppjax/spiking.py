@@ -1,6 +1,7 @@
 """A layer of spiking neurons: the module that takes an activation's place and reads the activation's leaf `theta`."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from tppjax import counts, neurons
@@ -16,8 +17,12 @@ class Spiking(nn.Module):
 
     Folded in time, input and output are means over time: the mean current `[...]` in, the rate `theta count / T` out.
     This is exact where every site of the network is two-phase, since such a neuron reads only the sum of its input,
-    and all that lies between two sites is linear. Otherwise the input is the current over time, `[T, ...]` or
-    `[1, ...]` for one that does not change, and the output is `theta` times the spikes, `[T, ...]`.
+    and all that lies between two sites is linear.
+
+    Otherwise a call is one step: the current of this step in, `theta` times its spikes out, and what a neuron remembers
+    is in the collection "state". Sites of every mode but `baseline` hear all T steps in a first run, in which their
+    output means nothing, before they fire in a second. What they heard is left in "state", as `heard` or, by `shuffle`,
+    as `fired`; in the second run they find it in the collection "heard". `convert.steps` has the runs.
 
     Attributes:
       mode: one of `MODES`, or a tuple of (site, mode) with one for every site of the network.
@@ -40,32 +45,23 @@ class Spiking(nn.Module):
 
     @nn.compact
     def __call__(self, x):
-        """Means over time `[...]` if folded, else over time `[T, ...]`. Random modes draw from the stream "spikes".
+        """Means over time `[...]` if folded, else one step `[...]`. Random modes draw from the stream "spikes".
 
-        Sows `count` in the collection "activity"; if not folded, `spikes` and `potential` over time in "trace".
+        Folded, sows `count` in the collection "activity". Step by step, `fired` in "state" counts the spikes so far,
+        and `spikes` and `potential`, before firing and in the units of theta, are sown in "trace".
         """
         theta = self.get_variable("params", "theta")
         mode = self.mode if isinstance(self.mode, str) else dict(self.mode)["/".join(self.path)]
-        if self.folded:
-            v = max_pool(self.T * x, self.max_pool)
-            theta = jnp.broadcast_to(theta, v.shape)
-            count = self._count(mode, v, theta)
-            self._sow("activity", "count", count)
-            return theta * count / self.T
-        current = jnp.broadcast_to(x, (self.T, *x.shape[1:]))
-        if mode in TWO_PHASE:  # all the current comes before the first spike
-            v_init = max_pool(current.sum(axis=0), self.max_pool)
-            theta = jnp.broadcast_to(theta, v_init.shape)
-            current = jnp.zeros((self.T, *v_init.shape), v_init.dtype)
-        elif self.max_pool:
+        if self.max_pool and mode not in TWO_PHASE:
             raise ValueError(max_pool_refused(mode, "/".join(self.path)))
-        else:
-            theta = jnp.broadcast_to(theta, current.shape[1:])
-            v_init, current = self.v_init * theta, current + (self.shift * theta / self.T)[None]
-        spikes = self._fire(mode, current, theta, v_init)
-        self._sow("activity", "count", spikes.sum(axis=0))
-        self._sow("trace", "spikes", spikes)
-        return theta[None] * spikes
+        return self._rate(mode, x, theta) if self.folded else self._step(mode, x, theta)
+
+    def _rate(self, mode, x, theta):
+        v = max_pool(self.T * x, self.max_pool)
+        theta = jnp.broadcast_to(theta, v.shape)
+        count = self._count(mode, v, theta)
+        self._sow("activity", "count", count)
+        return theta * count / self.T
 
     def _count(self, mode, v, theta):
         match mode:
@@ -76,21 +72,63 @@ class Spiking(nn.Module):
             case "unbiased":
                 return counts.unbiased(v, theta, self.T, self.make_rng("spikes"))
 
-    def _fire(self, mode, current, theta, v_init):
-        match mode:
-            case "baseline" | "shuffle":
-                spikes = neurons.integrate_and_fire(current, theta, v_init)
-            case "tpp":
-                spikes = neurons.tpp(v_init, theta, self.T, self.make_rng("spikes"))
-            case "rounded":
-                spikes = neurons.rounded(v_init, theta, self.T)
-            case "unbiased":
-                spikes = neurons.unbiased(v_init, theta, self.T, self.make_rng("spikes"))
-        if self.is_mutable_collection("trace"):
-            self._sow("trace", "potential", neurons.potential(current, spikes, theta, v_init))
+    def _step(self, mode, x, theta):
+        y = max_pool(x, self.max_pool)  # for its shape
+        theta = jnp.broadcast_to(theta, y.shape)
+        fired = self.variable("state", "fired", jnp.zeros_like, y)
+        past = self.variable("state", "past", lambda: jnp.int32(0))  # steps
+        if mode == "baseline":
+            s = self._integrate_and_fire(x, theta, fired, past)
+        elif self.has_variable("heard", "heard"):
+            s = self._second_phase(mode, theta, fired, past)
+        else:
+            s = self._first_phase(mode, x, theta, fired, past)
+        past.value += 1
+        self._sow("trace", "spikes", s)
+        return theta * s
+
+    def _integrate_and_fire(self, x, theta, fired, past):
+        u = self.variable("state", "u", jnp.zeros_like, x)
+        begin = jnp.where(past.value == 0, self.v_init, 0.0)
+        u.value = neurons.integrate(u.value, counts.in_thresholds(x, theta) + self.shift / self.T + begin)
+        self._sow("trace", "potential", theta * u.value)
+        s = neurons.fire(u.value)
+        fired.value += s
+        return s
+
+    def _first_phase(self, mode, x, theta, fired, past):
+        if mode in TWO_PHASE:
+            heard = self.variable("state", "heard", jnp.zeros_like, x)
+            heard.value += x
+            return jnp.zeros_like(theta)
+        s = self._integrate_and_fire(x, theta, fired, past)
+        if self.shared_order:
+            train = self.variable("state", "heard", lambda: jnp.zeros((self.T, *x.shape), jnp.bool))
+            train.value = train.value.at[past.value].set(s > 0)
+        return s
+
+    def _second_phase(self, mode, theta, fired, past):
+        heard, left = self.get_variable("heard", "heard"), self.T - past.value
+        key = self.make_rng("spikes") if mode in RANDOM else None
+        now = None if key is None else jax.random.fold_in(key, past.value)
+        if mode == "shuffle" and self.shared_order:
+            return heard[jax.random.permutation(key, self.T)[past.value]].astype(theta.dtype)
         if mode == "shuffle":
-            spikes = neurons.shuffle(spikes, self.make_rng("spikes"), self.shared_order)
-        return spikes
+            u = heard
+        else:
+            v = max_pool(heard, self.max_pool)
+            u = counts.in_thresholds(v, theta)
+            self._sow("trace", "potential", v - theta * fired.value)
+        match mode:
+            case "rounded":
+                s = neurons.rounded_step(counts.rounded(v, theta, self.T), left, self.T)
+            case "unbiased":
+                count = counts.unbiased(v, theta, self.T, jax.random.fold_in(key, self.T))
+                s = neurons.tpp_step(count, fired.value, left, now)
+            case _:
+                s = neurons.tpp_step(u, fired.value, left, now)
+        fired.value += s
+        return s
 
     def _sow(self, collection, name, value):
         self.sow(collection, name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)

@@ -48,3 +48,14 @@ def cnn():
     """Two stages of convolutions with average pooling between."""
     model = models.create("vgg_small", 3, QCFS(L=4), stages=((4,), (4,)), norm=False)
     return exact(model, (4, 4, 1)), model
+
+
+class Pooled(nn.Module):
+    """With the maximum taken at the site, as torchvision's networks have it after their activation."""
+
+    act: nn.Module
+
+    @nn.compact
+    def __call__(self, x):
+        x = self.act.copy(name="act1", max_pool=(2, 2, 0))(nn.Conv(4, (3, 3), name="conv")(x))
+        return nn.Dense(3, name="head")(x.reshape(*x.shape[:-3], -1))

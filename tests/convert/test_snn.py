@@ -1,4 +1,4 @@
-"""The converted network: against the ANN, against a plain loop, folded against time-resolved, and its refusals."""
+"""The converted network: against the ANN, folded against step by step, its noise, devices and conversion."""
 
 import os
 import subprocess
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import convert
-from tests.convert.networks import Mlp, cnn, exact, images, mlp
-from tppjax import activations, ann, data, models, sharding
+from tests.convert.networks import Mlp, Pooled, cnn, exact, images, mlp
+from tppjax import activations, ann, models, sharding
 from tppjax.activations import QCFS, ClippedReLU, ReLU
 
 KEY = jax.random.key(11)
@@ -24,37 +24,6 @@ def test_rounded_at_T_equal_to_L_is_the_qcfs_network_on_every_digit(digits_ann, 
         expected = jax.jit(ann.Ann.apply)(digits_ann, digits_test.images)
         logits = jax.jit(convert.Snn.apply)(snn, digits_test.images)
     np.testing.assert_array_equal(logits, expected)
-
-
-@pytest.mark.parametrize(("v_init", "shift"), [(0.5, 0.0), (0.0, 0.0), (0.0, 0.5)])
-def test_baseline_is_a_plain_loop(v_init, shift):
-    """Algorithm 1 layer by layer in float64; every spike, potential and logit. RTS adds theta/2 over the T steps."""
-    variables, model = mlp()
-    T, x = 8, images(9)
-    params = variables["params"]
-    v = {i: np.full((9, w), v_init * params[f"act{i}"]["theta"]) for i, w in enumerate(model.widths)}
-    trace = convert.to_snn(variables, T=T, mode="baseline", model=model, v_init=v_init, shift=shift).trace(x)
-    fired = 0
-    for t in range(T):
-        s = x.reshape(9, -1).astype(np.float64)
-        for i in range(len(model.widths)):
-            theta = params[f"act{i}"]["theta"]
-            v[i] += s @ params[f"dense{i}"]["kernel"] + params[f"dense{i}"]["bias"] + shift * theta / T
-            np.testing.assert_array_equal(trace.potentials[f"act{i}"][t], v[i])
-            spikes = v[i] >= theta
-            np.testing.assert_array_equal(trace.spikes[f"act{i}"][t], spikes)
-            v[i] -= theta * spikes
-            s = theta * spikes
-            fired += spikes.sum()
-        np.testing.assert_array_equal(trace.logits[t], s @ params["head"]["kernel"] + params["head"]["bias"])
-    assert 0 < fired < T * 9 * sum(model.widths)
-
-
-def test_apply_is_the_mean_over_time():
-    variables, model = mlp()
-    for mode in ("baseline", "shuffle"):
-        snn = convert.to_snn(variables, T=5, mode=mode, model=model)
-        np.testing.assert_allclose(snn.apply(images(4), KEY), snn.trace(images(4), KEY).logits.mean(axis=0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("network", [mlp, cnn])
@@ -92,20 +61,6 @@ def test_folded_and_time_resolved_agree_in_law(mode):
             random += (sigma > 0).sum()
             assert (np.abs(a_p.mean(axis=0) - b_p.mean(axis=0)) <= 5 * sigma + 1e-6).all()
     assert random > 20
-
-
-def test_shuffle_moves_spikes_and_keeps_counts():
-    variables, model = mlp()
-    x = images(50)
-    baseline = convert.to_snn(variables, T=8, mode="baseline", model=model).trace(x)
-    for shared in (False, True):
-        shuffled = convert.to_snn(variables, T=8, mode="shuffle", model=model, shared_order=shared).trace(x, KEY)
-        before, after = baseline.spikes["act0"], shuffled.spikes["act0"]
-        np.testing.assert_array_equal(after.sum(axis=0), before.sum(axis=0))
-        assert (after != before).any()
-        # Whether what all neurons did at one step stays together, in every example.
-        together = [np.sort(np.asarray(a) @ 2.0 ** np.arange(6), axis=0) for a in (before, after)]
-        assert shared == np.array_equal(*together)
 
 
 @pytest.mark.parametrize(("act", "beginning"), [(QCFS(L=4), (0.5, 0)), (ClippedReLU(), (0, 0.5)), (ReLU(), (0, 0.5))])
@@ -211,164 +166,6 @@ def test_conversion_changes_and_copies_nothing(digits_ann):
     assert not convert.to_snn(digits_ann, T=4, mode="rounded").random
 
 
-@pytest.mark.parametrize("T", [0, -3, 1.5, True])
-def test_steps_are_refused(digits_ann, T):
-    with pytest.raises(ValueError, match="T is the number of time steps, a whole number of at least 1"):
-        convert.to_snn(digits_ann, T=T)
-
-
-def test_modes_are_refused(digits_ann):
-    with pytest.raises(
-        ValueError, match="unknown mode 'poisson' for all sites; known: baseline, shuffle, tpp, rounded"
-    ):
-        convert.to_snn(digits_ann, mode="poisson")
-    with pytest.raises(
-        ValueError, match=r"one entry for every site; unknown: \['act9'\]; missing: \['act1_1', 'act1_2'"
-    ):
-        convert.to_snn(digits_ann, mode={"act9": "tpp"})
-
-
-@pytest.mark.parametrize("theta", [0.0, -1.0, np.nan, np.inf])
-def test_thresholds_are_refused(digits_ann, theta):
-    params = {**digits_ann.variables["params"], "act1_2": {"theta": np.float32(theta)}}
-    network = digits_ann.replace(variables={**digits_ann.variables, "params": params})
-    with pytest.raises(ValueError, match="thresholds must be positive and finite; theta at act1_2 is"):
-        convert.to_snn(network)
-
-
-def test_keys_are_refused(digits_ann, digits_test):
-    snn, x = convert.to_snn(digits_ann, T=2, mode="tpp"), digits_test.images[:3]
-    with pytest.raises(ValueError, match=r"mode 'tpp' draws at random and needs a key: pass key=jax\.random\.key"):
-        snn.apply(x)
-    for key in (jax.random.PRNGKey(0), 0, jax.random.split(KEY, 2)):
-        with pytest.raises(ValueError, match=r"one typed PRNG key.* or one per example, \[3\]; got"):
-            snn.apply(x, key)
-
-
-def test_inputs_are_refused(digits_ann, digits_test):
-    snn = convert.to_snn(digits_ann, T=2, mode="rounded")
-    with pytest.raises(ValueError, match=r"batch of images \[B, H, W, C\]; got shape \(8, 8, 1\)"):
-        snn.apply(digits_test.images[0])
-    with pytest.raises(ValueError, match=r"takes images of shape \(8, 8, 1\)"):
-        snn.apply(np.zeros((1, 9, 9, 1), np.uint8))
-    variables, model = mlp()
-    with pytest.raises(ValueError, match="takes floats, already normalised; got uint8"):
-        convert.to_snn(variables, mode="rounded", model=model).apply(np.zeros((1, 2, 2, 2), np.uint8))
-
-
-def test_other_things_are_refused(digits_ann):
-    with pytest.raises(ValueError, match=r"to_snn takes an Ann .* got dict without model="):
-        convert.to_snn(digits_ann.variables)
-    with pytest.raises(ValueError, match="to_snn takes an Ann"):
-        convert.to_snn({"kernel": 1}, model=digits_ann.model)
-    with pytest.raises(ValueError, match="Dense has no field act, which can't be converted"):
-        convert.to_snn(digits_ann.variables, model=nn.Dense(3))
-    relu = digits_ann.replace(model=digits_ann.model.clone(act=ReLU()))
-    params = {k: v for k, v in relu.variables["params"].items() if not k.startswith("act")}
-    with pytest.raises(
-        ValueError,
-        match=r"no threshold at act1_1, act1_2, act2_1, act2_2: .*ReLU learns none; choose them: convert\.calibrate",
-    ):
-        convert.to_snn(relu.replace(variables={**relu.variables, "params": params}))
-
-
-class WithMaxPool(nn.Module):
-    act: nn.Module
-
-    @nn.compact
-    def __call__(self, x):
-        x = self.act.copy(name="act1")(nn.Conv(2, (3, 3))(x))
-        return nn.max_pool(x, (2, 2))
-
-
-class WithRelu(nn.Module):
-    act: nn.Module
-
-    @nn.compact
-    def __call__(self, x):
-        with jax.named_scope("stem"):
-            x = nn.relu(nn.Conv(2, (3, 3))(x))
-        return self.act.copy(name="act1")(x)
-
-
-class WithSoftmax(nn.Module):
-    act: nn.Module
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.softmax(self.act.copy(name="act1")(nn.Conv(2, (3, 3))(x)))
-
-
-class WithAttention(nn.Module):
-    """Linear in each of two factors that both depend on the input, hence not linear."""
-
-    act: nn.Module
-
-    @nn.compact
-    def __call__(self, x):
-        x = self.act.copy(name="act1")(nn.Conv(2, (3, 3))(x))
-        return x * nn.Dense(2)(x)
-
-
-@pytest.mark.parametrize(
-    ("model", "found"),
-    [
-        (WithMaxPool, "reduce_window_max at .*max_pool|reduce_window_max"),
-        (WithRelu, "max at '.*stem"),
-        (WithSoftmax, "exp"),
-        (WithAttention, "mul at"),
-    ],
-)
-def test_what_is_not_linear_between_sites_is_named(model, found):
-    model = model(QCFS(L=4))
-    x = jnp.ones((1, 4, 4, 1))
-    snn = convert.to_snn(model.init(KEY, x), mode="rounded", model=model)
-    with pytest.raises(ValueError, match=rf"{type(model).__name__} can't be converted, .*{found}"):
-        snn.apply(x)
-
-
-class FromTheFront(nn.Module):
-    act: nn.Module
-
-    @nn.compact
-    def __call__(self, x):
-        x = self.act.copy(name="act1")(nn.Conv(4, (3, 3))(x))
-        return nn.Dense(3)(x.mean(axis=(1, 2)))
-
-
-class WithBatchSize(nn.Module):
-    act: nn.Module
-
-    @nn.compact
-    def __call__(self, x):
-        return nn.Dense(3)(self.act.copy(name="act1")(x).reshape(x.shape[0], -1))
-
-
-class OnceForTwoSites(nn.Module):
-    act: nn.Module
-
-    @nn.compact
-    def __call__(self, x):
-        return self.act(nn.Dense(1)(self.act(x)))
-
-
-@pytest.mark.parametrize(
-    ("model", "message"),
-    [
-        (FromTheFront, r"FromTheFront can't be converted, .* count axes from the end, as in x\.mean"),
-        (WithBatchSize, "WithBatchSize can't be converted, since it works on batches"),
-        (OnceForTwoSites, r"the activation 'act' runs twice: put a copy at each site, self\.act\.copy\(name=\.\.\.\)"),
-    ],
-)
-def test_networks_that_would_be_converted_wrongly_are_refused(model, message):
-    """Images as wide as they have channels, so that no layer finds a wrong shape."""
-    model = model(QCFS(L=4))
-    x = jnp.ones((4, 4, 4, 4))
-    snn = convert.to_snn(model.init(KEY, x), mode="rounded", model=model)
-    with pytest.raises(ValueError, match=message):
-        snn.apply(x)
-
-
 def test_a_relu_network_of_ones_own():
     """Calibrated, corrected, converted and reported on, from variables and a module alone."""
     variables, model = mlp()
@@ -393,17 +190,6 @@ def test_our_models_are_linear_between_sites(name):
     assert convert.snn.fixed_axes(model, variables, (32, 32, 3)) == ""
 
 
-class Pooled(nn.Module):
-    """With the maximum taken at the site, as torchvision's networks have it after their activation."""
-
-    act: nn.Module
-
-    @nn.compact
-    def __call__(self, x):
-        x = self.act.copy(name="act1", max_pool=(2, 2, 0))(nn.Conv(4, (3, 3), name="conv")(x))
-        return nn.Dense(3, name="head")(x.reshape(*x.shape[:-3], -1))
-
-
 def test_max_pool_then_fire():
     """The ANN's max-pool exactly at T = L; folded and step by step the same."""
     model, x = Pooled(QCFS(L=4)), images(20, (4, 4, 1))
@@ -420,14 +206,3 @@ def test_max_pool_then_fire():
     np.testing.assert_array_equal(trace.logits.mean(axis=0), logits)
     tpp = convert.to_snn(variables, T=4, mode="tpp", model=model)
     assert tpp.apply(x, KEY).shape == (20, 3)
-
-
-@pytest.mark.parametrize("mode", ["baseline", "shuffle"])
-def test_max_pool_is_refused_where_neurons_fire_at_every_step(mode):
-    model = Pooled(QCFS(L=4))
-    variables = exact(model, (8, 8, 1))
-    refused = rf"mode '{mode}' can't have the max-pool at act1: .* two-phase mode \(tpp, rounded, unbiased\)"
-    with pytest.raises(ValueError, match=refused):
-        convert.to_snn(variables, mode=mode, model=model).apply(images(1, (8, 8, 1)), KEY)
-    with pytest.raises(ValueError, match=refused):
-        convert.to_snn(ann.Ann(variables, model, data.info("digits")), mode=mode)

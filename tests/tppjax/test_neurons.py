@@ -128,15 +128,3 @@ def test_unbiased_fires_at_every_step_alike():
     share = np.asarray(neurons.unbiased(jnp.full(DRAWS, u), 1.0, T, jax.random.key(0))).mean(axis=1)
     p = u / T
     assert (np.abs(share - p) < 5 * np.sqrt(p * (1 - p) / DRAWS)).all()
-
-
-def test_potential_is_what_the_loop_sees_before_it_fires():
-    T, n, theta, v_init = 12, 50, 0.5, 0.25
-    current = np.random.default_rng(0).integers(-4, 9, (T, n)) / 8
-    spikes = neurons.integrate_and_fire(jnp.float32(current), theta, v_init)
-    v, expected = np.full(n, v_init), []
-    for t in range(T):
-        v = v + current[t]
-        expected.append(v)
-        v = v - theta * np.asarray(spikes[t])
-    np.testing.assert_array_equal(neurons.potential(jnp.float32(current), spikes, theta, v_init), expected)

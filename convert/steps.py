@@ -1,0 +1,82 @@
+"""A spiking network run step by step, in memory that does not grow with T.
+
+Integrate-and-fire neurons answer in the step in which they hear. All others hear T steps before they fire, so a network
+with `n` sites of theirs is run over time `n + 1` times: in run `i` the sites before the `i`-th fire, by what they heard
+in the runs before, the `i`-th hears, and nothing behind it matters. So each layer of weights is computed at each step
+just once, in the run of the site it feeds; the rest is dead code that the compiler drops. Spike trains are not stored
+between the runs: what a site fires at a step is drawn anew, the same way each time, from what it heard and its key.
+"""
+
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+
+class Run(NamedTuple):
+    """What a network did over time.
+
+    Attributes:
+      mean: what was asked of it, mean over the steps.
+      fired: `{site: number of spikes of each neuron}`.
+      steps: what was asked of it, at every step, `[T, ...]`; None if not traced, as the two below.
+      spikes: `{site: [T, ...]}`.
+      potentials: `{site: [T, ...]}`, before firing.
+    """
+
+    mean: dict
+    fired: dict
+    steps: dict | None = None
+    spikes: dict | None = None
+    potentials: dict | None = None
+
+
+def run(model: nn.Module, variables, x, key, modes: dict[str, str], *, traced=False, apply=nn.Module.apply) -> Run:
+    """One example through the network, T times.
+
+    Args:
+      model: the network, with `Spiking` sites that are not folded.
+      variables: its variables.
+      x: the example, which enters at every step, `[H, W, C]`.
+      key: PRNG key of the example, or None.
+      modes: mode of each site, in the order in which they run.
+      traced: whether what happened at every step is kept, in T times the memory.
+      apply: `apply(model, variables, x, rngs=, mutable=)` gives what is asked, a tree of arrays, and the collections in
+        `mutable`.
+    """
+    rngs = None if key is None else {"spikes": key}
+    mutable = ["state", "trace"] if traced else ["state"]
+
+    def once(state, heard):
+        at = {**variables, "state": state, "heard": traverse_util.unflatten_dict(heard, sep="/")}
+        asked, new = apply(model, at, x, rngs=rngs, mutable=mutable)
+        return asked, *(traverse_util.flatten_dict(new.get(name, {}), sep="/") for name in ("state", "trace"))
+
+    def over_time(heard):
+        def step(carry, _):
+            total, state = carry
+            asked, state, trace = once(traverse_util.unflatten_dict(state, sep="/"), heard)
+            return (jax.tree.map(jnp.add, total, asked), state), (asked, trace) if traced else (None, {})
+
+        (total, state), (steps, trace) = jax.lax.scan(step, start, None, length=model.act.T)
+        return jax.tree.map(lambda a: a / model.act.T, total), state, steps, trace
+
+    asked, state, _ = jax.eval_shape(lambda: once({}, {}))
+    start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (asked, state))
+    heard, fired, traces = {}, {}, {}
+    for site, mode in modes.items():
+        if mode == "baseline":
+            continue
+        _, state, _, trace = over_time(heard)
+        heard[f"{site}/heard"] = state.get(f"{site}/heard", state[f"{site}/fired"])
+        if mode == "shuffle":  # has fired already, in another order
+            fired[site] = state[f"{site}/fired"]
+            traces |= {name: steps for name, steps in trace.items() if name == f"{site}/potential"}
+    mean, state, steps, trace = over_time(heard)
+    fired = {site: fired.get(site, state[f"{site}/fired"]) for site in modes}
+    if not traced:
+        return Run(mean, fired)
+    traces = trace | traces
+    return Run(mean, fired, steps, *({s: traces[f"{s}/{what}"] for s in modes} for what in ("spikes", "potential")))
