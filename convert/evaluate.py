@@ -2,14 +2,10 @@
 
 import csv
 import itertools
-import json
 import os
-import shlex
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -18,16 +14,17 @@ import numpy as np
 
 import convert
 from convert import paper, pictures
+from convert.results import FILE, Results
 from tppjax import ann, cli, data, prng, sharding, thresholds
 from tppjax.batching import map_batches
+from tppjax.spiking import MODES, RANDOM
 
 CONVERSION = (
     *("calibrate", "per", "percentile", "correct_bias", "correct_weights", "calibration_images"),
     *("v_init", "shift"),
 )
-STEPS_AT_ONCE = 1000  # seeds times examples times steps in one call of a time-resolved network, to bound its memory
 REPORTED = 200  # test images, for the report
-FILES = ("results.json", "accuracy.csv", "accuracy.png", "report.txt")
+PICTURES = ("accuracy.csv", "accuracy.png", "report.txt")
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,11 @@ class Evaluate:
 
     out: Path | None = None
     """Folder for results.json, accuracy.csv, accuracy.png and report.txt, which says layer by layer how far each mode
-    departs from the ANN at the smallest T [default: ANN/snn]."""
+    departs from the ANN at the smallest T. Rows that are there already, measured with the same settings, are not
+    computed again [default: ANN/snn]."""
+
+    overwrite: bool = False
+    """Replace results of other settings in --out."""
 
     dataset: str | None = None
     """Data set [default: the one that the network was trained on]."""
@@ -59,8 +60,8 @@ class Evaluate:
     data_dir: Path | None = None
     """Folder of the data set, or the file of npz [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]."""
 
-    batch_size: int = 250
-    """Images a call; fewer where every step is computed."""
+    batch_size: int | None = None
+    """Images a call [default: as many as suit the device's memory]."""
 
     calibrate: Literal["max", "percentile", "mse"] | None = None
     """Choose thresholds on training images, anew for each mode and T: for networks with plain ReLU, which learned none.
@@ -100,31 +101,34 @@ def main(config: Evaluate) -> dict:
     dataset = config.dataset or network.preprocessing.dataset
     images = _images(network, config)
     _check_conversion(network, config)
-    ann_accuracy = ann.accuracy(network, images.images, images.labels, config.batch_size)
-    prepare = preparation(network, config)
-    options = {"v_init": config.v_init, "shift": config.shift}
-    rows, reports = [], []
-    for mode, T in itertools.product(config.modes, config.T):
-        snn = convert.to_snn(prepare(T, mode), T, mode, **options)
-        rows.append(row(snn, images, config.seeds, config.batch_size))
-        if T == min(config.T):
-            reports.append(f"{mode}: {convert.report(snn, images.images[:REPORTED], ann=network)}\n")
-    results = {
-        "ann": ann_accuracy,
+    settings = {
+        "ann": ann.accuracy(network, images.images, images.labels),
         "dataset": dataset,
         "n": len(images),
-        "rows": rows,
         "model": {"name": network.model.name, "act": type(network.model.act).__name__},
+        "network": ann.fingerprint(network),
         "conversion": {name: getattr(config, name) for name in CONVERSION},
-        "command": shlex.join(["python", "-m", "convert.evaluate", *sys.argv[1:]]),
-        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
-        "versions": {name: metadata.version(name) for name in ("tppjax", "jax", "flax")},
     }
-    comparable = dataset == network.preprocessing.dataset and not (config.correct_bias or config.correct_weights)
-    print(table(results, {mode: paper.accuracy(network, mode) for mode in config.modes if comparable}))
     out = config.out or config.ann / "snn"
-    _write(results, "\n".join(reports), out)
-    print(f"wrote to {out}: {', '.join(FILES)}")
+    results = Results.open(out, settings, "convert.evaluate", config.overwrite)
+    prepare = preparation(network, config)
+    options = {"v_init": config.v_init, "shift": config.shift}
+    reports = []
+    for mode, T in itertools.product(config.modes, config.T):
+        seeds = config.seeds if mode in RANDOM else 1
+        there = results.find(mode=mode, T=T)
+        if there and len(there["accuracy"]) == seeds and T != min(config.T):
+            continue
+        snn = convert.to_snn(prepare(T, mode), T, mode, **options)
+        if not there or len(there["accuracy"]) != seeds:
+            results.add(row(snn, images, seeds, config.batch_size), instead_of=there)
+        if T == min(config.T):
+            reports.append(f"{mode}: {convert.report(snn, images.images[:REPORTED], ann=network)}\n")
+    results = results.everything()
+    comparable = dataset == network.preprocessing.dataset and not (config.correct_bias or config.correct_weights)
+    print(table(results, {mode: paper.accuracy(network, mode) for mode in MODES if comparable}))
+    _draw(results, "\n".join(reports), out)
+    print(f"wrote to {out}: {', '.join((FILE, *PICTURES))}")
     return results
 
 
@@ -147,7 +151,7 @@ def preparation(network: ann.Ann, config: Evaluate):
     return prepare
 
 
-def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int) -> dict:
+def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | None = None) -> dict:
     """One line of the table: the accuracy of `snn` on `images` for each seed, in percent.
 
     Returns:
@@ -158,12 +162,12 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int) -> d
     started = time.perf_counter()
     seeds = seeds if snn.random else 1
     keys = jax.vmap(lambda seed: jax.random.key(seed, impl=prng.HASH))(np.arange(seeds, dtype=np.uint32))
-    batch_size = batch_size if snn.model.act.folded else max(1, min(batch_size, STEPS_AT_ONCE // (snn.T * seeds)))
 
     def outcome(pixels, labels, index):
         return jax.tree.map(np.transpose, sharding.sweep(_outcome, keys, snn, pixels, labels, index))
 
     arrays = (images.images, images.labels, np.arange(len(images)))
+    batch_size = batch_size or snn.batch_size(images.images.shape[1:], seeds)
     correct, spikes = map_batches(outcome, arrays, batch_size, progress=f"{snn.mode} T={snn.T}")
     accuracy = 100 * correct.mean(axis=0)
     return {
@@ -189,7 +193,8 @@ def _outcome(snn, pixels, labels, index, key):
 def table(results: dict, published: dict[str, dict]) -> str:
     """The rows as text, modes down and T across, `mean (std)`; under ours the paper's of `paper.accuracy`, if any."""
     cells = {(r["mode"], r["T"]): r for r in results["rows"]}
-    modes, steps = (list(dict.fromkeys(axis)) for axis in zip(*cells, strict=True))
+    modes = [mode for mode in MODES if mode in {r["mode"] for r in results["rows"]}]
+    steps = sorted({r["T"] for r in results["rows"]})
     seeds = max(len(r["accuracy"]) for r in results["rows"])
     lines = [
         f"{results['dataset']}, {results['n']} test images, ANN {results['ann']:.2f} %; "
@@ -197,14 +202,19 @@ def table(results: dict, published: dict[str, dict]) -> str:
         " " * 12 + "".join(f"{f'T={T}':>15}" for T in steps),
     ]
     for mode in modes:
-        ours = (cells[mode, T] for T in steps)
-        shown = (f"{r['mean']:.2f}" + (f" ({r['std']:.2f})" if len(r["accuracy"]) > 1 else "") for r in ours)
-        lines.append(f"{mode:12}" + "".join(f"{cell:>15}" for cell in shown))
+        ours = (_cell(cells.get((mode, T))) for T in steps)
+        lines.append(f"{mode:12}" + "".join(f"{cell:>15}" for cell in ours))
         if row := published.get(mode):
             theirs = (row["accuracy"].get(T) for T in steps)
             cells_of_paper = "".join(f"{'' if p is None else f'{p:.2f}':>15}" for p in theirs)
             lines.append(f"{'  paper':12}{cells_of_paper}   (its ANN: {row['ann']} %)")
     return "\n".join(lines)
+
+
+def _cell(row: dict | None) -> str:
+    if row is None:
+        return ""
+    return f"{row['mean']:.2f}" + (f" ({row['std']:.2f})" if len(row["accuracy"]) > 1 else "")
 
 
 def _check(config: Evaluate) -> None:
@@ -251,9 +261,8 @@ def _calibration_images(network: ann.Ann, config: Evaluate):
     return images[np.random.default_rng(0).permutation(len(images))[: config.calibration_images]].images
 
 
-def _write(results: dict, report: str, out: Path) -> None:
+def _draw(results: dict, report: str, out: Path) -> None:
     """All files or none: they are made in a folder in `out` and then moved."""
-    out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as made:
         made = Path(made)
         with (made / "accuracy.csv").open("w", newline="") as f:
@@ -263,8 +272,7 @@ def _write(results: dict, report: str, out: Path) -> None:
         title = f"{results['model']['name']} on {results['dataset']} ({results['n']} test images)"
         pictures.accuracy(results["rows"], results["ann"], title, made / "accuracy.png")
         (made / "report.txt").write_text(report)
-        (made / "results.json").write_text(json.dumps(results, indent=2) + "\n")
-        for file in FILES:
+        for file in PICTURES:
             os.replace(made / file, out / file)
 
 

@@ -1,6 +1,7 @@
 """A trained network with all that is needed to use it: variables, model, preprocessing. Saved with orbax."""
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -214,6 +215,16 @@ def accuracy(ann: Ann, images, labels, batch_size: int = 250) -> float:
 
 
 _apply = jax.jit(Ann.apply)
+
+
+def fingerprint(ann: Ann) -> str:
+    """Twelve hexadecimal digits that tell this network from others: of its model, preprocessing and variables."""
+    digest = hashlib.sha256(repr((ann.model, ann.preprocessing)).encode())
+    for path, leaf in sorted(traverse_util.flatten_dict(ann.variables, sep="/").items()):
+        leaf = np.ascontiguousarray(leaf)
+        digest.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(leaf.tobytes())
+    return digest.hexdigest()[:12]
 
 
 def to_host(tree):

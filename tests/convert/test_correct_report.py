@@ -85,7 +85,7 @@ def test_evaluate_calibrates_and_corrects(tmp_path, relu):
         evaluate.main(evaluate.Evaluate(**options))
     means = []
     for more in ({}, {"correct_bias": True}, {"correct_weights": True}):
-        results = evaluate.main(evaluate.Evaluate(**options, calibrate="mse", **more))
+        results = evaluate.main(evaluate.Evaluate(**options, calibrate="mse", overwrite=True, **more))
         means.append(results["rows"][0]["mean"])
         assert results["conversion"]["calibrate"] == "mse"
     assert means[0] < means[2]

@@ -50,7 +50,7 @@ def test_files(evaluated):
     results, out = evaluated
     assert {p.name for p in out.iterdir()} == {"accuracy.csv", "accuracy.png", "report.txt", "results.json"}
     assert json.loads((out / "results.json").read_text()) == results
-    assert results["command"].startswith("python -m convert.evaluate")
+    assert all(row["command"].startswith("python -m convert.evaluate") for row in results["rows"])
     assert {"tppjax", "jax"} <= results["versions"].keys()
     with (out / "accuracy.csv").open() as f:
         lines = list(csv.DictReader(f))
@@ -116,7 +116,7 @@ def test_images_of_another_data_set(digits_run, digits_test, tmp_path):
 def test_v_init_and_shift_reach_the_neurons(digits_run, digits_ann, digits_test, tmp_path):
     options = {"modes": ("baseline",), "T": (4,), "limit": 90, "out": tmp_path / "out"}
     for beginning in ({"v_init": 0.25}, {"shift": 0.5}):
-        results = evaluate.main(Evaluate(ann=digits_run, **options, **beginning))
+        results = evaluate.main(Evaluate(ann=digits_run, overwrite=True, **options, **beginning))
         by_hand = evaluate.row(convert.to_snn(digits_ann, 4, "baseline", **beginning), digits_test[:90], 1, 250)
         assert results["rows"][0]["accuracy"] == by_hand["accuracy"]
         assert results["rows"][0]["spikes_per_neuron"] == by_hand["spikes_per_neuron"]
@@ -156,13 +156,52 @@ def test_options_are_refused_before_anything_is_done(digits_run, tmp_path, optio
     assert not (tmp_path / "out").exists()
 
 
-def test_a_failed_run_leaves_the_old_results(evaluated, digits_run, monkeypatch):
+def test_a_run_cut_short_computes_only_the_rest(digits_run, tmp_path, monkeypatch):
+    asked = Evaluate(ann=digits_run, modes=("rounded", "tpp"), T=(2, 4), seeds=2, limit=30, out=tmp_path / "out")
+    measured, row = [], evaluate.row
+
+    def cut_short(snn, *args):
+        if len(measured) == 2:
+            raise KeyboardInterrupt
+        measured.append((snn.mode, snn.T))
+        return row(snn, *args)
+
+    monkeypatch.setattr(evaluate, "row", cut_short)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate.main(asked)
+    before = json.loads((tmp_path / "out" / "results.json").read_text())["rows"]
+    assert [(r["mode"], r["T"]) for r in before] == measured == [("rounded", 2), ("rounded", 4)]
+    measured.clear()
+    results = evaluate.main(asked)
+    assert measured == [("tpp", 2), ("tpp", 4)]
+    assert results["rows"][:2] == before
+    measured.clear()
+    monkeypatch.setattr(evaluate, "row", row)
+    more = evaluate.main(replace(asked, modes=("tpp",), T=(4,), seeds=3))["rows"]
+    assert [(r["mode"], r["T"], len(r["accuracy"])) for r in more] == [
+        *(("rounded", T, 1) for T in (2, 4)),
+        *(("tpp", T, n) for T, n in ((2, 2), (4, 3))),
+    ]
+    assert more[3]["accuracy"][:2] == results["rows"][3]["accuracy"]
+
+
+def test_results_of_other_settings_are_not_mixed_or_lost(evaluated, digits_run):
     _, out = evaluated
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    monkeypatch.setattr(evaluate.pictures, "accuracy", lambda *args: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        evaluate.main(Evaluate(ann=digits_run, modes=("rounded",), T=(2,), limit=10, out=out))
+    other = Evaluate(ann=digits_run, modes=("rounded",), T=(2,), limit=10, v_init=0.25, out=out)
+    refused = r"of other settings, .* --out or give --overwrite: .*conversion\.v_init was None, is 0\.25; n was 90"
+    with pytest.raises(FileExistsError, match=refused):
+        evaluate.main(other)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_results_are_overwritten_or_refused(digits_run, tmp_path):
+    asked = Evaluate(ann=digits_run, modes=("rounded",), T=(2,), limit=10, out=tmp_path)
+    evaluate.main(asked)
+    assert evaluate.main(replace(asked, T=(4,), limit=20, overwrite=True))["n"] == 20
+    (tmp_path / "results.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"results\.json is damaged .* move it away, or give --overwrite"):
+        evaluate.main(asked)
 
 
 def test_as_a_command_without_a_network(tmp_path, monkeypatch, capsys):
