@@ -14,7 +14,7 @@ from tppjax import sharding
 from tppjax.activations import ACTIVATIONS, QCFS
 from tppjax.ann import Ann, sites, thresholds
 from tppjax.counts import check_steps
-from tppjax.spiking import MODES, RANDOM, TWO_PHASE, Spiking, max_pool_refused
+from tppjax.spiking import MODES, RANDOM, TWO_PHASE, Spiking, in_time, max_pool_refused
 
 
 class Trace(struct.PyTreeNode):
@@ -43,10 +43,12 @@ class Snn(struct.PyTreeNode):
       ann: what it was converted from, whose variables it shares; without preprocessing if those were raw, in which case
         it takes floats.
       model: the ANN's model with `Spiking` in place of its activation.
+      time: what folded sites need to know of T, as arrays.
     """
 
     ann: Ann
     model: nn.Module = struct.field(pytree_node=False)
+    time: dict
 
     @property
     def variables(self) -> dict:
@@ -54,8 +56,8 @@ class Snn(struct.PyTreeNode):
         return self.ann.variables
 
     @property
-    def T(self) -> int:
-        """Number of time steps."""
+    def T(self) -> int | None:
+        """Number of time steps; None after `for_any_T`."""
         return self.model.act.T
 
     @property
@@ -103,20 +105,33 @@ class Snn(struct.PyTreeNode):
         Raises:
           ValueError: as `apply`.
         """
+        if self.T is None:
+            raise ValueError("a network for any T can't be traced: trace the one that for_any_T() was called on")
         x, keys, modes = self._inputs(x, key)
         model = self.model.clone(act=self.model.act.clone(folded=False))
         run = jax.vmap(lambda x, key: steps.run(model, self.variables, x, key, modes, traced=True))(x, keys)
         return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), (run.steps, run.spikes, run.potentials)))
 
+    def for_any_T(self) -> "Snn":
+        """The same network for jit: if folded, all that depends on T is arrays, so one compilation serves every T.
+
+        It can't be traced, and its `T` is None.
+        """
+        if not self.model.act.folded:
+            return self
+        return self.replace(model=self.model.clone(act=self.model.act.clone(T=None)))
+
     def _run(self, x, key, apply=nn.Module.apply):
         """What `apply` gives for every example by itself, means over time, and the spikes of each site."""
         x, keys, modes = self._inputs(x, key)
+        time = {f"{site}/{name}": leaf for site in modes for name, leaf in self.time.items()}
+        at_sites = traverse_util.unflatten_dict(time, sep="/")
 
         def one(x, key):
             if not self.model.act.folded:
                 return steps.run(self.model, self.variables, x, key, modes, apply=apply)[:2]
             rngs = None if key is None else {"spikes": key}
-            asked, state = apply(self.model, self.variables, x, rngs=rngs, mutable=["activity"])
+            asked, state = apply(self.model, {**self.variables, "time": at_sites}, x, rngs=rngs, mutable=["activity"])
             flat = traverse_util.flatten_dict(state["activity"], sep="/")
             return asked, {site: flat[f"{site}/count"] for site in modes}
 
@@ -204,7 +219,7 @@ def to_snn(
     _check_thresholds(thresholds(ann.variables))
     folded = _modes(mode) <= set(TWO_PHASE)
     act = Spiking(mode, int(T), folded, v_init=v_init, shift=shift, shared_order=shared_order)
-    return Snn(ann, ann.model.clone(act=act))
+    return Snn(ann, ann.model.clone(act=act), in_time(int(T)) if folded else {})
 
 
 def _ann(params, model) -> Ann:

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tppjax import counts, neurons
 from tppjax.activations import max_pool
@@ -17,7 +18,8 @@ class Spiking(nn.Module):
 
     Folded in time, input and output are means over time: the mean current `[...]` in, the rate `theta count / T` out.
     This is exact where every site of the network is two-phase, since such a neuron reads only the sum of its input,
-    and all that lies between two sites is linear.
+    and all that lies between two sites is linear. The number of steps is then read from the collection "time", as
+    `in_time(T)` has it, so that one compilation serves every T.
 
     Otherwise a call is one step: the current of this step in, `theta` times its spikes out, and what a neuron remembers
     is in the collection "state". Sites of every mode but `baseline` hear all T steps in a first run, in which their
@@ -26,7 +28,7 @@ class Spiking(nn.Module):
 
     Attributes:
       mode: one of `MODES`, or a tuple of (site, mode) with one for every site of the network.
-      T: number of time steps.
+      T: number of time steps; None if folded, where nothing but arrays may depend on it.
       folded: whether time is folded away.
       v_init: potential of `baseline` and `shuffle` before the first step, in thresholds; two-phase neurons start at 0.
       shift: of `baseline` and `shuffle`, added to the input over all T steps together, in thresholds (RTS).
@@ -36,7 +38,7 @@ class Spiking(nn.Module):
     """
 
     mode: str | tuple[tuple[str, str], ...]
-    T: int
+    T: int | None
     folded: bool
     v_init: float = 0.5
     shift: float = 0.0
@@ -57,20 +59,18 @@ class Spiking(nn.Module):
         return self._rate(mode, x, theta) if self.folded else self._step(mode, x, theta)
 
     def _rate(self, mode, x, theta):
-        v = max_pool(self.T * x, self.max_pool)
+        T = self.get_variable("time", "T")
+        v = max_pool(T * x, self.max_pool)
         theta = jnp.broadcast_to(theta, v.shape)
-        count = self._count(mode, v, theta)
-        self._sow("activity", "count", count)
-        return theta * count / self.T
-
-    def _count(self, mode, v, theta):
         match mode:
             case "tpp":
-                return counts.tpp(v, theta, self.T, self.make_rng("spikes"))
+                count = counts.tpp(v, theta, T, self.make_rng("spikes"), self.get_variable("time", "coefficients"))
             case "rounded":
-                return counts.rounded(v, theta, self.T)
+                count = counts.rounded(v, theta, T)
             case "unbiased":
-                return counts.unbiased(v, theta, self.T, self.make_rng("spikes"))
+                count = counts.unbiased(v, theta, T, self.make_rng("spikes"))
+        self._sow("activity", "count", count)
+        return theta * count / T
 
     def _step(self, mode, x, theta):
         y = max_pool(x, self.max_pool)  # for its shape
@@ -132,6 +132,11 @@ class Spiking(nn.Module):
 
     def _sow(self, collection, name, value):
         self.sow(collection, name, value, init_fn=lambda: None, reduce_fn=lambda _, new: new)
+
+
+def in_time(T: int) -> dict:
+    """What a folded site finds in the collection "time"."""
+    return {"T": np.float32(T), "coefficients": counts.polynomial(T)}
 
 
 def max_pool_refused(mode: str, site: str) -> str:
