@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from tppjax import models
 from tppjax.activations import QCFS, ClippedReLU, ReLU
 from tppjax.ann import sites, thresholds
+from tppjax.models.layers import conv
 
 
 def abstract(name, num_classes=10, act=None, shape=(32, 32, 3), **options):
@@ -148,3 +150,22 @@ def test_unknown_names_are_refused_with_the_known_ones():
     for name in ("vgg16", "resnet18"):
         with pytest.raises(ValueError, match="pool is 'avg' or 'max'; got 'sum'"):
             models.create(name, 10, ReLU(), pool="sum")
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("size", [1, 2, 3])
+def test_convolution_of_images_smaller_than_the_kernel(size, stride):
+    x = jax.random.normal(jax.random.key(0), (5, size, size, 4))
+    ours = conv(6, strides=stride)
+    variables = ours.init(jax.random.key(1), x)
+    theirs = nn.Conv(6, (3, 3), strides=stride, padding=1)
+    np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5)
+
+
+def test_small_images_are_not_taken_for_the_kernel():
+    """VGG-16's last stage sees 2 x 2 pixels; XLA would reverse the images and convolve the kernel with them."""
+    model = models.create("vgg16", 10, ReLU(), hidden=())
+    x = jnp.zeros((2, 32, 32, 3))
+    variables = jax.eval_shape(model.init, jax.random.key(0), x)
+    text = jax.jit(model.apply).lower(variables, x).compile().as_text()
+    assert " reverse(" not in text
