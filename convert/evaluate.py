@@ -109,6 +109,7 @@ def main(config: Evaluate) -> dict:
         "network": ann.fingerprint(network),
         "conversion": {name: getattr(config, name) for name in CONVERSION},
     }
+    print(f"{dataset}, {len(images)} test images, ANN {settings['ann']:.2f} %", flush=True)
     out = config.out or config.ann / "snn"
     results = Results.open(out, settings, "convert.evaluate", config.overwrite)
     prepare = preparation(network, config)
@@ -121,7 +122,8 @@ def main(config: Evaluate) -> dict:
             continue
         snn = convert.to_snn(prepare(T, mode), T, mode, **options)
         if not there or len(there["accuracy"]) != seeds:
-            results.add(row(snn, images, seeds, config.batch_size), instead_of=there)
+            new = results.add(row(snn, images, seeds, config.batch_size), instead_of=there)
+            print(f"{mode:10} T={T:<4} {_cell(new):>14} %  {new['seconds']:7.1f} s", flush=True)
         if T == min(config.T):
             reports.append(f"{mode}: {convert.report(snn, images.images[:REPORTED], ann=network)}\n")
     results = results.everything()
@@ -253,12 +255,14 @@ def _images(network: ann.Ann, config: Evaluate) -> data.Images:
             f"{name} has images of {info.input_shape} and {len(info.class_names)} classes; the network in {config.ann} "
             f"was trained on {expected.dataset}: {expected.input_shape} and {len(expected.class_names)} classes"
         )
-    return data.load(name, "test", config.data_dir)[: config.limit]
+    return data.load(name, "test", config.data_dir, lambda n: np.arange(n)[: config.limit])
 
 
 def _calibration_images(network: ann.Ann, config: Evaluate):
-    images = data.load(config.dataset or network.preprocessing.dataset, "train", config.data_dir)
-    return images[np.random.default_rng(0).permutation(len(images))[: config.calibration_images]].images
+    def choose(n: int):
+        return np.random.default_rng(0).permutation(n)[: config.calibration_images]
+
+    return data.load(config.dataset or network.preprocessing.dataset, "train", config.data_dir, choose).images
 
 
 def _draw(results: dict, report: str, out: Path) -> None:

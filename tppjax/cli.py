@@ -1,13 +1,22 @@
 """Commands: options from a frozen dataclass, and bad input answered with one sentence."""
 
+import os
 import sys
+from pathlib import Path
 
+import jax
 import tyro
 
 
 def run(main, options: type) -> None:
-    """Calls `main` with the `options` read from the command line; bad input ends with its sentence and status 2."""
+    """Calls `main` with the `options` read from the command line; bad input ends with its sentence and status 2.
+
+    What is compiled is kept in the user's cache folder, or where JAX_COMPILATION_CACHE_DIR says.
+    """
     config = tyro.cli(options)
+    if jax.config.jax_compilation_cache_dir is None:
+        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+        jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "tppjax"))
     try:
         main(config)
     except (ValueError, FileNotFoundError, FileExistsError) as e:

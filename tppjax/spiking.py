@@ -69,8 +69,11 @@ class Spiking(nn.Module):
                 count = counts.rounded(v, theta, T)
             case "unbiased":
                 count = counts.unbiased(v, theta, T, self.make_rng("spikes"))
-        self._sow("activity", "count", count)
-        return theta * count / T
+        # A compiler repeats cheap operations, and all before them, for each reader of the result: it would draw twice.
+        # A division by what it doesn't know is not cheap; and the count is read off the rate, exactly.
+        rate = theta * count / T
+        self._sow("activity", "count", jnp.round(counts.in_thresholds(T * rate, theta)))
+        return rate
 
     def _step(self, mode, x, theta):
         y = max_pool(x, self.max_pool)  # for its shape

@@ -12,7 +12,7 @@ import pytest
 
 import convert
 from tests.convert.networks import Mlp, Pooled, cnn, exact, images, mlp
-from tppjax import activations, ann, models, sharding
+from tppjax import activations, ann, models, prng, sharding
 from tppjax.activations import QCFS, ClippedReLU, ReLU
 
 KEY = jax.random.key(11)
@@ -157,6 +157,39 @@ def test_two_conversions_share_one_trace(digits_ann, digits_test):
     for _ in range(2):
         run(convert.to_snn(digits_ann, T=4, mode="tpp"), digits_test.images[:5], KEY)
     assert traces == [4]
+
+
+@pytest.mark.parametrize("mode", ["tpp", "rounded", "unbiased"])
+def test_one_compilation_serves_every_T(mode):
+    variables, model = cnn()
+    traces, x = [], images(8, (4, 4, 1))
+
+    @jax.jit
+    def run(snn, x, key):
+        traces.append(mode)
+        return snn.activity(x, key)
+
+    for T in (1, 4, 8, 32):  # powers of two: others may round a tie differently
+        snn = convert.to_snn(variables, T=T, mode=mode, model=model)
+        (logits, counts), (own_logits, own_counts) = run(snn.for_any_T(), x, KEY), jax.jit(snn.activity)(x, KEY)
+        jax.tree.map(np.testing.assert_array_equal, counts, own_counts)
+        np.testing.assert_allclose(logits, own_logits, rtol=1e-6, atol=1e-6)
+    assert traces == [mode]
+    with pytest.raises(ValueError, match=r"a network for any T can't be traced"):
+        snn.for_any_T().trace(x, KEY)
+    baseline = convert.to_snn(variables, T=4, mode="baseline", model=model)
+    assert baseline.for_any_T() is baseline
+
+
+def test_each_site_draws_once():
+    """In a residual network several layers read what a site sends; each could draw it anew, at the same value."""
+    model = models.create("resnet20", 3, QCFS(L=4), blocks=(2, 1), channels=4, shortcut="pad")
+    variables = exact(model, (8, 8, 1))
+    snn = convert.to_snn(variables, T=8, mode="tpp", model=model)
+    key = jax.random.key(0, impl=prng.HASH)
+    text = jax.jit(convert.Snn.activity).lower(snn, images(3, (8, 8, 1)), key).compile().as_text()
+    drawing = [part for part in text.split("\n\n") if f"constant({0x7FEB352D})" in part]
+    assert len(drawing) == len(ann.sites(model, (8, 8, 1))) == 7
 
 
 def test_conversion_changes_and_copies_nothing(digits_ann):

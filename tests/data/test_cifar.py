@@ -63,6 +63,14 @@ def test_what_was_in_the_archive_comes_back(prepared, name, n):
         np.testing.assert_array_equal(images.labels, labels[places])
 
 
+def test_only_what_is_chosen_is_read(prepared):
+    folder, _ = prepared
+    everything, places = data.load("cifar10", "train", folder), np.array([7, 2, 11])
+    chosen = data.load("cifar10", "train", folder, lambda n: places[places < n])
+    np.testing.assert_array_equal(chosen.images, everything.images[places])
+    np.testing.assert_array_equal(chosen.labels, everything.labels[places])
+
+
 def test_stock_tfds_reads_it(prepared):
     import tensorflow_datasets as tfds
 

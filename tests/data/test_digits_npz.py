@@ -88,3 +88,12 @@ def test_npz_that_is_none(arrays, tmp_path):
     np.savez(tmp_path / "c.npz", **{**arrays, "y_test": np.array([{}, {}], object)})
     with pytest.raises(ValueError, match="of plain arrays"):
         data.load("npz", "train", tmp_path / "c.npz")
+
+
+def test_only_what_is_chosen_is_read(tmp_path):
+    arrays = {f"x_{split}": np.arange(24, dtype=np.uint8).reshape(6, 2, 2) for split in ("train", "test")}
+    np.savez(tmp_path / "a.npz", **arrays, **{f"y_{split}": np.arange(6) for split in ("train", "test")})
+    for name, file in (("digits", None), ("npz", tmp_path / "a.npz")):
+        everything, chosen = data.load(name, "train", file), data.load(name, "train", file, lambda n: np.array([4, 1]))
+        np.testing.assert_array_equal(chosen.images, everything.images[[4, 1]])
+        np.testing.assert_array_equal(chosen.labels, everything.labels[[4, 1]])

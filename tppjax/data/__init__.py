@@ -82,14 +82,15 @@ def info(name: str, data_dir: str | os.PathLike | None = None) -> Preprocessing:
     return _module(name).info(name, data_dir)
 
 
-def load(name: str, split: str, data_dir: str | os.PathLike | None = None) -> Images:
-    """The images of one split.
+def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choose=np.arange) -> Images:
+    """The images of one split, or some of them.
 
     Args:
       name: one of `NAMES`.
       split: "train" or "test".
       data_dir: folder of TFDS data sets for cifar10 and cifar100 (otherwise `$TFDS_DATA_DIR`, or
         ~/tensorflow_datasets); the file for npz.
+      choose: from the number of images there are to the places of those to read, in this order; all by default.
 
     Raises:
       ValueError: on an unknown name or split, or damaged data.
@@ -97,7 +98,7 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None) -> Im
     """
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; known: train, test")
-    return _module(name).load(name, split, data_dir)
+    return _module(name).load(name, split, data_dir, choose)
 
 
 def _module(name: str):

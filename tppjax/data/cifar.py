@@ -97,8 +97,8 @@ def info(name: str, data_dir=None) -> Preprocessing:
     return Preprocessing(name, SHAPE, mean, std, tuple(CLASSES[name][FINE]))
 
 
-def load(name: str, split: str, data_dir: str | os.PathLike | None = None) -> Images:
-    """Images uint8 `[N, 32, 32, 3]` and labels (fine ones for CIFAR-100) of prepared TFDS data.
+def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choose=np.arange) -> Images:
+    """Images uint8 `[N, 32, 32, 3]` and labels (fine ones for CIFAR-100) of prepared TFDS data; only those chosen.
 
     Raises:
       FileNotFoundError: if there is none; names the folder and the command that gets it. Nothing is downloaded here.
@@ -111,8 +111,10 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None) -> Im
     tfds = _tfds()
     as_bytes = {"image": tfds.decode.SkipDecoding()}
     source = tfds.builder_from_directory(folder).as_data_source(split=split, decoders=as_bytes)
-    images, labels = np.empty((len(source), *SHAPE), np.uint8), np.empty(len(source), np.int32)
-    for i, example in enumerate(tqdm(source, desc=f"reading {name} {split}", disable=None, leave=False)):
+    chosen = choose(len(source))
+    images, labels = np.empty((len(chosen), *SHAPE), np.uint8), np.empty(len(chosen), np.int32)
+    for i, place in enumerate(tqdm(chosen, desc=f"reading {name} {split}", disable=None, leave=False)):
+        example = source[int(place)]
         images[i], labels[i] = Image.open(io.BytesIO(example["image"])), example["label"]
     return Images(images, labels)
 

@@ -23,7 +23,7 @@ def info(name="npz", data_dir: str | os.PathLike | None = None) -> Preprocessing
     return Preprocessing(name, images.shape[1:], tuple(pixels.mean(axis=0).tolist()), tuple(std.tolist()), classes)
 
 
-def load(name="npz", split="train", data_dir: str | os.PathLike | None = None) -> Images:
+def load(name="npz", split="train", data_dir: str | os.PathLike | None = None, choose=np.arange) -> Images:
     """Images uint8 `[N, H, W, C]`, from `[N, H, W]` too; labels `[N]`, whole numbers from 0.
 
     Raises:
@@ -31,7 +31,8 @@ def load(name="npz", split="train", data_dir: str | os.PathLike | None = None) -
       ValueError: if an array is missing or does not fit; names it and says how it should be.
     """
     arrays = _read(data_dir)
-    return Images(arrays[f"x_{split}"], arrays[f"y_{split}"].astype(np.int32))
+    images = Images(arrays[f"x_{split}"], arrays[f"y_{split}"].astype(np.int32))
+    return images[choose(len(images))]
 
 
 def _read(data_dir) -> dict[str, np.ndarray]:
