@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 BATCH, SLOW_BATCH, TRAIN_BATCH, SEEDS = 250, 25, 128, 8
+STEPPED_BATCH = {"resnet20": BATCH, "vgg16": SLOW_BATCH}
 REPEATS = 5
 FILE = Path(os.environ.get("TPPJAX_WEIGHTS_DIR", ".")) / "resnet20-12fca82f.th"
 
@@ -47,25 +48,26 @@ def imported(net):
     return convert.calibrate(network, images(50), "max")
 
 
-def ann(net):
+def ann(net, batch=BATCH):
     """Our ANN's forward pass."""
-    return _ours(lambda network, x, key: network.apply(x), imported(net)), BATCH
+    return _ours(lambda network, x, key: network.apply(x), imported(net), batch)
 
 
 def snn(net, mode, T):
     """`Snn.apply` of this mode and T."""
     import convert
 
-    return _ours(convert.Snn.apply, convert.to_snn(imported(net), int(T), mode)), BATCH
+    network = convert.to_snn(imported(net), int(T), mode)
+    return _ours(convert.Snn.apply, network, BATCH if network.model.act.folded else STEPPED_BATCH[net])
 
 
-def _ours(apply, network):
+def _ours(apply, network, batch):
     import jax
 
     from tppjax import prng
 
-    fn, x, key = jax.jit(apply), jax.device_put(images(BATCH)), jax.random.key(0, impl=prng.HASH)
-    return lambda: jax.block_until_ready(fn(network, x, key))
+    fn, x, key = jax.jit(apply), jax.device_put(images(batch)), jax.random.key(0, impl=prng.HASH)
+    return lambda: jax.block_until_ready(fn(network, x, key)), batch
 
 
 def seeds(net, how):
@@ -166,16 +168,23 @@ def torch_training(net):
 
 
 def measure(net, case, *options) -> dict:
-    """Seconds of each repeat after two calls to warm up, seconds that the first call took longer, peak memory."""
+    """Seconds of each repeat after two calls to warm up, seconds of the first call, peak memory.
+
+    An SNN takes turns with its ANN on the same images, so that a machine whose speed drifts does not blur their ratio.
+    """
     call, n = globals()[case](net, *options)
+    beside = ann(net, n)[0] if case == "snn" else lambda: None
     first = _seconds(call)
-    call()
-    repeats = [_seconds(call) for _ in range(REPEATS)]
+    for fn in (call, beside, beside):
+        fn()
+    anns, repeats = zip(*((_seconds(beside), _seconds(call)) for _ in range(REPEATS)), strict=True)
+    paired = {"ann_forwards": float(np.median(np.divide(repeats, anns)))} if case == "snn" else {}
     return {
         "net": net,
         "case": " ".join((case, *options)),
         "images": n,
         "seconds": repeats,
+        **paired,
         "median": float(np.median(repeats)),
         "per_image": float(np.median(repeats)) / n,
         "first_call": first,
