@@ -166,7 +166,9 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | Non
     keys = jax.vmap(lambda seed: jax.random.key(seed, impl=prng.HASH))(np.arange(seeds, dtype=np.uint32))
 
     def outcome(pixels, labels, index):
-        return jax.tree.map(np.transpose, sharding.sweep(_outcome, keys, snn.for_any_T(), pixels, labels, index))
+        return jax.tree.map(
+            np.transpose, sharding.sweep(_outcome, keys, snn.for_any_T(), pixels, labels, index, examples=(1, 2, 3))
+        )
 
     arrays = (images.images, images.labels, np.arange(len(images)))
     batch_size = batch_size or snn.batch_size(images.images.shape[1:], seeds)

@@ -71,13 +71,13 @@ class Snn(struct.PyTreeNode):
         return bool(_modes(self.mode) & set(RANDOM))
 
     def batch_size(self, input_shape, seeds: int = 1) -> int:
-        """Images `[H, W, C]` a call that keep within `sharding.budget()`, with `seeds` runs side by side.
+        """Images a call, over all devices, that keep within `sharding.budget()` with `seeds` runs side by side.
 
         Step by step all sites remember, folded they come one after another; some four floats a neuron.
         """
         neurons = [math.prod(site.shape) for site in sites(self.ann.model, input_shape).values()]
         kept = 16 * (max(neurons) if self.model.act.folded else sum(neurons))
-        return max(1, sharding.budget() // (kept * -(-seeds // jax.device_count())))
+        return jax.device_count() * max(1, sharding.budget() // (kept * seeds))
 
     def apply(self, x, key=None):
         """Logits `[B, K]`, the mean over T; where every site is two-phase, at the cost of one pass whatever T.

@@ -1,5 +1,6 @@
 """Devices: the only file that knows about them. A mesh has one axis; seeds or examples are spread along it."""
 
+import math
 from functools import partial
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-AXIS = "devices"
+AXIS, EXAMPLES = "devices", "examples"
 
 
 def mesh(devices=None) -> Mesh:
@@ -36,13 +37,13 @@ def split(array, over: Mesh):
     Raises:
       ValueError: if the axis does not divide by the number of devices.
     """
-    if len(array) % over.size:
-        raise ValueError(f"{len(array)} do not divide evenly over {over.size} devices")
+    if len(array) % over.shape[AXIS]:
+        raise ValueError(f"{len(array)} do not divide evenly over {over.shape[AXIS]} devices")
     return jax.device_put(array, NamedSharding(over, PartitionSpec(AXIS)))
 
 
-def sweep(fn, keys, *args, over: Mesh | None = None):
-    """`fn(*args, key)` for each of many PRNG keys, the keys spread over devices.
+def sweep(fn, keys, *args, examples: tuple[int, ...] = (), over: Mesh | None = None):
+    """`fn(*args, key)` for each of many PRNG keys, spread over devices: the keys, and examples too if they are named.
 
     The draws are those of `fn(*args, keys[i])` run alone. Compiled once for each `fn` and shape.
 
@@ -50,6 +51,8 @@ def sweep(fn, keys, *args, over: Mesh | None = None):
       fn: a function that takes `args` and then one key, such as `convert.Snn.apply`; returns a tree of arrays.
       keys: `[seeds]`.
       *args: pytrees, the same for all seeds.
+      examples: places in `args` of arrays whose leading axis counts examples, each of which `fn` treats by itself. As
+        many devices share the seeds as divide them; the others share the examples, as many as divide those.
       over: the devices; all of them by default.
 
     Returns:
@@ -60,11 +63,23 @@ def sweep(fn, keys, *args, over: Mesh | None = None):
       >>> sweep(lambda x, key: x + jax.random.normal(key, x.shape), keys, np.zeros(2)).shape
       (3, 2)
     """
-    over = over or mesh()
-    seeds = len(keys)
+    over, seeds = over or mesh(), len(keys)
+    if examples:
+        over, placed = _seeds_by_examples(over, seeds, len(args[examples[0]]))
+        args = [placed(arg) if i in examples else replicate(arg, over) for i, arg in enumerate(args)]
+        return _sweep(fn, split(keys, over), *args)
     filled = keys[jnp.minimum(jnp.arange(-(-seeds // over.size) * over.size), seeds - 1)]
     result = _sweep(fn, split(filled, over), *replicate(args, over))
     return jax.tree.map(lambda a: a[:seeds], result)
+
+
+def _seeds_by_examples(over: Mesh, seeds: int, n: int):
+    """The devices in rows for seeds and columns for examples, and what cuts an array of examples over the columns."""
+    rows = math.gcd(seeds, over.size)
+    columns = math.gcd(n, over.size // rows)
+    grid = over.devices.ravel()[: rows * columns].reshape(rows, columns)
+    over = Mesh(grid, (AXIS, EXAMPLES), axis_types=(AxisType.Auto,) * 2)
+    return over, lambda array: jax.device_put(array, NamedSharding(over, PartitionSpec(EXAMPLES)))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -117,13 +117,17 @@ keys = jax.vmap(jax.random.key)(np.arange(6, dtype=np.uint32))
 seeds = sharding.sweep(convert.Snn.activity, keys, snn, x)[1]
 by_example = [sharding.split(a, sharding.mesh()) for a in (x, convert.example_keys(keys[0], np.arange(8)))]
 examples = jax.jit(snn.activity)(*by_example)[1]
-drawn = {{"seeds": seeds, "examples": examples}}
+def activity(snn, x, index, key):
+    return snn.activity(x, convert.example_keys(key, index))[1]
+both = sharding.sweep(activity, keys, snn, x, np.arange(8), examples=(1, 2))
+assert {{len(a.sharding.device_set) for a in both.values()}} == {{{devices}}}
+drawn = {{"seeds": seeds, "examples": examples, "both": both}}
 np.savez({file!r}, **{{f"{{over}} {{site}}": v for over, sites in drawn.items() for site, v in sites.items()}})
 """
 
 
 def test_draws_are_the_same_on_four_devices(tmp_path):
-    """Seeds spread over devices by `sweep`, and examples spread over them; in processes of their own."""
+    """Seeds spread over devices by `sweep`, examples, or both (6 seeds on 2 x 2); in processes of their own."""
     drawn = []
     for devices in (1, 4):
         file = str(tmp_path / f"{devices}.npz")
@@ -135,6 +139,7 @@ def test_draws_are_the_same_on_four_devices(tmp_path):
     for name, counts in drawn[0].items():
         np.testing.assert_array_equal(counts, drawn[1][name])
     np.testing.assert_array_equal(drawn[0]["seeds act0"][0], drawn[0]["examples act0"])
+    np.testing.assert_array_equal(drawn[0]["seeds act1"], drawn[0]["both act1"])
     assert (drawn[0]["seeds act0"][0] != drawn[0]["seeds act0"][1]).any()
 
 

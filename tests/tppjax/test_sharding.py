@@ -21,7 +21,7 @@ def test_sweep_is_one_run_for_each_key(seeds):
 
 def test_split_refuses_what_does_not_divide():
     class Three:
-        size = 3
+        shape = {sharding.AXIS: 3}  # noqa: RUF012
 
     with pytest.raises(ValueError, match="4 do not divide evenly over 3 devices"):
         sharding.split(np.zeros(4), Three())
