@@ -84,7 +84,7 @@ def _about() -> dict:
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in known},
         "protocol": f"median of {cases.REPEATS} calls after two, each case in a process of its own, float32; "
-        "ann_forwards: an SNN in turns with its ANN on the same images",
+        "ann_forwards: an SNN in turns with its ANN on the same images (peak memory is that of both)",
     }
 
 

@@ -1,6 +1,7 @@
 """`python -m convert.evaluate`: the accuracy of a network's spiking versions, mode by mode and T by T."""
 
 import csv
+import hashlib
 import itertools
 import os
 import tempfile
@@ -24,7 +25,7 @@ CONVERSION = (
     *("v_init", "shift"),
 )
 REPORTED = 200  # test images, for the report
-PICTURES = ("accuracy.csv", "accuracy.png", "report.txt")
+PICTURES = ("accuracy.csv", "accuracy.png")
 
 
 @dataclass(frozen=True)
@@ -47,12 +48,12 @@ class Evaluate:
     """Use this many test images only, the first ones."""
 
     out: Path | None = None
-    """Folder for results.json, accuracy.csv, accuracy.png and report.txt, which says layer by layer how far each mode
-    departs from the ANN at the smallest T. Rows that are there already, measured with the same settings, are not
-    computed again [default: ANN/snn]."""
+    """Folder for results.json, accuracy.csv, accuracy.png and, for each mode, report-MODE.txt: layer by layer, how it
+    departs from the ANN at the smallest T. Rows that are there already, measured with the same settings, are kept and
+    not computed again [default: ANN/snn]."""
 
     overwrite: bool = False
-    """Replace results of other settings in --out."""
+    """Measure everything anew and replace what is in --out."""
 
     dataset: str | None = None
     """Data set [default: the one that the network was trained on]."""
@@ -101,43 +102,45 @@ def main(config: Evaluate) -> dict:
     dataset = config.dataset or network.preprocessing.dataset
     images = _images(network, config)
     _check_conversion(network, config)
+    calibration = _calibration_images(network, config)
     settings = {
-        "ann": ann.accuracy(network, images.images, images.labels),
         "dataset": dataset,
         "n": len(images),
+        "images": _digest(images.images, images.labels),
         "model": {"name": network.model.name, "act": type(network.model.act).__name__},
         "network": ann.fingerprint(network),
         "conversion": {name: getattr(config, name) for name in CONVERSION},
+        "calibrated_on": None if calibration is None else _digest(calibration),
     }
-    print(f"{dataset}, {len(images)} test images, ANN {settings['ann']:.2f} %", flush=True)
     out = config.out or config.ann / "snn"
-    results = Results.open(out, settings, "convert.evaluate", config.overwrite)
-    prepare = preparation(network, config)
-    options = {"v_init": config.v_init, "shift": config.shift}
-    reports = []
+    measured = Results.open(out, settings, "convert.evaluate", config.overwrite)
+    accuracy = ann.accuracy(network, images.images, images.labels)
+    print(f"{dataset}, {len(images)} test images, ANN {accuracy:.2f} %", flush=True)
+    prepare = preparation(network, config, calibration)
     for mode, T in itertools.product(config.modes, config.T):
-        seeds = config.seeds if mode in RANDOM else 1
-        there = results.find(mode=mode, T=T)
-        if there and len(there["accuracy"]) == seeds and T != min(config.T):
+        there, report = measured.find(mode=mode, T=T), out / f"report-{mode}.txt"
+        enough = there and len(there["accuracy"]) >= (config.seeds if mode in RANDOM else 1)
+        reported = T != min(config.T) or (enough and report.is_file())
+        if enough and reported:
             continue
-        snn = convert.to_snn(prepare(T, mode), T, mode, **options)
-        if not there or len(there["accuracy"]) != seeds:
-            new = results.add(row(snn, images, seeds, config.batch_size), instead_of=there)
+        snn = convert.to_snn(prepare(T, mode), T, mode, v_init=config.v_init, shift=config.shift)
+        if not enough:
+            new = measured.add(row(snn, images, config.seeds, config.batch_size), instead_of=there)
             print(f"{mode:10} T={T:<4} {_cell(new):>14} %  {new['seconds']:7.1f} s", flush=True)
-        if T == min(config.T):
-            reports.append(f"{mode}: {convert.report(snn, images.images[:REPORTED], ann=network)}\n")
-    results = results.everything()
+        if not reported:
+            report.write_text(f"{mode}: {convert.report(snn, images.images[:REPORTED], ann=network)}\n")
+    rows = sorted(measured.rows, key=lambda r: (MODES.index(r["mode"]), r["T"]))
+    results = {"ann": accuracy, **settings, "rows": rows}
     comparable = dataset == network.preprocessing.dataset and not (config.correct_bias or config.correct_weights)
     print(table(results, {mode: paper.accuracy(network, mode) for mode in MODES if comparable}))
-    _draw(results, "\n".join(reports), out)
-    print(f"wrote to {out}: {', '.join((FILE, *PICTURES))}")
+    _draw(results, out)
+    print(f"wrote to {out}: {', '.join((FILE, *PICTURES))} and a report for each mode")
     return results
 
 
-def preparation(network: ann.Ann, config: Evaluate):
-    """A function of T and mode: the network with the thresholds and corrections that `config` asks for."""
+def preparation(network: ann.Ann, config: Evaluate, images):
+    """A function of T and mode: the network with the thresholds and corrections that `config` asks for, by `images`."""
     corrected = config.correct_bias or config.correct_weights
-    images = _calibration_images(network, config) if config.calibrate or corrected else None
     observed = thresholds.observe(network, images) if config.calibrate else None
 
     def prepare(T: int, mode: str) -> ann.Ann:
@@ -172,7 +175,7 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | Non
 
     arrays = (images.images, images.labels, np.arange(len(images)))
     batch_size = batch_size or snn.batch_size(images.images.shape[1:], seeds)
-    correct, spikes = map_batches(outcome, arrays, batch_size, progress=f"{snn.mode} T={snn.T}")
+    correct, spikes = map_batches(outcome, arrays, batch_size, f"{snn.mode} T={snn.T}", jax.device_count())
     accuracy = 100 * correct.mean(axis=0)
     return {
         "mode": snn.mode,
@@ -199,10 +202,11 @@ def table(results: dict, published: dict[str, dict]) -> str:
     cells = {(r["mode"], r["T"]): r for r in results["rows"]}
     modes = [mode for mode in MODES if mode in {r["mode"] for r in results["rows"]}]
     steps = sorted({r["T"] for r in results["rows"]})
-    seeds = max(len(r["accuracy"]) for r in results["rows"])
+    seeds = sorted({len(r["accuracy"]) for r in results["rows"] if r["mode"] in RANDOM} or {1})
+    seeds = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else seeds[0]
     lines = [
         f"{results['dataset']}, {results['n']} test images, ANN {results['ann']:.2f} %; "
-        f"accuracy of the SNN in percent, mean (std) over {seeds} seed{'s' * (seeds > 1)}",
+        f"accuracy of the SNN in percent, mean (std) over {seeds} seed{'s' * (seeds != 1)}",
         " " * 12 + "".join(f"{f'T={T}':>15}" for T in steps),
     ]
     for mode in modes:
@@ -261,13 +265,23 @@ def _images(network: ann.Ann, config: Evaluate) -> data.Images:
 
 
 def _calibration_images(network: ann.Ann, config: Evaluate):
+    if not (config.calibrate or config.correct_bias or config.correct_weights):
+        return None
+
     def choose(n: int):
         return np.random.default_rng(0).permutation(n)[: config.calibration_images]
 
     return data.load(config.dataset or network.preprocessing.dataset, "train", config.data_dir, choose).images
 
 
-def _draw(results: dict, report: str, out: Path) -> None:
+def _digest(*arrays) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _draw(results: dict, out: Path) -> None:
     """All files or none: they are made in a folder in `out` and then moved."""
     with tempfile.TemporaryDirectory(dir=out) as made:
         made = Path(made)
@@ -277,7 +291,6 @@ def _draw(results: dict, report: str, out: Path) -> None:
             writer.writerows((r["mode"], r["T"], s, a) for r in results["rows"] for s, a in enumerate(r["accuracy"]))
         title = f"{results['model']['name']} on {results['dataset']} ({results['n']} test images)"
         pictures.accuracy(results["rows"], results["ann"], title, made / "accuracy.png")
-        (made / "report.txt").write_text(report)
         for file in PICTURES:
             os.replace(made / file, out / file)
 

@@ -19,8 +19,8 @@ class Results:
 
     Attributes:
       folder: where the file is.
-      settings: all that a row depends on besides its own entries: the network, the data, the options, the versions.
-      rows: so far; each has the command that made it.
+      settings: all that a row depends on besides its own entries: the network, the data, the options.
+      rows: so far; each with the command, the hardware and the versions that made it.
       program: module of that command.
     """
 
@@ -37,14 +37,16 @@ class Results:
           FileExistsError: if they were measured with other settings, unless they may be overwritten; says which.
           ValueError: if the file is damaged.
         """
-        settings = json.loads(json.dumps({**settings, **about()}))  # as they come back from the file
+        settings = json.loads(json.dumps(settings))  # as they come back from the file
         file = folder / FILE
         if overwrite or not file.is_file():
             return cls(folder, settings, [], program)
         try:
             before = json.loads(file.read_text())
             rows = before.pop("rows")
-        except (json.JSONDecodeError, KeyError) as e:
+            for row in rows:
+                _ = row["accuracy"], row["mode"], row["T"]
+        except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"{file} is damaged ({e!r}): move it away, or give --overwrite") from e
         if other := _differences(before, settings):
             listed = "; ".join(other)
@@ -58,18 +60,14 @@ class Results:
         return next((row for row in self.rows if entries.items() <= row.items()), None)
 
     def add(self, row: dict, instead_of: dict | None = None) -> dict:
-        """Appends the row, in place of another if one is given, and writes the file, whole or not at all."""
-        row = {**row, "command": shlex.join(["python", "-m", self.program, *sys.argv[1:]])}
+        """Adds the row, in place of another if one is given, and writes the file, whole or not at all."""
+        row = {**row, "command": shlex.join(["python", "-m", self.program, *sys.argv[1:]]), **about()}
         self.rows = [r for r in self.rows if r is not instead_of] + [row]
         self.folder.mkdir(parents=True, exist_ok=True)
         new = self.folder / f".{FILE}.new"
-        new.write_text(json.dumps(self.everything(), indent=2) + "\n")
+        new.write_text(json.dumps({**self.settings, "rows": self.rows}, indent=2) + "\n")
         os.replace(new, self.folder / FILE)
         return row
-
-    def everything(self) -> dict:
-        """What the file holds."""
-        return {**self.settings, "rows": self.rows}
 
 
 def about() -> dict:

@@ -73,10 +73,11 @@ class Snn(struct.PyTreeNode):
     def batch_size(self, input_shape, seeds: int = 1) -> int:
         """Images a call, over all devices, that keep within `sharding.budget()` with `seeds` runs side by side.
 
-        Step by step all sites remember, folded they come one after another; some four floats a neuron.
+        Step by step all sites remember, folded they come one after another; some four floats a neuron, and T bytes more
+        where an order is shared.
         """
-        neurons = [math.prod(site.shape) for site in sites(self.ann.model, input_shape).values()]
-        kept = 16 * (max(neurons) if self.model.act.folded else sum(neurons))
+        neurons, act = [math.prod(site.shape) for site in sites(self.ann.model, input_shape).values()], self.model.act
+        kept = 16 * max(neurons) if act.folded else (16 + act.shared_order * act.T) * sum(neurons)
         return jax.device_count() * max(1, sharding.budget() // (kept * seeds))
 
     def apply(self, x, key=None):
@@ -109,7 +110,7 @@ class Snn(struct.PyTreeNode):
             raise ValueError("a network for any T can't be traced: trace the one that for_any_T() was called on")
         x, keys, modes = self._inputs(x, key)
         model = self.model.clone(act=self.model.act.clone(folded=False))
-        run = jax.vmap(lambda x, key: steps.run(model, self.variables, x, key, modes, traced=True))(x, keys)
+        run = steps.run(model, self.variables, x, keys, tuple(modes.items()), len(x), traced=True)
         return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), (run.steps, run.spikes, run.potentials)))
 
     def for_any_T(self) -> "Snn":
@@ -124,12 +125,14 @@ class Snn(struct.PyTreeNode):
     def _run(self, x, key, apply=nn.Module.apply):
         """What `apply` gives for every example by itself, means over time, and the spikes of each site."""
         x, keys, modes = self._inputs(x, key)
+        if not self.model.act.folded:
+            # On several devices the examples lie side by side already.
+            at_once = self.batch_size(x.shape[1:]) if jax.device_count() == 1 else len(x)
+            return steps.run(self.model, self.variables, x, keys, tuple(modes.items()), at_once, apply=apply)[:2]
         time = {f"{site}/{name}": leaf for site in modes for name, leaf in self.time.items()}
         at_sites = traverse_util.unflatten_dict(time, sep="/")
 
         def one(x, key):
-            if not self.model.act.folded:
-                return steps.run(self.model, self.variables, x, key, modes, apply=apply)[:2]
             rngs = None if key is None else {"spikes": key}
             asked, state = apply(self.model, {**self.variables, "time": at_sites}, x, rngs=rngs, mutable=["activity"])
             flat = traverse_util.flatten_dict(state["activity"], sep="/")

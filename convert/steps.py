@@ -2,11 +2,14 @@
 
 Integrate-and-fire neurons answer in the step in which they hear. All others hear T steps before they fire, so a network
 with `n` sites of theirs is run over time `n + 1` times: in run `i` the sites before the `i`-th fire, by what they heard
-in the runs before, the `i`-th hears, and nothing behind it matters. So each layer of weights is computed at each step
-just once, in the run of the site it feeds; the rest is dead code that the compiler drops. Spike trains are not stored
-between the runs: what a site fires at a step is drawn anew, the same way each time, from what it heard and its key.
+in the runs before, the `i`-th hears, and nothing behind it matters. So a layer of weights is computed at each step just
+once, in the run of the site it feeds; the rest is dead code that the compiler drops. (Layers that feed `baseline` sites
+of a mixed network are computed again in later runs.) Spike trains are not stored between the runs: what a site fires at
+a step is drawn anew, the same way each time, from what it heard and its key. Only with one order for a whole layer,
+where the count does not tell what a neuron fired, are they kept.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -33,19 +36,35 @@ class Run(NamedTuple):
     potentials: dict | None = None
 
 
-def run(model: nn.Module, variables, x, key, modes: dict[str, str], *, traced=False, apply=nn.Module.apply) -> Run:
-    """One example through the network, T times.
+@partial(jax.jit, static_argnames=("model", "modes", "at_once", "traced", "apply"))
+def run(model: nn.Module, variables, x, keys, modes, at_once: int, *, traced=False, apply=nn.Module.apply) -> Run:
+    """A batch of examples through the network, T times.
 
     Args:
       model: the network, with `Spiking` sites that are not folded.
       variables: its variables.
-      x: the example, which enters at every step, `[H, W, C]`.
-      key: PRNG key of the example, or None.
-      modes: mode of each site, in the order in which they run.
+      x: the examples, which enter at every step, `[B, H, W, C]`.
+      keys: a PRNG key for each, `[B]`, or None.
+      modes: `((site, mode), ...)` in the order in which the sites run.
+      at_once: examples side by side; more are run one lot after another, to keep memory small and caches warm.
       traced: whether what happened at every step is kept, in T times the memory.
-      apply: `apply(model, variables, x, rngs=, mutable=)` gives what is asked, a tree of arrays, and the collections in
-        `mutable`.
+      apply: `apply(model, variables, x, rngs=, mutable=)` gives what is asked of an example, a tree of arrays, and the
+        collections in `mutable`.
+
+    Returns:
+      What they did, examples leading.
     """
+    one = jax.vmap(lambda x, key: _run(model, variables, x, key, dict(modes), traced, apply))
+    n = len(x)
+    if n <= at_once:
+        return one(x, keys)
+    lots = jnp.minimum(jnp.arange(-(-n // at_once) * at_once), n - 1).reshape(-1, at_once)  # the last one filled up
+    results = jax.lax.map(lambda lot: one(*jax.tree.map(lambda a: a[lot], (x, keys))), lots)
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], results)
+
+
+def _run(model, variables, x, key, modes: dict[str, str], traced: bool, apply) -> Run:
+    """`run` for one example."""
     rngs = None if key is None else {"spikes": key}
     mutable = ["state", "trace"] if traced else ["state"]
 

@@ -10,7 +10,7 @@ def batches(array, batch_size: int):
     return (array[start : start + batch_size] for start in range(0, len(array), batch_size))
 
 
-def map_batches(fn, arrays, batch_size: int, progress: str | None = None):
+def map_batches(fn, arrays, batch_size: int, progress: str | None = None, multiple_of: int = 1):
     """`fn(*arrays)` in batches of one size, so that it compiles once; the last one is filled up and then trimmed.
 
     Args:
@@ -18,12 +18,13 @@ def map_batches(fn, arrays, batch_size: int, progress: str | None = None):
       arrays: sequence of arrays, `[N, ...]`.
       batch_size: examples a call.
       progress: name of a progress bar, shown on a terminal.
+      multiple_of: the batch is made at least so large, and a multiple of it, such as the number of devices.
 
     Returns:
       The tree with NumPy leaves, `[N, ...]`.
     """
     n = len(arrays[0])
-    batch_size = min(batch_size, n)
+    batch_size = -(-min(batch_size, n) // multiple_of) * multiple_of
     parts = []
     for start in tqdm(range(0, n, batch_size), desc=progress, disable=None if progress else True, leave=False):
         index = np.minimum(np.arange(start, start + batch_size), n - 1)

@@ -2,7 +2,6 @@
 
 import os
 import sys
-from pathlib import Path
 
 import jax
 import tyro
@@ -15,8 +14,9 @@ def run(main, options: type) -> None:
     """
     config = tyro.cli(options)
     if jax.config.jax_compilation_cache_dir is None:
-        cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-        jax.config.update("jax_compilation_cache_dir", str(Path(cache) / "tppjax"))
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+        jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tppjax"))
+        jax.config.update("jax_compilation_cache_max_size", 2**30)  # bytes; the oldest go first
     try:
         main(config)
     except (ValueError, FileNotFoundError, FileExistsError) as e:

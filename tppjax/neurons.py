@@ -140,8 +140,8 @@ def rounded(v, theta, T: int):
 
 def rounded_step(count, left, T: int):
     """One step of `rounded`, `left` steps before the end, this one included: spikes of the shape of `count`."""
-    t = T - left
-    return jnp.floor((t + 1) * count / T) - jnp.floor(t * count / T)
+    t, whole = T - left, count.astype(jnp.int32)  # a product over T in floating point can fall short of a whole number
+    return ((t + 1) * whole // T - t * whole // T).astype(count.dtype)
 
 
 def unbiased(v, theta, T: int, key):

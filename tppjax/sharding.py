@@ -1,4 +1,4 @@
-"""Devices: the only file that knows about them. A mesh has one axis; seeds or examples are spread along it."""
+"""Devices: the only file that knows about them. Seeds or examples are spread over a row, or both over a grid."""
 
 import math
 from functools import partial

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import convert
-from tests.convert.networks import cnn, images, mlp
+from tests.convert.networks import cnn, exact, images, mlp
 
 KEY = jax.random.key(11)
 
@@ -88,6 +88,47 @@ def test_every_site_does_what_its_input_says(mode):
     np.testing.assert_array_equal(trace.logits, logits)
 
 
+@pytest.mark.parametrize("mode", ["shuffle", "unbiased", "shared"])
+def test_spikes_fall_on_all_steps_alike_and_independently(mode):
+    """For 2,000 neurons of equal input: the mean of every step, and of every two, at 5 sigma; one order, if shared."""
+    n, T, count = 2000, 6, 2
+    model = mlp()[1].clone(widths=(n,))
+    abstract = jax.eval_shape(model.init, KEY, images(1))["params"]
+    zero = jax.tree.map(lambda a: np.zeros(a.shape, np.float32), abstract)
+    zero["dense0"]["bias"] += np.float32(count / T)
+    zero["act0"]["theta"] += np.float32(1)
+    options = {"mode": "shuffle", "shared_order": True} if mode == "shared" else {"mode": mode}
+    snn = convert.to_snn({"params": zero}, T=T, model=model, v_init=0.01, **options)
+    spikes = np.asarray(snn.trace(images(2), KEY).spikes["act0"], np.float64)
+    assert (spikes.sum(axis=0) == count).all()
+    if mode == "shared":
+        assert (spikes == spikes[..., :1]).all()
+        return
+    together = np.einsum("abn,cbn->ac", spikes, spikes) / (2 * n)
+    p, both = count / T, count * (count - 1) / (T * (T - 1))
+    expected = np.where(np.eye(T), p, both)
+    assert (np.abs(together - expected) < 5 * np.sqrt(expected * (1 - expected) / (2 * n))).all()
+    between = np.corrcoef(spikes[:, 0].ravel(), spikes[:, 1].ravel())[0, 1]  # two examples
+    assert abs(between) < 5 / np.sqrt(T * n)
+
+
+def test_more_examples_than_fit_at_once_are_run_in_lots(monkeypatch):
+    variables, model = cnn()
+    snn = convert.to_snn(variables, T=4, mode="shuffle", model=model)
+    together = snn.activity(images(7, (4, 4, 1)), KEY)
+    monkeypatch.setattr("tppjax.sharding.budget", lambda: 3 * 16 * (4 * 4 * 4 + 2 * 2 * 4))
+    assert snn.batch_size((4, 4, 1)) == 3
+    jax.tree.map(np.testing.assert_array_equal, together, snn.activity(images(7, (4, 4, 1)), KEY))
+
+
+@pytest.mark.parametrize("T", [8, 41, 55])
+def test_rounded_loses_no_spike_step_by_step(T):
+    variables, model = mlp()
+    snn = convert.to_snn(variables, T=T, mode="rounded", model=model)
+    fired = snn.trace(images(30)).spikes["act0"].sum(axis=0)
+    np.testing.assert_array_equal(fired, snn.activity(images(30))[1]["act0"])
+
+
 @pytest.mark.parametrize("mode", ["baseline", "shuffle"])
 def test_memory_does_not_grow_with_T(mode):
     variables, model = cnn()
@@ -101,9 +142,11 @@ def test_memory_does_not_grow_with_T(mode):
 
 
 @pytest.mark.parametrize("mode", ["baseline", "shuffle"])
-def test_each_layer_is_computed_once_a_step(mode):
+def test_each_layer_is_computed_once_a_step_and_the_first_once_in_all(mode):
     """In `shuffle` the network runs over time once for each site; all but the layer that feeds it is dead code."""
-    variables, model = cnn()
-    snn = convert.to_snn(variables, T=8, mode=mode, model=model)
-    text = jax.jit(convert.Snn.apply).lower(snn, images(3, (4, 4, 1)), KEY).compile().as_text()
+    _, model = cnn()
+    snn = convert.to_snn(exact(model, (8, 8, 1)), T=8, mode=mode, model=model)
+    text = jax.jit(convert.Snn.apply).lower(snn, images(3, (8, 8, 1)), KEY).compile().as_text()
     assert len(re.findall(r"= \S+ convolution\(", text)) == 2
+    outside_the_loops = text[text.index("\nENTRY ") :]
+    assert len(re.findall(r"= \S+ convolution\(", outside_the_loops)) == 1
