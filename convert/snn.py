@@ -71,14 +71,15 @@ class Snn(struct.PyTreeNode):
         return bool(_modes(self.mode) & set(RANDOM))
 
     def batch_size(self, input_shape, seeds: int = 1) -> int:
-        """Images a call, over all devices, that keep within `sharding.budget()` with `seeds` runs side by side.
+        """Images a call, over all devices, that keep within `sharding.budget()` in a `sharding.sweep` of `seeds`.
 
         Step by step all sites remember, folded they come one after another; some four floats a neuron, and T bytes more
         where an order is shared.
         """
         neurons, act = [math.prod(site.shape) for site in sites(self.ann.model, input_shape).values()], self.model.act
         kept = 16 * max(neurons) if act.folded else (16 + act.shared_order * act.T) * sum(neurons)
-        return jax.device_count() * max(1, sharding.budget() // (kept * seeds))
+        kept *= sharding.side_by_side(sharding.mesh(), seeds)
+        return jax.device_count() * max(1, sharding.budget() // kept)
 
     def apply(self, x, key=None):
         """Logits `[B, K]`, the mean over T; where every site is two-phase, at the cost of one pass whatever T.

@@ -42,6 +42,12 @@ def split(array, over: Mesh):
     return jax.device_put(array, NamedSharding(over, PartitionSpec(AXIS)))
 
 
+def side_by_side(over: Mesh, seeds: int) -> int:
+    """How many of the seeds `sweep` runs at once: all, but on a single CPU, where a larger batch is no faster, one."""
+    alone = over.size == 1 and over.devices.item().platform == "cpu"
+    return 1 if alone else seeds
+
+
 def sweep(fn, keys, *args, examples: tuple[int, ...] = (), over: Mesh | None = None):
     """`fn(*args, key)` for each of many PRNG keys, spread over devices: the keys, and examples too if they are named.
 
@@ -64,12 +70,13 @@ def sweep(fn, keys, *args, examples: tuple[int, ...] = (), over: Mesh | None = N
       (3, 2)
     """
     over, seeds = over or mesh(), len(keys)
+    at_once = side_by_side(over, seeds)
     if examples:
         over, placed = _seeds_by_examples(over, seeds, len(args[examples[0]]))
         args = [placed(arg) if i in examples else replicate(arg, over) for i, arg in enumerate(args)]
-        return _sweep(fn, split(keys, over), *args)
+        return _sweep(fn, at_once, split(keys, over), *args)
     filled = keys[jnp.minimum(jnp.arange(-(-seeds // over.size) * over.size), seeds - 1)]
-    result = _sweep(fn, split(filled, over), *replicate(args, over))
+    result = _sweep(fn, at_once, split(filled, over), *replicate(args, over))
     return jax.tree.map(lambda a: a[:seeds], result)
 
 
@@ -82,6 +89,7 @@ def _seeds_by_examples(over: Mesh, seeds: int, n: int):
     return over, lambda array: jax.device_put(array, NamedSharding(over, PartitionSpec(EXAMPLES)))
 
 
-@partial(jax.jit, static_argnums=0)
-def _sweep(fn, keys, *args):
-    return jax.vmap(lambda key: fn(*args, key))(keys)
+@partial(jax.jit, static_argnums=(0, 1))
+def _sweep(fn, at_once: int, keys, *args):
+    over_keys = jax.vmap if at_once > 1 else lambda run: partial(jax.lax.map, run)
+    return over_keys(lambda key: fn(*args, key))(keys)
