@@ -16,7 +16,6 @@ def run(main, options: type) -> None:
     if jax.config.jax_compilation_cache_dir is None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tppjax"))
-        jax.config.update("jax_compilation_cache_max_size", 2**30)  # bytes; the oldest go first
     try:
         main(config)
     except (ValueError, FileNotFoundError, FileExistsError) as e:
