@@ -5,16 +5,15 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct, traverse_util
 
 from convert import steps
-from convert.linear import fixed_axes, nonlinear
+from convert.checks import check_activation, check_mode, check_network, check_thresholds
 from tppjax import sharding
-from tppjax.activations import ACTIVATIONS, QCFS
+from tppjax.activations import QCFS
 from tppjax.ann import Ann, sites, thresholds
 from tppjax.counts import check_steps
-from tppjax.spiking import MODES, RANDOM, TWO_PHASE, Spiking, in_time, max_pool_refused
+from tppjax.spiking import RANDOM, TWO_PHASE, Spiking, in_time
 
 
 class Trace(struct.PyTreeNode):
@@ -145,7 +144,7 @@ class Snn(struct.PyTreeNode):
         """Normalised images, a key for each, and the mode of each site in the order in which they run."""
         x = self.ann.input(x)
         if self.ann.preprocessing is None:
-            _check_network(self.ann, self.mode, x.shape[1:])
+            check_network(self.ann, self.mode, x.shape[1:])
         order = sites(self.ann.model, x.shape[1:])
         modes = dict.fromkeys(order, self.mode) if isinstance(self.mode, str) else {s: self.mode[s] for s in order}
         return x, self._keys(key, len(x)), modes
@@ -215,12 +214,12 @@ def to_snn(
     """
     check_steps(T)
     ann = _ann(params, model)
-    _check_activation(ann.model)
-    mode = _check_mode(mode, thresholds(ann.variables))
+    check_activation(ann.model)
+    mode = check_mode(mode, thresholds(ann.variables))
     v_init, shift = _beginning(ann.model.act, v_init, shift)
     if ann.preprocessing is not None:
-        _check_network(ann, mode, ann.preprocessing.input_shape)
-    _check_thresholds(thresholds(ann.variables))
+        check_network(ann, mode, ann.preprocessing.input_shape)
+    check_thresholds(thresholds(ann.variables))
     folded = _modes(mode) <= set(TWO_PHASE)
     act = Spiking(mode, int(T), folded, v_init=v_init, shift=shift, shared_order=shared_order)
     return Snn(ann, ann.model.clone(act=act), in_time(int(T)) if folded else {})
@@ -237,16 +236,6 @@ def _ann(params, model) -> Ann:
     return Ann(params, model)
 
 
-def _check_activation(model):
-    act = getattr(model, "act", None)
-    if type(act) not in ACTIVATIONS.values():
-        known = ", ".join(cls.__name__ for cls in ACTIVATIONS.values())
-        raise ValueError(
-            f"{type(model).__name__} has {'no field act' if act is None else f'act={act}'}, which can't be converted: "
-            f"give it one of {known} as act, and put self.act.copy(name=...) at each site"
-        )
-
-
 def _beginning(act, v_init, shift) -> tuple[float, float]:
     """`v_init` and `shift` as asked for, or as the authors of the baseline with this activation have them."""
     if v_init is None and shift is None:
@@ -255,57 +244,6 @@ def _beginning(act, v_init, shift) -> tuple[float, float]:
         if value is not None and not math.isfinite(value):
             raise ValueError(f"{name} is a finite number of thresholds; got {value}")
     return float(v_init or 0), float(shift or 0)
-
-
-def _no_threshold(where: str) -> ValueError:
-    return ValueError(
-        f"no threshold at {where}: a network with plain ReLU learns none; choose them: convert.calibrate(ann, images), "
-        "ann being Ann(variables, model) if it is your own, or --calibrate mse in convert.evaluate"
-    )
-
-
-def _check_thresholds(found):
-    if not found:
-        raise _no_threshold("any site")
-    for site, theta in found.items():
-        if not isinstance(theta, jax.core.Tracer) and not np.all(np.isfinite(theta) & (np.asarray(theta) > 0)):
-            raise ValueError(f"thresholds must be positive and finite; theta at {site} is {np.asarray(theta)}")
-
-
-def _check_mode(mode, known_sites):
-    names = {"all sites": mode} if isinstance(mode, str) else dict(mode)
-    for site, name in names.items():
-        if name not in MODES:
-            raise ValueError(f"unknown mode {name!r} for {site}; known: {', '.join(MODES)}")
-    if isinstance(mode, str):
-        return mode
-    if mode.keys() != known_sites.keys():
-        unknown, missing = sorted(mode.keys() - known_sites.keys()), sorted(known_sites.keys() - mode.keys())
-        raise ValueError(f"mode needs one entry for every site; unknown: {unknown}; missing: {missing}")
-    return tuple(sorted(mode.items()))
-
-
-def _check_network(ann: Ann, mode, input_shape):
-    """What can be told only with the shape of an image."""
-    name, model = type(ann.model).__name__, ann.model
-    if problem := fixed_axes(model, ann.variables, input_shape):
-        raise ValueError(
-            f"{name} can't be converted, since it works on batches [B, H, W, C] only, not on one image [H, W, C] or "
-            "with time before the batch: count axes from the end, as in x.mean(axis=(-3, -2)) or "
-            f"x.reshape(*x.shape[:-3], -1). {problem}"
-        )
-    found = sites(model, input_shape)
-    if missing := [site for site in found if site not in thresholds(ann.variables)]:
-        raise _no_threshold(", ".join(missing))
-    for site, (_, max_pool) in found.items():
-        at_site = mode if isinstance(mode, str) else dict(mode)[site]
-        if max_pool and at_site not in TWO_PHASE:
-            raise ValueError(max_pool_refused(at_site, site))
-    if operations := nonlinear(model, ann.variables, input_shape):
-        raise ValueError(
-            f"{name} can't be converted, since it is not linear between its sites: {'; '.join(operations)}. "
-            "Put self.act.copy(name=...) there if it is an activation, average pooling if it is max pooling"
-        )
 
 
 def _modes(mode) -> set[str]:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import convert
+from convert import linear
 from tests.convert.networks import Mlp, Pooled, cnn, exact, images, mlp
 from tppjax import activations, ann, models, prng, sharding
 from tppjax.activations import QCFS, ClippedReLU, ReLU
@@ -224,8 +225,8 @@ def test_our_models_are_linear_between_sites(name):
     model = models.create(name, 10, QCFS(L=4))
     x = jnp.zeros((1, 32, 32, 3))
     variables = jax.eval_shape(model.init, KEY, x)
-    assert convert.snn.nonlinear(model, variables, (32, 32, 3)) == []
-    assert convert.snn.fixed_axes(model, variables, (32, 32, 3)) == ""
+    assert linear.nonlinear(model, variables, (32, 32, 3)) == []
+    assert linear.fixed_axes(model, variables, (32, 32, 3)) == ""
 
 
 def test_max_pool_then_fire():

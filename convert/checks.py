@@ -1,0 +1,73 @@
+"""What can't be converted is refused before anything is computed, with a sentence that says where and what to do."""
+
+import jax
+import numpy as np
+
+from convert.linear import fixed_axes, nonlinear
+from tppjax.activations import ACTIVATIONS
+from tppjax.ann import Ann, sites, thresholds
+from tppjax.spiking import MODES, TWO_PHASE, max_pool_refused
+
+
+def check_activation(model) -> None:
+    """The model has one of our activations in its field `act`."""
+    act = getattr(model, "act", None)
+    if type(act) not in ACTIVATIONS.values():
+        known = ", ".join(cls.__name__ for cls in ACTIVATIONS.values())
+        raise ValueError(
+            f"{type(model).__name__} has {'no field act' if act is None else f'act={act}'}, which can't be converted: "
+            f"give it one of {known} as act, and put self.act.copy(name=...) at each site"
+        )
+
+
+def _no_threshold(where: str) -> ValueError:
+    return ValueError(
+        f"no threshold at {where}: a network with plain ReLU learns none; choose them: convert.calibrate(ann, images), "
+        "ann being Ann(variables, model) if it is your own, or --calibrate mse in convert.evaluate"
+    )
+
+
+def check_thresholds(found) -> None:
+    """There are thresholds, all positive and finite."""
+    if not found:
+        raise _no_threshold("any site")
+    for site, theta in found.items():
+        if not isinstance(theta, jax.core.Tracer) and not np.all(np.isfinite(theta) & (np.asarray(theta) > 0)):
+            raise ValueError(f"thresholds must be positive and finite; theta at {site} is {np.asarray(theta)}")
+
+
+def check_mode(mode, known_sites):
+    """`mode` as `Spiking` has it: a name, or a tuple of (site, name) with one for every site."""
+    names = {"all sites": mode} if isinstance(mode, str) else dict(mode)
+    for site, name in names.items():
+        if name not in MODES:
+            raise ValueError(f"unknown mode {name!r} for {site}; known: {', '.join(MODES)}")
+    if isinstance(mode, str):
+        return mode
+    if mode.keys() != known_sites.keys():
+        unknown, missing = sorted(mode.keys() - known_sites.keys()), sorted(known_sites.keys() - mode.keys())
+        raise ValueError(f"mode needs one entry for every site; unknown: {unknown}; missing: {missing}")
+    return tuple(sorted(mode.items()))
+
+
+def check_network(ann: Ann, mode, input_shape) -> None:
+    """What can be told only with the shape of an image."""
+    name, model = type(ann.model).__name__, ann.model
+    if problem := fixed_axes(model, ann.variables, input_shape):
+        raise ValueError(
+            f"{name} can't be converted, since it works on batches [B, H, W, C] only, not on one image [H, W, C] or "
+            "with time before the batch: count axes from the end, as in x.mean(axis=(-3, -2)) or "
+            f"x.reshape(*x.shape[:-3], -1). {problem}"
+        )
+    found = sites(model, input_shape)
+    if missing := [site for site in found if site not in thresholds(ann.variables)]:
+        raise _no_threshold(", ".join(missing))
+    for site, (_, max_pool) in found.items():
+        at_site = mode if isinstance(mode, str) else dict(mode)[site]
+        if max_pool and at_site not in TWO_PHASE:
+            raise ValueError(max_pool_refused(at_site, site))
+    if operations := nonlinear(model, ann.variables, input_shape):
+        raise ValueError(
+            f"{name} can't be converted, since it is not linear between its sites: {'; '.join(operations)}. "
+            "Put self.act.copy(name=...) there if it is an activation, average pooling if it is max pooling"
+        )
