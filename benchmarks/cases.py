@@ -104,7 +104,7 @@ def training(net):
     state = loop.State(variables, tx.init(variables["params"]), epoch=jnp.array(0), best=jnp.array(0.0))
     pixels, labels = jnp.zeros((1000, 32, 32, 3), jnp.uint8), jnp.zeros(1000, jnp.int32)
     augmented = lambda x, key: augment.flip(augment.crop(x, key, 4), key)  # noqa: E731
-    step = jax.jit(functools.partial(loop.train_step, model, about, tx, augmented))
+    step = jax.jit(functools.partial(loop.train_step, model, about, tx, augmented, jnp.dtype("float32")))
     return lambda: jax.block_until_ready(
         step(state, pixels, labels, jnp.arange(TRAIN_BATCH), jax.random.key(0))
     ), TRAIN_BATCH

@@ -31,15 +31,23 @@ def replicate(tree, over: Mesh):
     return jax.device_put(tree, NamedSharding(over, PartitionSpec()))
 
 
-def split(array, over: Mesh):
-    """The array with its leading axis cut evenly over the devices.
+def steps_at_once(over: Mesh, steps: int) -> int:
+    """How many training steps to run as one call: all `steps` of an epoch on accelerators, one on CPUs.
+
+    A CPU needs longer for a step than for its dispatch, and shows how far it is.
+    """
+    return 1 if over.devices.flat[0].platform == "cpu" else steps
+
+
+def split(array, over: Mesh, axis: int = 0):
+    """The array with one axis, the leading one by default, cut evenly over the devices.
 
     Raises:
       ValueError: if the axis does not divide by the number of devices.
     """
-    if len(array) % over.shape[AXIS]:
-        raise ValueError(f"{len(array)} do not divide evenly over {over.shape[AXIS]} devices")
-    return jax.device_put(array, NamedSharding(over, PartitionSpec(AXIS)))
+    if array.shape[axis] % over.shape[AXIS]:
+        raise ValueError(f"{array.shape[axis]} do not divide evenly over {over.shape[AXIS]} devices")
+    return jax.device_put(array, NamedSharding(over, PartitionSpec(*[None] * axis, AXIS)))
 
 
 def side_by_side(over: Mesh, seeds: int) -> int:

@@ -3,6 +3,7 @@
 import time
 from functools import partial
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,16 +52,23 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
     state = State(network.variables, tx.init(network.variables["params"]), epoch=jnp.array(0), best=jnp.array(-1.0))
     state = sharding.replicate(run.restore(state), over)
     pixels, labels = sharding.replicate((train.images, train.labels), over)
-    step = jax.jit(partial(train_step, network.model, network.preprocessing, tx, augment), donate_argnums=0)
+    step = partial(train_step, network.model, network.preprocessing, tx, augment, jnp.dtype(config.dtype))
+    some_steps = jax.jit(partial(train_steps, step), donate_argnums=0)
+    at_once = sharding.steps_at_once(over, steps)
     for epoch in range(int(state.epoch), config.epochs):
         started = time.perf_counter()
         key = jax.random.fold_in(jax.random.key(config.seed), epoch)
         order = np.random.default_rng((config.seed, epoch)).permutation(len(train))
+        batches = order[: steps * config.batch_size].reshape(steps, config.batch_size)
         sums = jnp.zeros(2)
-        for i in tqdm(range(steps), desc=f"epoch {epoch + 1}/{config.epochs}", unit="step", disable=None, leave=False):
-            batch = sharding.split(order[i * config.batch_size : (i + 1) * config.batch_size], over)
-            state, metrics = step(state, pixels, labels, batch, jax.random.fold_in(key, i))
-            sums += metrics
+        with tqdm(
+            total=steps, desc=f"epoch {epoch + 1}/{config.epochs}", unit="step", disable=None, leave=False
+        ) as bar:
+            for i in range(0, steps, at_once):
+                now = sharding.split(batches[i : i + at_once], over, axis=1)
+                state, metrics = some_steps(state, pixels, labels, now, key, i)
+                sums += metrics
+                bar.update(at_once)
         candidate = network.replace(variables=ann.to_host(state.variables))
         score = ann.accuracy(candidate, held_out.images, held_out.labels)
         if score > float(state.best):
@@ -98,14 +106,29 @@ def optimizer(config: Training, steps: int) -> optax.GradientTransformation:
     )
 
 
-def train_step(model, preprocessing, tx, augment, state: State, pixels, labels, batch, key):
+def train_steps(step, state: State, pixels, labels, batches, key, first):
+    """`step`, a `train_step`, on each of the `batches` `[steps, B]` as one scan; the state and the sum of the metrics.
+
+    `key` is the epoch's, `first` the place of the first of these batches in the epoch.
+    """
+
+    def body(state, now):
+        batch, i = now
+        return step(state, pixels, labels, batch, jax.random.fold_in(key, i))
+
+    state, metrics = jax.lax.scan(body, state, (batches, first + jnp.arange(len(batches))))
+    return state, metrics.sum(axis=0)
+
+
+def train_step(model, preprocessing, tx, augment, dtype, state: State, pixels, labels, batch, key):
     """One step of SGD on the images at `batch`; returns the state and `[loss, accuracy]` of the batch."""
     x, y = preprocessing(augment(pixels[batch], key)), labels[batch]
 
     def objective(params):
         variables = {**state.variables, "params": params}
-        logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits, y).mean()
+        with nn.intercept_methods(partial(multiply_in, dtype)):
+            logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), y).mean()
         return loss, (updated, jnp.mean(logits.argmax(-1) == y))
 
     params = state.variables["params"]
@@ -113,3 +136,15 @@ def train_step(model, preprocessing, tx, augment, state: State, pixels, labels, 
     updates, opt_state = tx.update(gradient, state.opt_state, params)
     variables = {"params": optax.apply_updates(params, updates), **updated}
     return state.replace(variables=variables, opt_state=opt_state), jnp.stack([loss, correct])
+
+
+def multiply_in(dtype, call, args, kwargs, context):
+    """For `nn.intercept_methods`: convolutions and dense layers take, multiply and return `dtype`.
+
+    Parameters, batch norm, thresholds and quantisation stay float32: near a threshold, bfloat16's 8 bits tell no two
+    levels of QCFS apart.
+    """
+    layer = context.module
+    if isinstance(layer, nn.Conv | nn.Dense) and layer.dtype is None and context.method_name == "__call__":
+        return layer.clone(dtype=dtype, parent=layer.scope)(*args, **kwargs)
+    return call(*args, **kwargs)

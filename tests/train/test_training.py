@@ -3,16 +3,18 @@
 import json
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from configs.cifar import Cifar, recipe
 from configs.digits import Digits
 from tests.data.test_cifar import make_archive
-from tppjax import ann, cli, data, models
+from tppjax import ann, cli, data, models, sharding
 from tppjax.activations import QCFS
 from tppjax.data import cifar as cifar_data
 from train import cifar, digits, loop
@@ -125,6 +127,46 @@ def test_options_out_of_range(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         digits.main(Digits(out=tmp_path / "run", **options))
     assert not (tmp_path / "run").exists()
+
+
+def test_an_epoch_as_one_scan_is_the_epoch_step_by_step(tmp_path, monkeypatch):
+    """What accelerators run, where a run on CPUs calls each step."""
+    config = replace(SMALL, epochs=2)
+    by_step = digits.main(replace(config, out=tmp_path / "by_step"))
+    monkeypatch.setattr(sharding, "steps_at_once", lambda over, steps: steps)
+    at_once = digits.main(replace(config, out=tmp_path / "at_once"))
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), at_once.variables, by_step.variables)
+    lines = [json.loads(line) for line in (tmp_path / "at_once" / "metrics.jsonl").read_text().splitlines()]
+    assert 0 < lines[1]["loss"] < lines[0]["loss"]
+
+
+def test_bfloat16_multiplies_but_nothing_else_is_rounded(tmp_path):
+    network = digits.main(replace(SMALL, out=tmp_path / "run", epochs=1))
+    config = replace(SMALL, dtype="bfloat16")
+    tx = loop.optimizer(config, 3)
+    state = loop.State(network.variables, tx.init(network.variables["params"]), jnp.array(0), jnp.array(0.0))
+    images = data.load("digits", "train")[:64]
+
+    def step(dtype):
+        some = partial(loop.train_step, network.model, network.preprocessing, tx, lambda x, key: x, jnp.dtype(dtype))
+        args = state, images.images, images.labels, jnp.arange(64), jax.random.key(0)
+        return jax.make_jaxpr(some)(*args), some(*args)
+
+    (_, (_, exact)), (program, (after, metrics)) = step("float32"), step("bfloat16")
+    products = {"conv_general_dilated", "dot_general"}
+    kinds = {
+        (e.primitive.name, e.invars[0].aval.dtype.name) for e in program.jaxpr.eqns if e.primitive.name in products
+    }
+    assert kinds == {(name, "bfloat16") for name in products}
+    assert {leaf.dtype for leaf in jax.tree.leaves(after.variables)} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(metrics[0], exact[0], rtol=0.05)
+    assert not np.array_equal(metrics[0], exact[0])
+
+
+def test_bfloat16_trains(tmp_path, digits_ann, digits_test):
+    network = digits.main(Digits(out=tmp_path / "run", epochs=4, L=8, dtype="bfloat16"))
+    assert network.model == digits_ann.model  # a network like any other
+    assert ann.accuracy(network, digits_test.images, digits_test.labels) > 90
 
 
 @pytest.mark.parametrize("act", ["clipped_relu", "relu"])
