@@ -4,6 +4,8 @@ import json
 import os
 import shlex
 import sys
+import tempfile
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -45,7 +47,7 @@ class Results:
             before = json.loads(file.read_text())
             rows = before.pop("rows")
             for row in rows:
-                _ = row["accuracy"], row["mode"], row["T"]
+                _ = row["command"], row["hardware"], row["versions"]
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
             raise ValueError(f"{file} is damaged ({e!r}): move it away, or give --overwrite") from e
         if other := _differences(before, settings):
@@ -68,6 +70,15 @@ class Results:
         new.write_text(json.dumps({**self.settings, "rows": self.rows}, indent=2) + "\n")
         os.replace(new, self.folder / FILE)
         return row
+
+
+@contextmanager
+def all_or_none(folder: Path):
+    """A new folder, whose files are moved to `folder` in the end, if nothing went wrong."""
+    with tempfile.TemporaryDirectory(dir=folder) as made:
+        yield Path(made)
+        for file in Path(made).iterdir():
+            os.replace(file, folder / file.name)
 
 
 def about() -> dict:

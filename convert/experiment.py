@@ -1,0 +1,221 @@
+"""What experiments on spiking versions of a network have in common: options, images, conversion, runs over seeds."""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import jax
+import numpy as np
+
+import convert
+from tppjax import ann, data, prng, sharding, thresholds
+from tppjax.batching import map_batches
+
+CONVERSION = (
+    *("calibrate", "per", "percentile", "correct_bias", "correct_weights", "calibration_images"),
+    *("v_init", "shift"),
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Options: the network, the images, and how it is converted."""
+
+    ann: Path
+    """Folder of the trained network: what --out was in training."""
+
+    seeds: int = 5
+    """Runs of each random mode, with seeds 0, 1, 2, ...; the others need one."""
+
+    limit: int | None = None
+    """Use this many test images only, the first ones."""
+
+    out: Path | None = None
+    """Folder for the results. What is there already, measured with the same settings, is kept and not computed
+    again."""
+
+    overwrite: bool = False
+    """Measure everything anew and replace what is in --out."""
+
+    dataset: str | None = None
+    """Data set [default: the one that the network was trained on]."""
+
+    data_dir: Path | None = None
+    """Folder of the data set, or the file of npz [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]."""
+
+    batch_size: int | None = None
+    """Images a call [default: as many as suit the device's memory]."""
+
+    calibrate: Literal["max", "percentile", "mse"] | None = None
+    """Choose thresholds on training images, anew for each mode and T: for networks with plain ReLU, which learned none.
+    mse is SNNC's way, with the error of the neuron that is evaluated."""
+
+    per: Literal["channel", "layer"] = "channel"
+    """One calibrated threshold for each channel, or for each layer."""
+
+    percentile: float = 99.9
+    """Of the activations, for --calibrate percentile, in percent."""
+
+    correct_bias: bool = False
+    """Match each channel's mean input in the SNN to the ANN's, layer by layer, on training images."""
+
+    correct_weights: bool = False
+    """The same by least squares, in kernels and biases; includes --correct_bias."""
+
+    calibration_images: int = 1000
+    """Training images for --calibrate and --correct_..., drawn at random, the same ones every time."""
+
+    v_init: float | None = None
+    """Potential of baseline and shuffle neurons before the first step, in thresholds [default: qcfs 0.5, else 0]."""
+
+    shift: float | None = None
+    """Added to the input of baseline and shuffle over all T steps together, in thresholds [default: 0.5 for
+    clipped_relu (RTS) and relu (SNNC), unless --v_init is given; else 0]."""
+
+
+class Subject(NamedTuple):
+    """What is experimented on.
+
+    Attributes:
+      network: as trained.
+      images: the test images.
+      settings: all that a result depends on besides its own entries, for `Results`.
+      snn: the spiking version for a T and a mode, with the thresholds and corrections that were asked for; `like` is
+        the mode that they are chosen for, if not that one; other options as `to_snn` has them.
+    """
+
+    network: ann.Ann
+    images: data.Images
+    settings: dict
+    snn: Callable[..., convert.Snn]
+
+    @property
+    def accuracy(self) -> float:
+        """Of the ANN on the images, in percent."""
+        return ann.accuracy(self.network, self.images.images, self.images.labels)
+
+    def __str__(self):
+        return f"{self.settings['model']['name']} on {self.settings['dataset']} ({len(self.images)} test images)"
+
+
+def begin(config: Experiment, modes: tuple[str, ...]) -> Subject:
+    """Loads what `config` names, and refuses what can't be converted to these modes.
+
+    Raises:
+      ValueError, FileNotFoundError: on options out of range, data that does not fit the network, or none.
+    """
+    for name in ("seeds", "batch_size", "limit", "calibration_images"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ValueError(f"--{name} must be at least 1; got {value}")
+    if config.per != "channel" and not config.calibrate:
+        raise ValueError("--per is for thresholds that --calibrate chooses; give both or neither")
+    network = ann.load(config.ann)
+    images = _images(network, config)
+    _check_conversion(network, config, modes)
+    calibration = _calibration_images(network, config)
+    settings = {
+        "dataset": config.dataset or network.preprocessing.dataset,
+        "n": len(images),
+        "images": _digest(images.images, images.labels),
+        "model": {"name": network.model.name, "act": type(network.model.act).__name__},
+        "network": ann.fingerprint(network),
+        "conversion": {name: getattr(config, name) for name in CONVERSION},
+        "calibrated_on": None if calibration is None else _digest(calibration),
+    }
+    return Subject(network, images, settings, _conversion(network, config, calibration))
+
+
+def check_steps(T: tuple[int, ...], modes: tuple[str, ...] = ("any",)) -> None:
+    """Raises ValueError unless both have entries, and each T is at least 1."""
+    if not T or not modes or any(t < 1 for t in T):
+        raise ValueError(f"--modes and --T need at least one entry, and T at least 1; got {modes}, {T}")
+
+
+def over_seeds(fn, snn: convert.Snn, images: data.Images, seeds: int, batch_size: int, progress: str | None = None):
+    """`fn` on every image with every seed: a tree of NumPy arrays, `[N, seeds, ...]`; one seed if nothing is random.
+
+    Args:
+      fn: `fn(snn, pixels [B, ...], labels [B], index [B], key)` gives a tree of arrays with the examples leading;
+        `index` is each example's place in the data set. Compiled once for each `fn`.
+      snn: the network, for any T if `fn` can do without.
+      images: the images.
+      seeds: 0, 1, 2, ...
+      batch_size: images a call.
+      progress: name of a progress bar, shown on a terminal.
+    """
+    seeds = np.arange(seeds if snn.random else 1, dtype=np.uint32)
+    keys = jax.vmap(lambda seed: jax.random.key(seed, impl=prng.HASH))(seeds)
+
+    def outcome(*arrays):
+        result = sharding.sweep(fn, keys, snn, *arrays, examples=(1, 2, 3))
+        return jax.tree.map(lambda a: np.moveaxis(a, 0, 1), result)
+
+    arrays = (images.images, images.labels, np.arange(len(images)))
+    return map_batches(outcome, arrays, batch_size, progress, jax.device_count())
+
+
+def _conversion(network: ann.Ann, config: Experiment, calibration):
+    """`Subject.snn`."""
+    corrected = config.correct_bias or config.correct_weights
+    beginning = {"v_init": config.v_init, "shift": config.shift}
+    observed = thresholds.observe(network, calibration) if config.calibrate else None
+
+    def snn(T: int, mode, like: str | None = None, **options) -> convert.Snn:
+        like, ready = like or mode, network
+        if config.calibrate:
+            how = {"percentile": config.percentile, "observed": observed}
+            ready = convert.calibrate(ready, calibration, config.calibrate, config.per, T=T, mode=like, **how)
+        if corrected:
+            how = {"weights": config.correct_weights, "progress": f"correcting {like} T={T}"}
+            ready = convert.correct(ready, calibration, T, like, **how, **beginning)
+        return convert.to_snn(ready, T, mode, **beginning, **options)
+
+    return snn
+
+
+def _check_conversion(network: ann.Ann, config: Experiment, modes) -> None:
+    """Every refusal of the conversion now, and not after the first modes have run for an hour."""
+    if config.calibrate:
+        thresholds.check_plain(network)
+        ones = dict.fromkeys(ann.sites(network.model, network.preprocessing.input_shape), np.float32(1))
+        network = thresholds.with_thresholds(network, ones, "")
+    for mode in modes:
+        convert.to_snn(network, 1, mode, v_init=config.v_init, shift=config.shift)
+
+
+def _images(network: ann.Ann, config: Experiment) -> data.Images:
+    """The test images, after making sure that they are what the network takes."""
+    expected = network.preprocessing
+    name = config.dataset or expected.dataset
+    if config.dataset is None and name not in data.NAMES:
+        raise ValueError(
+            f"the network in {config.ann} is for {name}, which is not one of the data sets here ("
+            f"{', '.join(data.NAMES)}): put your images in a file and give --dataset npz --data_dir FILE.npz"
+        )
+    info = data.info(name, config.data_dir)
+    if (info.input_shape, len(info.class_names)) != (expected.input_shape, len(expected.class_names)):
+        raise ValueError(
+            f"{name} has images of {info.input_shape} and {len(info.class_names)} classes; the network in {config.ann} "
+            f"was trained on {expected.dataset}: {expected.input_shape} and {len(expected.class_names)} classes"
+        )
+    return data.load(name, "test", config.data_dir, lambda n: np.arange(n)[: config.limit])
+
+
+def _calibration_images(network: ann.Ann, config: Experiment):
+    if not (config.calibrate or config.correct_bias or config.correct_weights):
+        return None
+
+    def choose(n: int):
+        return np.random.default_rng(0).permutation(n)[: config.calibration_images]
+
+    return data.load(config.dataset or network.preprocessing.dataset, "train", config.data_dir, choose).images
+
+
+def _digest(*arrays) -> str:
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:12]
