@@ -50,6 +50,14 @@ def check_mode(mode, known_sites):
     return tuple(sorted(mode.items()))
 
 
+def check_order(order, T: int, modes: set[str]) -> None:
+    """`order` is a permutation of the T steps, and some site has a use for it."""
+    if sorted(np.asarray(order).tolist()) != list(range(T)):
+        raise ValueError(f"order has each of the steps 0 to {T - 1} once; got {order}")
+    if "shuffle" not in modes:
+        raise ValueError(f"an order is for mode 'shuffle'; got {', '.join(sorted(modes))}")
+
+
 def check_network(ann: Ann, mode, input_shape) -> None:
     """What can be told only with the shape of an image."""
     name, model = type(ann.model).__name__, ann.model

@@ -5,10 +5,11 @@ import math
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct, traverse_util
 
 from convert import steps
-from convert.checks import check_activation, check_mode, check_network, check_thresholds
+from convert.checks import check_activation, check_mode, check_network, check_order, check_thresholds
 from tppjax import sharding
 from tppjax.activations import QCFS
 from tppjax.ann import Ann, sites, thresholds
@@ -23,11 +24,13 @@ class Trace(struct.PyTreeNode):
       logits: of each step, `[T, B, K]`; their mean over T is what the network answers.
       spikes: `{site: [T, B, ...]}`, in {0, 1}, as they are sent to the next layer.
       potentials: `{site: [T, B, ...]}`, before firing, in the units of theta.
+      currents: `{site: [T, B, ...]}`, what a site hears, after max-pooling if any, in the units of theta.
     """
 
     logits: jax.Array
     spikes: dict[str, jax.Array]
     potentials: dict[str, jax.Array]
+    currents: dict[str, jax.Array]
 
 
 class Snn(struct.PyTreeNode):
@@ -42,7 +45,7 @@ class Snn(struct.PyTreeNode):
       ann: what it was converted from, whose variables it shares; without preprocessing if those were raw, in which case
         it takes floats.
       model: the ANN's model with `Spiking` in place of its activation.
-      time: what folded sites need to know of T, as arrays.
+      time: what sites need to know of time, as arrays: folded ones of T, shuffled ones of a given order.
     """
 
     ann: Ann
@@ -67,16 +70,18 @@ class Snn(struct.PyTreeNode):
     @property
     def random(self) -> bool:
         """Whether a key is needed."""
-        return bool(_modes(self.mode) & set(RANDOM))
+        ordered = {"shuffle"} if "order" in self.time else set()
+        return bool(_modes(self.mode) & set(RANDOM) - ordered)
 
-    def batch_size(self, input_shape, seeds: int = 1) -> int:
+    def batch_size(self, input_shape, seeds: int = 1, traced: bool = False) -> int:
         """Images a call, over all devices, that keep within `sharding.budget()` in a `sharding.sweep` of `seeds`.
 
         Step by step all sites remember, folded they come one after another; some four floats a neuron, and T bytes more
-        where an order is shared.
+        where an order is shared. A trace has three floats more for each step.
         """
         neurons, act = [math.prod(site.shape) for site in sites(self.ann.model, input_shape).values()], self.model.act
-        kept = 16 * max(neurons) if act.folded else (16 + act.shared_order * act.T) * sum(neurons)
+        per_step = 12 * traced + act.shared_order
+        kept = 16 * max(neurons) if act.folded and not traced else (16 + per_step * act.T) * sum(neurons)
         kept *= sharding.side_by_side(sharding.mesh(), seeds)
         return jax.device_count() * max(1, sharding.budget() // kept)
 
@@ -110,8 +115,9 @@ class Snn(struct.PyTreeNode):
             raise ValueError("a network for any T can't be traced: trace the one that for_any_T() was called on")
         x, keys, modes = self._inputs(x, key)
         model = self.model.clone(act=self.model.act.clone(folded=False))
-        run = steps.run(model, self.variables, x, keys, tuple(modes.items()), len(x), traced=True)
-        return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), (run.steps, run.spikes, run.potentials)))
+        run = steps.run(model, self._at(modes), x, keys, tuple(modes.items()), len(x), traced=True)
+        kept = run.steps, run.spikes, run.potentials, run.currents
+        return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), kept))
 
     def for_any_T(self) -> "Snn":
         """The same network for jit: if folded, all that depends on T is arrays, so one compilation serves every T.
@@ -128,17 +134,21 @@ class Snn(struct.PyTreeNode):
         if not self.model.act.folded:
             # On several devices the examples lie side by side already.
             at_once = self.batch_size(x.shape[1:]) if jax.device_count() == 1 else len(x)
-            return steps.run(self.model, self.variables, x, keys, tuple(modes.items()), at_once, apply=apply)[:2]
-        time = {f"{site}/{name}": leaf for site in modes for name, leaf in self.time.items()}
-        at_sites = traverse_util.unflatten_dict(time, sep="/")
+            return steps.run(self.model, self._at(modes), x, keys, tuple(modes.items()), at_once, apply=apply)[:2]
+        variables = self._at(modes)
 
         def one(x, key):
             rngs = None if key is None else {"spikes": key}
-            asked, state = apply(self.model, {**self.variables, "time": at_sites}, x, rngs=rngs, mutable=["activity"])
+            asked, state = apply(self.model, variables, x, rngs=rngs, mutable=["activity"])
             flat = traverse_util.flatten_dict(state["activity"], sep="/")
             return asked, {site: flat[f"{site}/count"] for site in modes}
 
         return jax.vmap(one)(x, keys)
+
+    def _at(self, sites) -> dict:
+        """The variables, with what each site needs to know of time."""
+        time = {f"{site}/{name}": leaf for site in sites for name, leaf in self.time.items()}
+        return {**self.variables, "time": traverse_util.unflatten_dict(time, sep="/")}
 
     def _inputs(self, x, key):
         """Normalised images, a key for each, and the mode of each site in the order in which they run."""
@@ -176,6 +186,7 @@ def to_snn(
     v_init: float | None = None,
     shift: float | None = None,
     shared_order: bool = False,
+    order=None,
 ) -> Snn:
     """The spiking version of a trained network: same parameters, spiking neurons with threshold theta at each site.
 
@@ -193,6 +204,8 @@ def to_snn(
         either, as the baselines' authors have it: v_init 1/2 for QCFS, shift 1/2 for clipped ReLU (RTS) and for ReLU
         (SNNC); with one of them, the other is 0.
       shared_order: in mode "shuffle", one random order for all neurons of a layer, the other reading of Algorithm 2.
+      order: in mode "shuffle", this order for all neurons of every layer, `[T]`: step `t` shows what step `order[t]`
+        had. Nothing is random then, and one compilation serves every order.
 
     Returns:
       The spiking network.
@@ -221,8 +234,12 @@ def to_snn(
         check_network(ann, mode, ann.preprocessing.input_shape)
     check_thresholds(thresholds(ann.variables))
     folded = _modes(mode) <= set(TWO_PHASE)
+    time = in_time(int(T)) if folded else {}
+    if order is not None:
+        check_order(order, int(T), _modes(mode))
+        time, shared_order = {"order": np.asarray(order, np.int32)}, True
     act = Spiking(mode, int(T), folded, v_init=v_init, shift=shift, shared_order=shared_order)
-    return Snn(ann, ann.model.clone(act=act), in_time(int(T)) if folded else {})
+    return Snn(ann, ann.model.clone(act=act), time)
 
 
 def _ann(params, model) -> Ann:

@@ -27,6 +27,7 @@ class Run(NamedTuple):
       steps: what was asked of it, at every step, `[T, ...]`; None if not traced, as the two below.
       spikes: `{site: [T, ...]}`.
       potentials: `{site: [T, ...]}`, before firing.
+      currents: `{site: [T, ...]}`, what a site hears, after max-pooling if any.
     """
 
     mean: dict
@@ -34,6 +35,7 @@ class Run(NamedTuple):
     steps: dict | None = None
     spikes: dict | None = None
     potentials: dict | None = None
+    currents: dict | None = None
 
 
 @partial(jax.jit, static_argnames=("model", "modes", "at_once", "traced", "apply"))
@@ -90,12 +92,15 @@ def _run(model, variables, x, key, modes: dict[str, str], traced: bool, apply) -
             continue
         _, state, _, trace = over_time(heard)
         heard[f"{site}/heard"] = state.get(f"{site}/heard", state[f"{site}/fired"])
+        first = [f"{site}/current"]
         if mode == "shuffle":  # has fired already, in another order
             fired[site] = state[f"{site}/fired"]
-            traces |= {name: steps for name, steps in trace.items() if name == f"{site}/potential"}
+            first.append(f"{site}/potential")
+        traces |= {name: trace[name] for name in first if traced}
     mean, state, steps, trace = over_time(heard)
     fired = {site: fired.get(site, state[f"{site}/fired"]) for site in modes}
     if not traced:
         return Run(mean, fired)
     traces = trace | traces
-    return Run(mean, fired, steps, *({s: traces[f"{s}/{what}"] for s in modes} for what in ("spikes", "potential")))
+    kept = ("spikes", "potential", "current")
+    return Run(mean, fired, steps, *({s: traces[f"{s}/{what}"] for s in modes} for what in kept))

@@ -32,7 +32,8 @@ class Spiking(nn.Module):
       folded: whether time is folded away.
       v_init: potential of `baseline` and `shuffle` before the first step, in thresholds; two-phase neurons start at 0.
       shift: of `baseline` and `shuffle`, added to the input over all T steps together, in thresholds (RTS).
-      shared_order: in mode `shuffle`, one random order for all neurons of the site instead of one for each.
+      shared_order: in mode `shuffle`, one order for all neurons of the site instead of one for each: `order` in the
+        collection "time", `[T]`, or a random one if there is none.
       max_pool: (size, stride, padding) of the windows over whose potentials the maximum is taken before a two-phase
         neuron fires; `baseline` and `shuffle` neurons have no potential to compare before they fire, and refuse.
     """
@@ -50,7 +51,7 @@ class Spiking(nn.Module):
         """Means over time `[...]` if folded, else one step `[...]`. Random modes draw from the stream "spikes".
 
         Folded, sows `count` in the collection "activity". Step by step, `fired` in "state" counts the spikes so far,
-        and `spikes` and `potential`, before firing and in the units of theta, are sown in "trace".
+        and `spikes`, the `current` and the `potential` before firing, in the units of theta, are sown in "trace".
         """
         theta = self.get_variable("params", "theta")
         mode = self.mode if isinstance(self.mode, str) else dict(self.mode)["/".join(self.path)]
@@ -87,6 +88,7 @@ class Spiking(nn.Module):
         else:
             s = self._first_phase(mode, x, theta, fired, past)
         past.value += 1
+        self._sow("trace", "current", y)
         self._sow("trace", "spikes", s)
         return theta * s
 
@@ -112,6 +114,8 @@ class Spiking(nn.Module):
 
     def _second_phase(self, mode, theta, fired, past):
         heard, left = self.get_variable("heard", "heard"), self.T - past.value
+        if mode == "shuffle" and self.has_variable("time", "order"):
+            return heard[self.get_variable("time", "order")[past.value]].astype(theta.dtype)
         key = self.make_rng("spikes") if mode in RANDOM else None
         now = None if key is None else jax.random.fold_in(key, past.value)
         if mode == "shuffle" and self.shared_order:

@@ -181,3 +181,17 @@ def test_max_pool_is_refused_where_neurons_fire_at_every_step(mode):
         convert.to_snn(variables, mode=mode, model=model).apply(images(1, (8, 8, 1)), KEY)
     with pytest.raises(ValueError, match=refused):
         convert.to_snn(ann.Ann(variables, model, data.info("digits")), mode=mode)
+
+
+@pytest.mark.parametrize(
+    ("order", "mode", "message"),
+    [
+        ([0, 1, 1], "shuffle", r"order has each of the steps 0 to 2 once; got \[0, 1, 1\]"),
+        ([0, 1], "shuffle", "order has each of the steps 0 to 2 once"),
+        ([2, 1, 0], "baseline", "an order is for mode 'shuffle'; got baseline"),
+    ],
+)
+def test_orders(order, mode, message):
+    variables, model = mlp()
+    with pytest.raises(ValueError, match=message):
+        convert.to_snn(variables, T=3, mode=mode, model=model, order=order)

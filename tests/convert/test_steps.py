@@ -57,6 +57,48 @@ def test_shuffle_moves_spikes_and_keeps_counts():
         assert shared == np.array_equal(*together)
 
 
+def test_a_given_order_at_every_layer():
+    """Layer by layer in NumPy: every neuron integrates and fires, then the layer's steps change places."""
+    variables, model = mlp()
+    T, order, params = 5, [3, 0, 4, 1, 2], variables["params"]
+    current = np.broadcast_to(images(30).reshape(30, -1), (T, 30, 8)).astype(np.float64)
+    for i in range(2):
+        current = current @ params[f"dense{i}"]["kernel"] + params[f"dense{i}"]["bias"]
+        theta = params[f"act{i}"]["theta"]
+        v, spikes = np.full(current[0].shape, theta / 2), np.zeros(current.shape)
+        for t in range(T):
+            v = v + current[t]
+            spikes[t] = v >= theta
+            v = v - theta * spikes[t]
+        current = theta * spikes[order]
+    logits = current @ params["head"]["kernel"] + params["head"]["bias"]
+    snn = convert.to_snn(variables, T=T, mode="shuffle", model=model, order=order)
+    assert not snn.random
+    np.testing.assert_array_equal(snn.trace(images(30)).logits, logits)
+    np.testing.assert_allclose(snn.apply(images(30)), logits.mean(axis=0), rtol=1e-6)
+    as_given = convert.to_snn(variables, T=T, mode="shuffle", model=model, order=range(T)).apply(images(30))
+    np.testing.assert_array_equal(
+        as_given, convert.to_snn(variables, T=T, mode="baseline", model=model).apply(images(30))
+    )
+    assert not np.array_equal(as_given, snn.apply(images(30)))
+    mixed = convert.to_snn(variables, T, {"act0": "shuffle", "act1": "tpp"}, model=model, order=order)
+    assert mixed.random
+
+
+def test_one_compilation_serves_every_order():
+    variables, model = mlp()
+    runs = []
+
+    @jax.jit
+    def run(snn):
+        runs.append(1)
+        return snn.apply(images(2))
+
+    for order in ([0, 1, 2], [2, 1, 0], (1, 2, 0)):
+        run(convert.to_snn(variables, T=3, mode="shuffle", model=model, order=order))
+    assert len(runs) == 1
+
+
 @pytest.mark.parametrize("mode", ["shuffle", "tpp", "unbiased", "rounded", {"act0": "tpp", "act1": "baseline"}])
 def test_every_site_does_what_its_input_says(mode):
     """From the spikes that one site sent on, the next one's potentials in float64, and what it may fire of them."""
@@ -66,6 +108,7 @@ def test_every_site_does_what_its_input_says(mode):
     current = np.broadcast_to(images(30).reshape(30, -1), (T, 30, 8)).astype(np.float64)
     for i in range(2):
         current = current @ params[f"dense{i}"]["kernel"] + params[f"dense{i}"]["bias"]
+        np.testing.assert_array_equal(trace.currents[f"act{i}"], current)
         theta, spikes = params[f"act{i}"]["theta"], np.asarray(trace.spikes[f"act{i}"], np.float64)
         at_site = mode if isinstance(mode, str) else mode[f"act{i}"]
         if at_site in ("baseline", "shuffle"):
