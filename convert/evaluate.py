@@ -12,6 +12,7 @@ from convert import experiment, paper, pictures
 from convert.experiment import Experiment
 from convert.results import FILE, Results, all_or_none
 from tppjax import cli, data
+from tppjax.ann import Ann
 from tppjax.spiking import MODES, RANDOM
 
 REPORTED = 200  # test images, for the report
@@ -61,7 +62,7 @@ def main(config: Evaluate) -> dict:
             report.write_text(f"{mode}: {convert.report(snn, images.images[:REPORTED], ann=network)}\n")
     rows = sorted(measured.rows, key=lambda r: (MODES.index(r["mode"]), r["T"]))
     results = {"ann": accuracy, **settings, "rows": rows}
-    print(table(results, published(subject)))
+    print(table(results, published(network, settings)))
     _draw(results, str(subject), out)
     print(f"wrote to {out}: {', '.join((FILE, *PICTURES))} and a report for each mode")
     return results
@@ -100,9 +101,8 @@ def _outcome(snn, pixels, labels, index, key):
     return logits.argmax(-1) == labels, spikes / neurons
 
 
-def published(subject: experiment.Subject) -> dict[str, dict]:
+def published(network: Ann, settings: dict) -> dict[str, dict]:
     """The paper's rows for this network, by mode: none if it is evaluated on other data or was corrected."""
-    network, settings = subject.network, subject.settings
     how = settings["conversion"]
     corrected = how["correct_bias"] or how["correct_weights"]
     comparable = settings["dataset"] == network.preprocessing.dataset and not corrected

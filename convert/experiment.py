@@ -1,5 +1,6 @@
 """What experiments on spiking versions of a network have in common: options, images, conversion, runs over seeds."""
 
+import functools
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -163,15 +164,19 @@ def _conversion(network: ann.Ann, config: Experiment, calibration):
     beginning = {"v_init": config.v_init, "shift": config.shift}
     observed = thresholds.observe(network, calibration) if config.calibrate else None
 
-    def snn(T: int, mode, like: str | None = None, **options) -> convert.Snn:
-        like, ready = like or mode, network
+    @functools.cache
+    def prepared(T: int, like: str) -> ann.Ann:
+        ready = network
         if config.calibrate:
             how = {"percentile": config.percentile, "observed": observed}
             ready = convert.calibrate(ready, calibration, config.calibrate, config.per, T=T, mode=like, **how)
         if corrected:
             how = {"weights": config.correct_weights, "progress": f"correcting {like} T={T}"}
             ready = convert.correct(ready, calibration, T, like, **how, **beginning)
-        return convert.to_snn(ready, T, mode, **beginning, **options)
+        return ready
+
+    def snn(T: int, mode, like: str | None = None, **options) -> convert.Snn:
+        return convert.to_snn(prepared(T, like or mode), T, mode, **beginning, **options)
 
     return snn
 

@@ -30,7 +30,7 @@ def accuracy(ann: Ann, mode: str) -> dict:
     """The paper's row with our data set, network, conversion base and mode, uncorrected; {} if it has none.
 
     Returns:
-      `{"ann": percent, "accuracy": {T: percent}}`.
+      `{"table": number, "ann": percent, "accuracy": {T: percent}}`.
     """
     name, act = ann.model.name, ann.model.act
     base = BASES.get(type(act))
@@ -40,5 +40,5 @@ def accuracy(ann: Ann, mode: str) -> dict:
     wanted = (ann.preprocessing.dataset, name, base, METHODS.get(mode))
     for row in tables()["accuracy"]:
         if (row["dataset"], row["arch"], row["base"], row["method"]) == wanted:
-            return {"ann": row["ann"], "accuracy": {int(T): value for T, value in row["accuracy"].items()}}
+            return {**row, "accuracy": {int(T): value for T, value in row["accuracy"].items()}}
     return {}

@@ -14,6 +14,37 @@ STYLES = {
 }
 
 
+def figure(width: float = 6.4, height: float = 4.2) -> Figure:
+    """An empty one, in inches, with room made for all labels."""
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def shades(n: int) -> list:
+    """`n` colours from dark to light, for one thing in several sizes."""
+    return [matplotlib.colormaps["viridis"](i / max(n, 2) * 0.95) for i in range(n)]
+
+
+def reference(axes, ann_accuracy: float) -> None:
+    """The ANN's accuracy, dashed."""
+    axes.axhline(ann_accuracy, color="black", linestyle="--", linewidth=1, label=f"ANN {ann_accuracy:.2f} %")
+
+
+def steps_axis(axes, steps: list[int], label: str = "time steps T") -> None:
+    """Time steps across, doubling, with a grid."""
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(steps, [str(T) for T in steps])
+    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
+    axes.set_xlabel(label)
+    axes.grid(alpha=0.3)
+
+
+def sites_axis(axes, sites: list[str]) -> None:
+    """Sites across, by number and name, in the order in which they run."""
+    axes.set_xticks(range(len(sites)), [site.removeprefix("act_") for site in sites], rotation=90, fontsize=7)
+    axes.set_xlabel("layer")
+    axes.grid(alpha=0.3)
+
+
 def accuracy(rows: list[dict], ann_accuracy: float, title: str, path: Path) -> None:
     """Figure 1 of the paper: accuracy against T, a line for each mode, a band of one std over seeds, the ANN dashed.
 
@@ -23,20 +54,16 @@ def accuracy(rows: list[dict], ann_accuracy: float, title: str, path: Path) -> N
       title: above the picture.
       path: of the PNG.
     """
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    axes.axhline(ann_accuracy, color="black", linestyle="--", linewidth=1, label=f"ANN {ann_accuracy:.2f} %")
+    made = figure()
+    axes = made.subplots()
+    reference(axes, ann_accuracy)
     for mode in dict.fromkeys(row["mode"] for row in rows):
         T, mean, std = zip(*((r["T"], r["mean"], r["std"]) for r in rows if r["mode"] == mode), strict=True)
         color, marker = STYLES[mode]
         axes.plot(T, mean, color=color, marker=marker, markersize=5, label=mode)
         low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
         axes.fill_between(T, low, high, color=color, alpha=0.2, linewidth=0)
-    axes.set_xscale("log", base=2)
-    steps = sorted({row["T"] for row in rows})
-    axes.set_xticks(steps, [str(T) for T in steps])
-    axes.xaxis.set_minor_locator(matplotlib.ticker.NullLocator())
-    axes.set(xlabel="time steps T", ylabel="test accuracy (%)", title=title)
-    axes.grid(alpha=0.3)
+    steps_axis(axes, sorted({row["T"] for row in rows}))
+    axes.set(ylabel="test accuracy (%)", title=title)
     axes.legend(loc="lower right")
-    figure.savefig(path, dpi=150)
+    made.savefig(path, dpi=150)

@@ -63,7 +63,7 @@ class Results:
 
     def add(self, row: dict, instead_of: dict | None = None) -> dict:
         """Adds the row, in place of another if one is given, and writes the file, whole or not at all."""
-        row = {**row, "command": shlex.join(["python", "-m", self.program, *sys.argv[1:]]), **about()}
+        row = {**row, **about(self.program)}
         self.rows = [r for r in self.rows if r is not instead_of] + [row]
         self.folder.mkdir(parents=True, exist_ok=True)
         new = self.folder / f".{FILE}.new"
@@ -81,9 +81,10 @@ def all_or_none(folder: Path):
             os.replace(file, folder / file.name)
 
 
-def about() -> dict:
-    """The hardware and the versions that figures depend on."""
+def about(program: str) -> dict:
+    """The command, a module with its options, the hardware and the versions that figures depend on."""
     return {
+        "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
         "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         "versions": {name: metadata.version(name) for name in ("tppjax", "jax", "flax")},
     }

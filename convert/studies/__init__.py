@@ -1,0 +1,1 @@
+"""`python -m convert.studies NAME`: the paper's experiments, one file for each question."""

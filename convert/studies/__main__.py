@@ -1,0 +1,32 @@
+"""`python -m convert.studies NAME`: one of the paper's experiments, or `all` of them."""
+
+from typing import Annotated
+
+import tyro
+
+from convert.studies import everything, theorem
+from tppjax import cli
+
+STUDIES = {
+    **{name: (options, module.main) for name, (_, module, options, _) in everything.STUDIES.items()},
+    "theorem": (theorem.Theorem, theorem.main),
+    "all": (everything.All, everything.main),
+}
+
+
+def main(config) -> None:
+    """Runs the study whose options these are."""
+    dict(STUDIES.values())[type(config)](config)
+
+
+def options():
+    """One subcommand for each study."""
+    union = None
+    for name, (kind, _) in STUDIES.items():
+        one = Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
+        union = one if union is None else union | one
+    return union
+
+
+if __name__ == "__main__":
+    cli.run(main, options())

@@ -1,0 +1,92 @@
+"""Table 11: accuracy after t of T steps."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import convert
+from convert import experiment, paper, pictures
+from convert.experiment import Experiment, Subject
+from convert.studies import study
+from convert.studies.study import Section
+
+NAME = "anytime"
+TITLE = "Accuracy after t of T steps (table 11)"
+
+
+@dataclass(frozen=True)
+class Anytime(Experiment):
+    """Accuracy when the answer is read after t of T steps of the last layer: what waiting for a whole train buys."""
+
+    modes: tuple[Literal["baseline", "shuffle", "tpp", "rounded", "unbiased"], ...] = ("baseline", "shuffle", "tpp")
+    """Neurons."""
+
+    T: tuple[int, ...] = (4, 8, 16, 32)
+    """Latencies: every layer but the last waits for T steps, unless it is baseline."""
+
+
+def main(config: Anytime) -> Section:
+    """Runs the study."""
+    experiment.check_steps(config.T, config.modes)
+    subject = experiment.begin(config, config.modes)
+
+    def run(mode, T, seeds):
+        correct = study.over_seeds(_correct_after, subject.snn(T, mode), config, subject, traced=True)
+        return {"accuracy": [study.percent(correct[:, :, t]) for t in range(T)]}
+
+    cases = study.product(mode=config.modes, T=config.T, seeds=[config.seeds])
+    rows = study.measure(config, NAME, subject, cases, run)
+    records = [
+        {"mode": r["mode"], "T": r["T"], "t": t, "seed": seed, "accuracy": value}
+        for r in rows
+        for t, values in enumerate(r["accuracy"], 1)
+        for seed, value in enumerate(values)
+    ]
+    section = Section(NAME, TITLE, _text(rows, subject, config), ("anytime.png",))
+    return study.write(study.folder(config, NAME), section, records, _draw(rows, subject))
+
+
+def _correct_after(snn, pixels, labels, index, key):
+    """Whether each example is named rightly by the mean logits of the first t steps, `[B, T]`."""
+    logits = snn.trace(pixels, convert.example_keys(key, index)).logits
+    return (jnp.cumsum(logits, axis=0).argmax(-1) == labels).T
+
+
+def _text(rows, subject: Subject, config: Anytime) -> str:
+    steps = sorted({t for r in rows for t in range(1, r["T"] + 1) if (t & (t - 1)) == 0} | set(config.T))
+    lines = [
+        [f"`{r['mode']}`", r["T"], *(study.spread(r["accuracy"][t - 1]) if t <= r["T"] else None for t in steps)]
+        for r in rows
+    ]
+    text = f"{study.about(subject, config.seeds)}\n\n" + study.table(["mode", "T", *(f"t = {t}" for t in steps)], lines)
+    published = paper.tables()["anytime_after_permutation"]
+    theirs = [["`baseline`", None, *_at(published, published["qcfs"]["baseline"], steps)]]
+    theirs += [["`shuffle`", T, *_at(published, row, steps)] for T, row in published["qcfs"]["permute"].items()]
+    return f"{text}\n\nThe paper's (table 11, {published['arch']} on {published['dataset']}, QCFS):\n\n" + study.table(
+        ["mode", "T", *(f"t = {t}" for t in steps)], theirs
+    )
+
+
+def _at(published, row, steps):
+    known = dict(zip(published["t"], row, strict=False))
+    return (known.get(t) for t in steps)
+
+
+def _draw(rows, subject: Subject) -> Figure:
+    figure, latencies = pictures.figure(), sorted({r["T"] for r in rows})
+    axes = figure.subplots()
+    pictures.reference(axes, subject.accuracy)
+    for r in rows:
+        color, marker = pictures.STYLES[r["mode"]]
+        strength = 0.35 + 0.65 * (latencies.index(r["T"]) + 1) / len(latencies)
+        t, mean = range(1, r["T"] + 1), np.mean(r["accuracy"], axis=1)
+        label = r["mode"] if r["T"] == latencies[-1] else None
+        axes.plot(t, mean, color=color, alpha=strength, linewidth=1.2, label=label)
+        axes.plot(r["T"], mean[-1], color=color, alpha=strength, marker=marker, markersize=5)
+    pictures.steps_axis(axes, sorted({1, 2, *latencies}), "steps t read of the last layer; a mark where t = T")
+    axes.set(ylabel="test accuracy (%)", title=str(subject))
+    axes.legend(loc="lower right")
+    return figure

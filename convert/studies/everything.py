@@ -1,0 +1,136 @@
+"""All studies on one network within a time budget, and their report."""
+
+import json
+import time
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from convert import experiment
+from convert.experiment import Experiment, Subject
+from convert.results import about, all_or_none
+from convert.studies import accuracy, anytime, misalignment, orders, potentials, single_layer, spikes, study, theorem
+from tppjax.ann import sites
+
+NAME = "report"
+FEWEST = 100  # test images, below which accuracy says little
+# For each study: its share of the time (the rest goes into compiling), its module, its options, and how many runs of the
+# ANN it costs on an image, by seeds and sites.
+STUDIES = {
+    "accuracy": (0.3, accuracy, accuracy.Accuracy, lambda seeds, sites: 60 + seeds * 1.4 * 60 + seeds * 8),
+    "anytime": (0.15, anytime, anytime.Anytime, lambda seeds, sites: 60 + 2 * seeds * 1.6 * 60),
+    "orders": (0.13, orders, orders.Orders, lambda seeds, sites: 1.4 * (24 * 4 + (1 + 28 * 2) * 8)),
+    "single_layer": (0.12, single_layer, single_layer.SingleLayer, lambda seeds, sites: (2 + sites) * seeds * 1.6 * 4),
+    "spikes": (0.04, spikes, spikes.Spikes, lambda seeds, sites: 60 + 4 * 3 * seeds + 8),
+    "misalignment": (0.05, misalignment, misalignment.Misalignment, lambda seeds, sites: 3 * 28 * (1 + 2 * seeds)),
+    "potentials": (0.03, potentials, potentials.Potentials, lambda seeds, sites: 2 * 8 * (1 + 2 * seeds)),
+}
+
+
+@dataclass(frozen=True)
+class All(Experiment):
+    """Every study on one network, and a report of them: report.md, with the pictures beside it."""
+
+    minutes: float = 40.0
+    """Time for all, on this machine: the studies get as many test images as fit, of the first --limit. What a first run
+    chose is kept in plan.json, and later ones abide by it."""
+
+
+def main(config: All) -> str:
+    """Runs the studies and writes the report."""
+    if not config.minutes > 0:
+        raise ValueError(f"--minutes must be above 0; got {config.minutes}")
+    subject = experiment.begin(config, ("baseline", "shuffle", "tpp"))
+    out = config.out or config.ann / "studies"
+    out.mkdir(parents=True, exist_ok=True)
+    limits = _plan(config, subject, out)
+    given = {f.name: getattr(config, f.name) for f in fields(Experiment)}
+    sections = []
+    for name, (_, module, options, _) in STUDIES.items():
+        started = time.perf_counter()
+        sections.append(module.main(options(**{**given, "out": out, "limit": limits[name]})))
+        print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes on {limits[name]} images", flush=True)
+    sections.append(theorem.main(theorem.Theorem(out=out)))
+    text = _report(subject, sections, config, limits)
+    with all_or_none(out) as made:
+        (made / "report.md").write_text(text)
+    print(f"wrote {out / 'report.md'}")
+    return text
+
+
+def _plan(config: All, subject: Subject, out: Path) -> dict[str, int]:
+    """Test images of each study: as many as fit the time, in steps of 1, 2 and 5, or those of an earlier run."""
+    file, asked = out / "plan.json", {"minutes": config.minutes, "seeds": config.seeds, "limit": config.limit}
+    if file.is_file() and not config.overwrite:
+        before = json.loads(file.read_text())
+        if before["asked"] == asked:
+            return before["images"]
+        raise FileExistsError(
+            f"{file} was made for {before['asked']}, not {asked}: choose another --out, or --overwrite"
+        )
+    speed = _images_a_second(subject)
+    n = len(sites(subject.network.model, subject.network.preprocessing.input_shape))
+    images = {}
+    for name, (share, _, _, cost) in STUDIES.items():
+        fit = share * 60 * config.minutes * speed / cost(config.seeds, n)
+        rounded = max(step * 10**e for e in range(7) for step in (1, 2, 5) if step * 10**e <= max(fit, FEWEST))
+        images[name] = min(rounded, len(subject.images))
+    file.write_text(json.dumps({"asked": asked, "ann_images_per_second": speed, "images": images}, indent=2) + "\n")
+    return images
+
+
+def _images_a_second(subject: Subject) -> float:
+    """Of the ANN, after compiling; the fastest of three, since others may use the machine."""
+    some = subject._replace(images=subject.images[: min(500, len(subject.images))])
+    _ = some.accuracy
+    seconds = []
+    for _ in range(3):
+        started = time.perf_counter()
+        _ = some.accuracy
+        seconds.append(time.perf_counter() - started)
+    return len(some.images) / min(seconds)
+
+
+def _report(subject: Subject, sections, config: All, limits) -> str:
+    history = "".join(f"- {step}\n" for step in subject.snn(8, "baseline", like="baseline").ann.history)
+    made = about(study.PROGRAM)
+    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    images = ", ".join(f"{limits[s.name]:,} ({s.name})" for s in sections if s.name in limits)
+    few, many = min(limits.values()), max(limits.values())
+    head = (
+        f"# Temporal misalignment, measured: {subject.settings['model']['name']} on {subject.settings['dataset']}\n\n"
+        f"Every experiment of the paper, by\n\n    {made['command']}\n\non {made['hardware']}, {versions}. Of the "
+        f"test images the studies use the first {images}; random modes run with {config.seeds} seeds. An accuracy near "
+        f"90 % has a standard error of {_standard_error(few)} points on {few:,} images and {_standard_error(many)} on "
+        f"{many:,}; modes, which see the same images, differ more surely than that.\n\n"
+    )
+    if history:
+        head += f"The network, at T = 8:\n\n{history}\n"
+    return head + _related(sections, config) + "\n".join(map(str, sections))
+
+
+def _standard_error(n: int) -> str:
+    return f"{100 * np.sqrt(0.9 * 0.1 / n):.1f}"
+
+
+def _related(sections, config: All) -> str:
+    """Whether the layers at which shuffling helps are those before the neurons that went wrong."""
+    out = config.out or config.ann / "studies"
+    rows = json.loads((out / "single_layer" / "results.json").read_text())["rows"]
+    gained = single_layer.gains(rows)
+    found = json.loads((out / "misalignment" / "results.json").read_text())["rows"]
+    at = {r["mode"]: r for r in found if r["T"] == 4}
+    order = list(gained)
+    saved = [_wrong(at["baseline"], site) - _wrong(at["shuffle"], site) for site in order]
+    rank = study.rank_correlation(list(gained.values())[:-1], saved[1:])
+    return (
+        "Does the explanation hold layer by layer? At T = 4, what shuffling one layer gains and by how much fewer "
+        "wrong "
+        f"spikes the next layer fires when all are shuffled have a rank correlation of {rank:.2f} over "
+        f"{len(order) - 1} layers.\n\n"
+    )
+
+
+def _wrong(row, site) -> float:
+    return row["superfluous"][site] + row["missing"][site]

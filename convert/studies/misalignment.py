@@ -1,0 +1,153 @@
+"""The paper's explanation, measured: how unevenly a neuron's input arrives over time, and what that costs."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import convert
+from convert import experiment, pictures
+from convert.experiment import Experiment, Subject
+from convert.studies import study
+from convert.studies.study import Section
+from tppjax.ann import sites, thresholds
+from tppjax.counts import in_thresholds
+from tppjax.neurons import integrate_and_fire
+
+NAME = "misalignment"
+TITLE = "Temporal misalignment: how unevenly the input of a layer arrives (section 3, appendix G)"
+
+
+@dataclass(frozen=True)
+class Misalignment(Experiment):
+    """How far the input of each layer is from uniform over time, and how many spikes too many or too few that makes."""
+
+    modes: tuple[Literal["baseline", "shuffle", "tpp", "rounded", "unbiased"], ...] = ("baseline", "shuffle", "tpp")
+    """Neurons."""
+
+    T: tuple[int, ...] = (4, 8, 16)
+    """Numbers of time steps."""
+
+
+def main(config: Misalignment) -> Section:
+    """Runs the study."""
+    experiment.check_steps(config.T, config.modes)
+    subject = experiment.begin(config, config.modes)
+    order = list(sites(subject.network.model, subject.network.preprocessing.input_shape))
+
+    def run(mode, T, seeds):
+        correct, found = study.over_seeds(_outcome, subject.snn(T, mode), config, subject, traced=True)
+        return {"accuracy": study.percent(correct), **jax.tree.map(lambda a: float(a.mean()), found)}
+
+    rows = study.measure(config, NAME, subject, study.product(mode=config.modes, T=config.T, seeds=[config.seeds]), run)
+    records = [
+        {"mode": r["mode"], "T": r["T"], "site": site, **{name: r[name][site] for name in MEASURES}}
+        for r in rows
+        for site in order
+    ]
+    section = Section(NAME, TITLE, _text(rows, order, subject, config), ("misalignment.png",))
+    return study.write(study.folder(config, NAME), section, records, _draw(rows, order, subject, config))
+
+
+MEASURES = ("unevenness", "early", "superfluous", "missing")
+
+
+def _outcome(snn, pixels, labels, index, key):
+    """Of each example: whether it is named rightly, `[B]`, and `{measure: {site: [B]}}`."""
+    trace = snn.trace(pixels, convert.example_keys(key, index))
+    thetas, act = thresholds(snn.variables), snn.model.act
+    found = {
+        site: unevenness(in_thresholds(x, thetas[site]), act.v_init, act.shift) for site, x in trace.currents.items()
+    }
+    by_measure = {name: {site: found[site][name] for site in found} for name in MEASURES}
+    return trace.logits.mean(axis=0).argmax(-1) == labels, by_measure
+
+
+def unevenness(x, v_init: float, shift: float) -> dict:
+    """How far the input `x`, `[T, B, ...]` in thresholds, is from uniform over time; means over neurons, `[B]`.
+
+    Returns:
+      "unevenness": by how many thresholds the input so far exceeds or lacks what it were if spread evenly, at the step
+        where that is largest, `max_t |sum_{i<=t} x[i] - t/T sum_i x[i]|`;
+      "early": the same with its sign, mean over the steps: above 0 if the input comes early;
+      "superfluous", "missing": spikes that an integrate-and-fire neuron fires too many or too few because of it, that
+        is, against the same input spread evenly, in percent of the steps.
+    """
+    T = len(x)
+    even = jnp.broadcast_to(x.mean(axis=0), x.shape)
+    ahead = jnp.cumsum(x - even, axis=0)
+    fired, wanted = (integrate_and_fire(i + shift / T, 1.0, v_init).sum(axis=0) for i in (x, even))
+    found = {
+        "unevenness": jnp.abs(ahead).max(axis=0),
+        "early": ahead.mean(axis=0),
+        "superfluous": 100 / T * jnp.maximum(fired - wanted, 0),
+        "missing": 100 / T * jnp.maximum(wanted - fired, 0),
+    }
+    return {name: value.reshape(len(value), -1).mean(axis=1) for name, value in found.items()}
+
+
+def _over_sites(row, name: str) -> float:
+    return np.mean(list(row[name].values()))
+
+
+def _text(rows, order, subject: Subject, config: Misalignment) -> str:
+    lines = [
+        [f"`{r['mode']}`", r["T"], *(f"{_over_sites(r, name):.3f}" for name in MEASURES), study.spread(r["accuracy"])]
+        for r in rows
+    ]
+    header = ["", "T", "unevenness", "early", "superfluous (%)", "missing (%)", "accuracy (%)"]
+    text = (
+        f"{study.about(subject, config.seeds)} The input that reaches a neuron, mean over the layers' means. "
+        "*Unevenness*: by how many thresholds the input so far ever differs from the same input spread evenly over the "
+        "steps; *early*: the same with its sign, above 0 if the input comes too early; *superfluous* and *missing*: "
+        "spikes that an integrate-and-fire neuron fires too many or too few for it, in percent of the steps (a "
+        "two-phase "
+        "neuron, which waits, does not).\n\n" + study.table(header, lines)
+    )
+    if len(rows) > 2:
+        wrong = [_over_sites(r, "superfluous") + _over_sites(r, "missing") for r in rows]
+        ranks = study.rank_correlation(wrong, [-np.mean(r["accuracy"]) for r in rows])
+        text += (
+            f"\n\nOver these {len(rows)} networks, wrong spikes and accuracy lost have a rank correlation of "
+            f"{ranks:.2f}. In which layers:\n\n"
+        )
+        middle = sorted({r["T"] for r in rows})[(len(config.T) - 1) // 2]
+        there = [r for r in rows if r["T"] == middle]
+        cells = (
+            [s, *(f"{r['unevenness'][s]:.3f}, {r['superfluous'][s] + r['missing'][s]:.2f}" for r in there)]
+            for s in order
+        )
+        text += study.table([f"T = {middle}: unevenness, wrong spikes (%)", *(f"`{r['mode']}`" for r in there)], cells)
+    return text
+
+
+def _draw(rows, order, subject: Subject, config: Misalignment) -> Figure:
+    figure = pictures.figure(12, 4.6)
+    uneven, wrong, cost = figure.subplots(1, 3)
+    T = sorted(config.T)[(len(config.T) - 1) // 2]
+    for r in rows:
+        color, marker = pictures.STYLES[r["mode"]]
+        spikes = {s: r["superfluous"][s] + r["missing"][s] for s in order}
+        if r["T"] == T:
+            style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.2, "label": r["mode"]}
+            uneven.plot([r["unevenness"][s] for s in order], **style)
+            wrong.plot([spikes[s] for s in order], **style)
+        label = r["mode"] if r["T"] == T else None
+        x, y = np.mean(list(spikes.values())), subject.accuracy - np.mean(r["accuracy"])
+        cost.scatter(x, y, color=color, marker=marker, label=label, zorder=3)
+        cost.annotate(f"T={r['T']}", (x, y), textcoords="offset points", xytext=(5, 3), fontsize=7)
+    uneven.set(ylabel="unevenness (thresholds)", title=f"how far the input strays from uniform, T = {T}")
+    wrong.set(ylabel="wrong spikes (% of steps)", title=f"what integrate and fire makes of it, T = {T}")
+    for axes in (uneven, wrong):
+        axes.set_ylim(bottom=0)
+        pictures.sites_axis(axes, order)
+        axes.legend(fontsize=8)
+    cost.set(xlabel="wrong spikes (% of steps), mean over layers", ylabel="accuracy below the ANN's (points)")
+    cost.set_title("and what that costs")
+    cost.grid(alpha=0.3)
+    cost.legend(fontsize=8)
+    figure.suptitle(str(subject))
+    return figure

@@ -1,0 +1,154 @@
+"""Figures 11 and 12: every layer's steps in one given order."""
+
+import itertools
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from convert import evaluate, experiment, pictures
+from convert.experiment import Experiment, Subject
+from convert.studies import study
+from convert.studies.study import Section
+
+NAME = "orders"
+TITLE = "One given order of the steps at every layer (figures 11 and 12)"
+
+
+@dataclass(frozen=True)
+class Orders(Experiment):
+    """Accuracy of baseline neurons whose spikes every layer sends on in one given order, the same for all neurons."""
+
+    T: int = 4
+    """Time steps of which all T! orders are tried; at most 5."""
+
+    T_pairs: int = 8
+    """Time steps of which two are fixed, in every way, while the others change places; 0 for none."""
+
+    samples: int = 2
+    """Random orders for each pair of fixed steps."""
+
+
+def main(config: Orders) -> Section:
+    """Runs the study.
+
+    Raises:
+      ValueError: if there are too many orders to try, or no two steps can be fixed while others move.
+    """
+    _check(config)
+    subject = experiment.begin(config, ("baseline", "shuffle"))
+
+    def run(T, order, fixed=None):
+        snn = subject.snn(T, "shuffle", like="baseline", order=order)
+        return {"accuracy": evaluate.row(snn, subject.images, 1, config.batch_size)["mean"]}
+
+    cases = [{"T": config.T, "order": list(order)} for order in itertools.permutations(range(config.T))]
+    of_all = len(cases)
+    if config.T_pairs:
+        cases += [{"T": config.T_pairs, "order": list(range(config.T_pairs))}, *_pairs(config)]
+    rows = study.measure(config, NAME, subject, cases, run)
+    records = [
+        {
+            "T": r["T"],
+            "order": " ".join(map(str, r["order"])),
+            "fixed": " ".join(map(str, r.get("fixed", []))),
+            "accuracy": r["accuracy"],
+        }
+        for r in rows
+    ]
+    text, figure = _text(rows[:of_all], rows[of_all:], subject), _draw(rows[:of_all], rows[of_all:], subject)
+    return study.write(study.folder(config, NAME), Section(NAME, TITLE, text, ("orders.png",)), records, figure)
+
+
+def _check(config: Orders) -> None:
+    if not 2 <= config.T <= 5:
+        raise ValueError(f"--T is 2 to 5, since all T! orders are tried; got {config.T}")
+    if config.T_pairs and (config.T_pairs < 4 or config.samples < 1):
+        raise ValueError(
+            f"--T_pairs is at least 4, or 0 for no pairs, and --samples at least 1; got {config.T_pairs} and "
+            f"{config.samples}"
+        )
+
+
+def _pairs(config: Orders):
+    """For each two steps, orders drawn at random in which these stay and of the others at least one moves."""
+    T = config.T_pairs
+    for fixed in itertools.combinations(range(T), 2):
+        others = [t for t in range(T) if t not in fixed]
+        rng, drawn = np.random.default_rng((T, *fixed)), set()
+        while len(drawn) < min(config.samples, math.factorial(len(others)) - 1):
+            moved = dict(zip(others, rng.permutation(others).tolist(), strict=True))
+            order = tuple(moved.get(t, t) for t in range(T))
+            if order not in drawn and order != tuple(range(T)):
+                drawn.add(order)
+                yield {"T": T, "order": list(order), "fixed": list(fixed)}
+
+
+def _text(of_all, of_pairs, subject: Subject) -> str:
+    given, *others = of_all
+    better = sum(r["accuracy"] > given["accuracy"] for r in others)
+    values = [r["accuracy"] for r in others]
+    T = given["T"]
+    text = (
+        f"{study.about(subject)}\n\nT = {T}: in the given order (baseline) {given['accuracy']:.2f} %; the other "
+        f"{len(others)} orders {np.mean(values):.2f} % on average, {min(values):.2f} to {max(values):.2f} %. {better} "
+        f"of {len(others)} beat the given one. In the paper (figure 11, VGG-16 on CIFAR-100, given order 69.31 %) "
+        "all do."
+    )
+    if of_pairs:
+        given, *pairs = of_pairs
+        values = [r["accuracy"] for r in pairs]
+        better = sum(value > given["accuracy"] for value in values)
+        of_each = {tuple(r["fixed"]): [q["accuracy"] for q in pairs if q["fixed"] == r["fixed"]] for r in pairs}
+        means = {pair: np.mean(found) for pair, found in of_each.items()}
+        low, high = (pick(means, key=means.get) for pick in (min, max))
+        text += (
+            f"\n\nT = {given['T']}: in the given order {given['accuracy']:.2f} %; with two steps fixed and the others "
+            f"in random order {np.mean(values):.2f} % on average over {len(means)} pairs and {len(values)} orders. "
+            f"{better} of {len(values)} beat the given order. Least with steps {low[0] + 1} and {low[1] + 1} fixed "
+            f"({means[low]:.2f} %), most with {high[0] + 1} and {high[1] + 1} ({means[high]:.2f} %). The paper's "
+            "baseline there (figure 12) is 73.89 %."
+        )
+    return text
+
+
+def _draw(of_all, of_pairs, subject: Subject) -> Figure:
+    figure = pictures.figure(11 if of_pairs else 6.4)
+    axes = np.atleast_1d(figure.subplots(1, 2 if of_pairs else 1))
+    given, color = of_all[0], pictures.STYLES["shuffle"][0]
+    ordered = sorted(of_all, key=lambda r: r["accuracy"])
+    colors = [pictures.STYLES["baseline"][0] if r is given else color for r in ordered]
+    values = [r["accuracy"] for r in ordered]
+    axes[0].scatter(values, range(len(ordered)), color=colors, s=18, zorder=3)
+    labels = ["".join(str(t + 1) for t in r["order"]) for r in ordered]
+    axes[0].set_yticks(range(len(ordered)), labels, fontsize=6 if len(ordered) < 30 else 3)
+    axes[0].axvline(given["accuracy"], color=pictures.STYLES["baseline"][0], linewidth=1, label="given order: baseline")
+    axes[0].axvline(subject.accuracy, color="black", linestyle="--", linewidth=1, label=f"ANN {subject.accuracy:.2f} %")
+    axes[0].set(xlabel="test accuracy (%)", ylabel="order of the steps", title=f"all orders of T = {given['T']} steps")
+    axes[0].grid(alpha=0.3)
+    axes[0].legend(loc="lower right", fontsize=8)
+    if of_pairs:
+        _draw_pairs(axes[1], figure, of_pairs)
+    figure.suptitle(str(subject))
+    return figure
+
+
+def _draw_pairs(axes, figure, of_pairs) -> None:
+    given, *pairs = of_pairs
+    T = given["T"]
+    sums, count = np.zeros((T, T)), np.zeros((T, T))
+    for r in pairs:
+        i, j = r["fixed"]
+        sums[j, i] += r["accuracy"] - given["accuracy"]
+        count[j, i] += 1
+    with np.errstate(invalid="ignore"):
+        mean = sums / count
+    image = axes.imshow(mean, cmap="cividis", origin="lower")
+    for j, i in zip(*np.nonzero(count), strict=True):
+        dark = mean[j, i] < np.nanmean([np.nanmin(mean), np.nanmax(mean)])
+        axes.text(i, j, f"{mean[j, i]:+.1f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
+    axes.set_xticks(range(T), range(1, T + 1))
+    axes.set_yticks(range(T), range(1, T + 1))
+    axes.set(xlabel="one fixed step", ylabel="the other", title=f"T = {T}, two steps fixed, the others in random order")
+    figure.colorbar(image, ax=axes, label="percentage points above the given order")

@@ -1,0 +1,95 @@
+"""Figures 13 and 14: the spikes of one layer shuffled, all others left in order."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from convert import evaluate, experiment, pictures
+from convert.experiment import Experiment, Subject
+from convert.studies import study
+from convert.studies.study import Section
+from tppjax.ann import sites
+
+NAME = "single_layer"
+TITLE = "One layer at a time (figures 13 and 14)"
+
+
+@dataclass(frozen=True)
+class SingleLayer(Experiment):
+    """Accuracy with baseline neurons at every layer but one, to find the layers at which a rearrangement helps."""
+
+    mode: Literal["shuffle", "tpp"] = "shuffle"
+    """Neurons of the one layer; thresholds are chosen for baseline everywhere."""
+
+    T: int = 4
+    """Time steps."""
+
+
+def main(config: SingleLayer) -> Section:
+    """Runs the study."""
+    experiment.check_steps((config.T,))
+    subject = experiment.begin(config, ("baseline", config.mode))
+    order = list(sites(subject.network.model, subject.network.preprocessing.input_shape))
+
+    def run(site, mode, T, seeds):
+        at = {"no layer": "baseline", "all layers": mode}.get(site, dict.fromkeys(order, "baseline") | {site: mode})
+        row = evaluate.row(subject.snn(T, at, like="baseline"), subject.images, seeds, config.batch_size)
+        return {"accuracy": row["accuracy"]}
+
+    places = ["no layer", *order, "all layers"]
+    cases = study.product(site=places, mode=[config.mode], T=[config.T], seeds=[config.seeds])
+    rows = study.measure(config, NAME, subject, cases, run)
+    records = [
+        {"site": r["site"], "mode": r["mode"], "T": r["T"], "seed": seed, "accuracy": value}
+        for r in rows
+        for seed, value in enumerate(r["accuracy"])
+    ]
+    section = Section(NAME, TITLE, _text(rows, subject, config), ("single_layer.png",))
+    return study.write(study.folder(config, NAME), section, records, _draw(rows, subject, config))
+
+
+def gains(rows) -> dict[str, float]:
+    """What each site gains over no layer, in percentage points."""
+    none, *single, _ = rows
+    return {r["site"]: np.mean(r["accuracy"]) - np.mean(none["accuracy"]) for r in single}
+
+
+def _text(rows, subject: Subject, config: SingleLayer) -> str:
+    none, *single, everywhere = rows
+    gained = gains(rows)
+    best = sorted(gained, key=gained.get, reverse=True)[:3]
+    worst = min(gained, key=gained.get)
+    whole = np.mean(everywhere["accuracy"]) - np.mean(none["accuracy"])
+    lines = [
+        [r["site"], study.spread(r["accuracy"]), f"{gained[r['site']]:+.2f}" if r["site"] in gained else None]
+        for r in rows
+    ]
+    harmed = sum(value < 0 for value in gained.values())
+    return (
+        f"{study.about(subject, config.seeds)}\n\n`{config.mode}` at one layer, T = {config.T}: most at "
+        + ", ".join(f"{site} ({gained[site]:+.2f})" for site in best)
+        + f"; least at {worst} ({gained[worst]:+.2f}); below baseline at {harmed} of {len(single)} layers. At all "
+        f"layers {whole:+.2f} points; single layers gain {sum(gained.values()):+.2f} in sum.\n\n"
+        + study.table([f"`{config.mode}` at", "accuracy (%)", "gain (points)"], lines)
+    )
+
+
+def _draw(rows, subject: Subject, config: SingleLayer) -> Figure:
+    none, *single, everywhere = rows
+    figure = pictures.figure(8.5)
+    axes = figure.subplots()
+    color, baseline = pictures.STYLES[config.mode][0], pictures.STYLES["baseline"][0]
+    accuracies = np.array([r["accuracy"] for r in single])
+    mean, std = accuracies.mean(axis=1), accuracies.std(axis=1, ddof=1) if accuracies.shape[1] > 1 else None
+    bottom = np.mean(none["accuracy"])
+    axes.bar(range(len(single)), mean - bottom, bottom=bottom, yerr=std, color=color, ecolor="0.3", capsize=2)
+    axes.axhline(bottom, color=baseline, linewidth=1.2, label=f"no layer: baseline, {bottom:.2f} %")
+    whole = np.mean(everywhere["accuracy"])
+    axes.axhline(whole, color=color, linestyle=":", linewidth=1.5, label=f"{config.mode} at all layers, {whole:.2f} %")
+    pictures.reference(axes, subject.accuracy)
+    pictures.sites_axis(axes, [r["site"] for r in single])
+    axes.set(ylabel="test accuracy (%)", title=f"{subject}\n{config.mode} at one layer, T = {config.T}")
+    axes.legend(fontsize=8)
+    return figure

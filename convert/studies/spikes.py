@@ -1,0 +1,201 @@
+"""Figures 5 and 6, tables 8 to 10: spikes per layer; synaptic operations, and an energy estimate against the ANN."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+from matplotlib.figure import Figure
+
+import convert
+from convert import experiment, paper, pictures
+from convert.experiment import Experiment, Subject
+from convert.studies import study
+from convert.studies.study import Section
+from tppjax.ann import Ann, sites, watching
+
+NAME = "spikes"
+TITLE = "Spikes, synaptic operations and energy (figures 5 and 6, tables 8 to 10)"
+MULTIPLY_ACCUMULATE, ACCUMULATE = 4.6, 0.9  # picojoules, float32 at 45 nm (Horowitz, ISSCC 2014)
+
+
+@dataclass(frozen=True)
+class Spikes(Experiment):
+    """Spikes of every layer, what they cost, and what accuracy they buy."""
+
+    modes: tuple[Literal["baseline", "shuffle", "tpp", "rounded", "unbiased"], ...] = ("baseline", "tpp")
+    """Neurons; the first is what the others are compared with."""
+
+    T: tuple[int, ...] = (4, 8, 16, 32)
+    """Numbers of time steps."""
+
+
+def main(config: Spikes) -> Section:
+    """Runs the study."""
+    experiment.check_steps(config.T, config.modes)
+    subject = experiment.begin(config, config.modes)
+
+    def run(mode, T, seeds):
+        correct, spikes, additions = study.over_seeds(_outcome, subject.snn(T, mode), config, subject)
+        means = {"spikes": spikes, "additions": additions}
+        return {"accuracy": study.percent(correct), **jax.tree.map(lambda a: float(a.mean()), means)}
+
+    rows = study.measure(config, NAME, subject, study.product(mode=config.modes, T=config.T, seeds=[config.seeds]), run)
+    shape = subject.network.preprocessing.input_shape
+    neurons = {site: int(np.prod(at.shape)) for site, at in sites(subject.network.model, shape).items()}
+    rows = [{**r, "spikes": {site: r["spikes"][site] for site in neurons}} for r in rows]  # jax sorts names
+    cost = energy(subject.network, rows)
+    records = [
+        {"mode": r["mode"], "T": r["T"], "site": site, "neurons": neurons[site], "spikes_per_image": value}
+        for r in rows
+        for site, value in r["spikes"].items()
+    ]
+    section = Section(NAME, TITLE, _text(rows, neurons, cost, subject, config), ("spikes.png",))
+    return study.write(study.folder(config, NAME), section, records, _draw(rows, neurons, cost, subject))
+
+
+def _outcome(snn, pixels, labels, index, key):
+    """Of each example: whether it is named rightly, spikes of each site, additions of each layer of weights; `[B]`."""
+    logits, counts = snn.activity(pixels, convert.example_keys(key, index))
+    spikes = {site: count.reshape(len(count), -1).sum(axis=1) for site, count in counts.items()}
+    return logits.argmax(-1) == labels, spikes, operations(snn.ann, jnp.zeros_like(snn.ann.input(pixels)), counts)
+
+
+class Given(nn.Module):
+    """Stands in for an activation and gives what lies in the collection "given", whatever it gets."""
+
+    max_pool: tuple[int, int, int] | None = None
+
+    @nn.compact
+    def __call__(self, x):
+        """`[B, ...]`."""
+        return self.get_variable("given", "value")
+
+
+def operations(ann: Ann, x, counts) -> dict[str, jax.Array]:
+    """How often each layer of weights is asked to add one, for each example: `{layer: [B]}`.
+
+    Every weight is made one, and every site gives its spikes: then what comes out of a layer is the number of weights
+    that were added up there, borders and strides included. A spike that passes an average pool of k x k pixels counts
+    as 1 / k^2 afterwards, as if the pool were computed first; its own additions, those of the shortcuts without weights
+    and of the neurons themselves are not counted.
+
+    Args:
+      ann: the network.
+      x: its input, `[B, H, W, C]`: ones count what an image costs, zeros leave it out.
+      counts: `{site: [B, ...]}`, spikes; ones for the multiply-adds of the ANN.
+    """
+    found = {}
+
+    def record(path, module, x, y):
+        found[path] = y.reshape(len(y), -1).sum(axis=1)
+
+    def one(path, leaf):  # not as a constant, behind which XLA adds up wrongly on a CPU (jax 0.10)
+        return 0 * leaf + (path[-1] == "kernel")
+
+    params = traverse_util.path_aware_map(one, ann.variables["params"])
+    given = traverse_util.unflatten_dict({f"{site}/value": count for site, count in counts.items()}, sep="/")
+    with watching((nn.Conv, nn.Dense), record):
+        ann.model.clone(act=Given()).apply({**ann.variables, "params": params, "given": given}, x)
+    return found
+
+
+def energy(ann: Ann, rows) -> dict:
+    """Operations and picojoules for one image: `{"ann": {...}, "analog": ..., (mode, T): {...}}`."""
+    shape = ann.preprocessing.input_shape
+    at = sites(ann.model, shape)
+    spikes = {value: {site: jnp.full((1, *s.shape), float(value)) for site, s in at.items()} for value in (0, 1)}
+    macs = sum(float(n[0]) for n in operations(ann, jnp.ones((1, *shape)), spikes[1]).values())
+    analog = sum(float(n[0]) for n in operations(ann, jnp.ones((1, *shape)), spikes[0]).values())
+    cost = {"ann": {"operations": macs, "energy": macs * MULTIPLY_ACCUMULATE}, "analog": analog}
+    for r in rows:
+        additions = sum(r["additions"].values())
+        spent = analog * MULTIPLY_ACCUMULATE + additions * ACCUMULATE
+        cost[r["mode"], r["T"]] = {"operations": additions, "energy": spent}
+    return cost
+
+
+def difference(rows, mode: str, reference: str) -> dict[int, list[float]]:
+    """`{T: [percent for each site]}`: (ours - baseline) / baseline, as tables 8 to 10 have it."""
+    of = {(r["mode"], r["T"]): np.array(list(r["spikes"].values())) for r in rows}
+    steps = [T for m, T in of if m == mode]
+    return {T: (100 * (of[mode, T] - of[reference, T]) / of[reference, T]).tolist() for T in steps}
+
+
+def _text(rows, neurons, cost, subject: Subject, config: Spikes) -> str:
+    total = sum(neurons.values())
+    whole = cost["ann"]
+    lines = [["ANN", None, None, f"{whole['operations'] / 1e6:.2f} (multiply-adds)", f"{whole['energy'] / 1e6:.1f}", 1,
+              f"{subject.accuracy:.2f}"]]  # fmt: skip
+    for r in rows:
+        spent = cost[r["mode"], r["T"]]
+        lines.append([
+            f"`{r['mode']}`", r["T"], f"{sum(r['spikes'].values()) / total:.2f}", f"{spent['operations'] / 1e6:.2f}",
+            f"{spent['energy'] / 1e6:.1f}", f"{spent['energy'] / whole['energy']:.2f}",
+            study.spread(r["accuracy"]),
+        ])  # fmt: skip
+    header = ["", "T", "spikes per neuron", "additions (M)", "energy (µJ)", "of the ANN's", "accuracy (%)"]
+    text = (
+        f"{study.about(subject, config.seeds)} {total:,} neurons. For one image:\n\n{study.table(header, lines)}\n\n"
+        f"Energy: {MULTIPLY_ACCUMULATE} pJ for a multiply-add, {ACCUMULATE} pJ for an addition (float32, 45 nm; "
+        f"Horowitz, ISSCC 2014). The first layer, {cost['analog'] / 1e6:.2f} M multiply-adds, sees pixels and is "
+        "computed "
+        "once. Not counted: memory, the neurons themselves, random numbers, shortcuts without weights. These are the "
+        "field's assumptions, not measurements; where data must be moved they can be far off."
+    )
+    reference, *others = config.modes
+    for mode in others:
+        differ = difference(rows, mode, reference)
+        header = [f"spikes, `{mode}` against `{reference}` (%)", *(f"T = {T}" for T in differ)]
+        by_site = zip(neurons, *differ.values(), strict=True)
+        text += "\n\n" + study.table(header, ([site, *(f"{d:+.2f}" for d in values)] for site, *values in by_site))
+    ranges = [
+        f"{min(flat):+.1f} to {max(flat):+.1f} % on {t['arch']}, {t['dataset']} (table {t['table']})"
+        for t in paper.tables()["spike_count_percent_difference"]
+        for flat in [[value for layer in t["layers"] for value in layer]]
+    ]
+    return text + f"\n\nIn the paper `tpp` against the QCFS baseline, T = 4 to 128: {'; '.join(ranges)}."
+
+
+def _draw(rows, neurons, cost, subject: Subject) -> Figure:
+    figure = pictures.figure(12, 4.6)
+    layers, differences, bought = figure.subplots(1, 3)
+    latencies, modes = sorted({r["T"] for r in rows}), list(dict.fromkeys(r["mode"] for r in rows))
+    size = np.array(list(neurons.values()))
+    strength = {T: 0.3 + 0.7 * (i + 1) / len(latencies) for i, T in enumerate(latencies)}
+    for r in rows:
+        color, marker = pictures.STYLES[r["mode"]]
+        label = r["mode"] if r["T"] == latencies[-1] else None
+        per_neuron = np.array(list(r["spikes"].values())) / size
+        style = {"color": color, "alpha": strength[r["T"]], "linewidth": 1.2}
+        layers.plot(per_neuron, marker=marker, markersize=3, label=label, **style)
+    layers.set_yscale("log", base=2)
+    layers.set(ylabel="spikes per neuron and image", title=f"T = {', '.join(map(str, latencies))} (paler is shorter)")
+    layers.legend(fontsize=8)
+    for mode in modes[1:]:
+        for T, values in difference(rows, mode, modes[0]).items():
+            color, marker = pictures.STYLES[mode]
+            differences.plot(values, color=color, marker=marker, markersize=3, alpha=strength[T], linewidth=1.2)
+    differences.axhline(0, color=pictures.STYLES[modes[0]][0], linewidth=1)
+    differences.set(ylabel=f"spikes against {modes[0]} (%)", title="difference, layer by layer")
+    for axes in (layers, differences):
+        pictures.sites_axis(axes, list(neurons))
+    pictures.reference(bought, subject.accuracy)
+    for mode in modes:
+        color, marker = pictures.STYLES[mode]
+        points = [
+            (cost[mode, r["T"]]["energy"] / 1e6, np.mean(r["accuracy"]), r["T"]) for r in rows if r["mode"] == mode
+        ]
+        bought.plot([x for x, *_ in points], [y for _, y, _ in points], color=color, marker=marker, label=mode)
+        for x, y, T in points:
+            bought.annotate(f"T={T}", (x, y), textcoords="offset points", xytext=(4, -9), fontsize=7)
+    bought.axvline(cost["ann"]["energy"] / 1e6, color="black", linestyle=":", linewidth=1, label="ANN's energy")
+    bought.set_xscale("log", base=2)
+    bought.set(xlabel="energy of an image (µJ, estimate)", ylabel="test accuracy (%)", title="what the energy buys")
+    bought.grid(alpha=0.3)
+    bought.legend(loc="lower right", fontsize=8)
+    figure.suptitle(str(subject))
+    return figure

@@ -1,0 +1,194 @@
+"""Theorem 1 (a) to (d), and the theorem of appendix G, in numbers: what holds, what fails and by how much."""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from convert import experiment, pictures
+from convert.studies import study
+from convert.studies.study import Section
+from tppjax import counts, neurons
+
+NAME = "theorem"
+TITLE = "The paper's two theorems in numbers (theorem 1, appendix G)"
+GRID = 16  # potentials per threshold at which the statements are checked
+
+
+@dataclass(frozen=True)
+class Theorem:
+    """What holds of Theorem 1 and of the theorem of appendix G; needs no network."""
+
+    T: tuple[int, ...] = (2, 4, 8, 16, 32, 64)
+    """Numbers of time steps."""
+
+    draws: int = 10000
+    """Neurons simulated for each statement on single outcomes, (c) and (d)."""
+
+    out: Path = Path("runs/studies")
+    """Folder of the studies; this one writes to theorem/ in it."""
+
+
+def main(config: Theorem) -> Section:
+    """Runs the study."""
+    experiment.check_steps(config.T)
+    if config.draws < 1:
+        raise ValueError(f"--draws must be at least 1; got {config.draws}")
+    rows = [{"T": T, **check(T, config.draws)} for T in tqdm(config.T, desc=NAME, disable=None, leave=False)]
+    (config.out / NAME).mkdir(parents=True, exist_ok=True)
+    section = Section(NAME, TITLE, _text(rows, config), ("theorem.png",))
+    return study.write(config.out / NAME, section, rows, _draw(config.T))
+
+
+def check(T: int, draws: int) -> dict:
+    """The largest deviations from each statement, in units of the activation (theta = 1); 0 where it holds."""
+    u = np.arange(T * GRID + 1) / GRID
+    after = spikes_so_far(u, T)
+    n = np.arange(T + 1)
+    mean = after @ n  # [T + 1 steps, potentials]
+    t = np.arange(1, T + 1)[:, None]
+    printed = (T - t + 1) / T * mean[1:] - u / T
+    mended = mean[1:] / t - u / T
+    whole = u == np.floor(u)
+    return {
+        "a_printed": np.abs(printed).max(),
+        "a_factor": float((t * (T - t + 1) / T).max()),
+        "a_mended": np.abs(mended).max(),
+        "a_mended_whole_thresholds": np.abs(mended[:, whole]).max(),
+        "a_last_step": np.abs(mended[-1]).max(),
+        **_conditional(u, after, T),
+        "c_outside": 1 - _probability_of_both(u, after[-1], T),
+        "c_drawn_outside": _drawn_outside(T, draws),
+        "d_ratio": _worst_ratio(T, draws),
+        "g_uneven": _uneven_over_orders(min(T, 6)),
+    }
+
+
+def spikes_so_far(u, T: int) -> np.ndarray:
+    """`P(n spikes after t steps)` of a TPP neuron with potential `u`, by Eq. 7, float64: `[T + 1, len(u), T + 1]`."""
+    n = np.arange(T + 1)
+    after = np.zeros((T + 1, len(u), T + 1))
+    after[0, :, 0] = 1
+    for t in range(1, T + 1):
+        p = np.clip((np.asarray(u)[:, None] - n) / (T - t + 1), 0, 1)
+        after[t] = after[t - 1] * (1 - p)
+        after[t, :, 1:] += (after[t - 1] * p)[:, :-1]
+    return after
+
+
+def _conditional(u, after, T: int) -> dict:
+    """(b), wherever a neuron can come with potential left: where `v <= theta (T-t+1)`, and where not."""
+    n, inside, outside = np.arange(T + 1), [0.0], [0.0]
+    for t in range(1, T + 1):
+        left = T - t + 1
+        v = u[:, None] - n
+        reached = (after[t - 1] > 0) & (v > 0)
+        said = left / T * np.clip(v / left, 0, 1) + n / T - u[:, None] / T
+        for found, where in ((inside, reached & (v <= left)), (outside, reached & (v > left))):
+            found.append(np.abs(said[where]).max(initial=0))
+    return {"b_within": max(inside), "b_beyond": max(outside)}
+
+
+def _probability_of_both(u, last, T: int) -> float:
+    """The least probability of floor(u) and floor(u) + 1 together, of floor(u) alone if u is whole."""
+    floor = np.floor(u).astype(int)
+    at = np.arange(len(u))
+    more = np.where(u > floor, last[at, np.minimum(floor + 1, T)], 0)
+    return float((last[at, floor] + more).min())
+
+
+def _drawn_outside(T: int, draws: int) -> int:
+    """How many of the neurons that `neurons.tpp` draws break (c)."""
+    u = np.random.default_rng(T).uniform(-1, T + 1, draws).astype(np.float32)
+    count = np.asarray(neurons.tpp(u, 1.0, T, jax.random.key(T)).sum(axis=0))
+    clipped = np.clip(u, 0, T)
+    return int(((count < np.floor(clipped)) | (count > np.ceil(clipped))).sum())
+
+
+def _worst_ratio(T: int, draws: int) -> float:
+    """(d): the largest error of a random layer's input, over its bound."""
+    rng = np.random.default_rng(T)
+    inputs, outputs = 32, 8
+    x = rng.uniform(0, 1, (max(1, draws // inputs), inputs)).astype(np.float32)
+    weights = rng.normal(size=(outputs, inputs))
+    rate = np.asarray(neurons.tpp(T * x, 1.0, T, jax.random.key(T + 1)).mean(axis=0), np.float64)
+    error = np.abs((rate - x) @ weights.T).max(axis=1)
+    return float((error / (np.abs(weights).sum(axis=1).max() / T)).max())
+
+
+def _uneven_over_orders(T: int) -> float:
+    """Appendix G, for random trains and weights: how far the mean over all T! orders differs between steps."""
+    rng = np.random.default_rng(T)
+    trains, weights = rng.integers(0, 2, (5, T)), rng.normal(size=5)
+    orders = np.array(list(itertools.permutations(range(T))))
+    mean = weights @ trains[:, orders].mean(axis=1)
+    return float(np.ptp(mean))
+
+
+def _text(rows, config: Theorem) -> str:
+    steps = [f"T = {r['T']}" for r in rows]
+
+    def line(name, key, form=".2g"):
+        return [name, *(format(r[key], form) for r in rows)]
+
+    table = study.table(
+        ["largest deviation, activation units (theta = 1)", *steps],
+        [
+            line("(a) as printed, over all u and t", "a_printed", ".3f"),
+            line("factor t (T-t+1) / T that is too much, largest", "a_factor", ".2f"),
+            line("(a) mended, E[sum to t] = t/T u: whole u", "a_mended_whole_thresholds"),
+            line("(a) mended: any u, any t", "a_mended", ".3f"),
+            line("(a) at t = T, where both agree: any u", "a_last_step", ".3f"),
+            line("(b) where v <= theta (T-t+1)", "b_within"),
+            line("(b) where v is larger, which happens", "b_beyond", ".3f"),
+            line("(c) probability of any other count", "c_outside"),
+            line(f"(c) of {config.draws} drawn neurons, other counts", "c_drawn_outside", "d"),
+            line("(d) error over its bound", "d_ratio", ".2f"),
+            line("appendix G: between steps, over all orders (T up to 6)", "g_uneven"),
+        ],
+    )
+    return (
+        f"Exact, in float64, from Eq. 7 at {GRID} potentials a threshold; two rows, of (c) and (d), from neurons "
+        "drawn by "
+        f"`neurons.tpp`.\n\n{table}\n\n"
+        "**(a) fails.** As printed its left side is t (T-t+1) / T times too large for 1 < t < T, without any clipping. "
+        "With 1/t in place of (T-t+1)/T it holds exactly at whole numbers of thresholds. Elsewhere the clip of Eq. 7 "
+        "at 0 "
+        "and 1 biases the count, even at t = T, where the printed factor is right: too many spikes near u = 0, too few "
+        "near u = T. The bias vanishes as T grows in units of the activation, but not in spikes.\n\n"
+        "**(b) holds** while the potential left fits into the steps left, v <= theta (T-t+1), and fails beyond, "
+        "which a "
+        "neuron reaches when it stays silent by chance.\n\n"
+        "**(c) and (d) hold**, and so does the theorem of **appendix G**: over all orders, each step of the permuted "
+        "input has the same mean. It speaks of the mean only: one train of few spikes in another order is as uneven as "
+        "before, and what evens the input out is the sum over many neurons permuted independently."
+    )
+
+
+def _draw(steps) -> Figure:
+    figure = pictures.figure(12, 4.2)
+    means, bias, printed = figure.subplots(1, 3)
+    shades = pictures.shades(len(steps))
+    for color, T in zip(shades, steps, strict=True):
+        u = np.linspace(0, T, 64 * min(T, 8) + 1)
+        means.plot(u, counts.mean_tpp(u, T), color=color, label=f"T = {T}")
+        if T <= 8:  # more would hide each other
+            bias.plot(u / T, counts.mean_tpp(u, T) - u, color=color, label=f"T = {T}")
+        t = np.arange(1, T + 1)
+        printed.plot(t / T, t * (T - t + 1) / T, color=color, marker="o" if T < 10 else None, label=f"T = {T}")
+    means.plot([0, 3], [0, 3], color="black", linestyle="--", linewidth=1, label="what (a) says")
+    means.set(xlim=(0, 3), ylim=(0, 3.2), xlabel="potential u (thresholds)", ylabel="mean number of spikes")
+    means.set_title("mean count of a TPP neuron")
+    bias.axhline(0, color="black", linestyle="--", linewidth=1)
+    bias.set(xlabel="u / T", ylabel="mean count less u (spikes)", title="its bias, from the clip in Eq. 7")
+    printed.axhline(1, color="black", linestyle="--", linewidth=1)
+    printed.set(xlabel="t / T", ylabel="left side of (a) over right", title="what (a) as printed has too much")
+    printed.set_yscale("log", base=2)
+    for axes in (means, bias, printed):
+        axes.grid(alpha=0.3)
+    means.legend(fontsize=7)
+    return figure
