@@ -8,7 +8,7 @@ from convert.studies import everything, theorem
 from tppjax import cli
 
 STUDIES = {
-    **{name: (options, module.main) for name, (_, module, options, _) in everything.STUDIES.items()},
+    **{name: (planned.options, planned.module.main) for name, planned in everything.STUDIES.items()},
     "theorem": (theorem.Theorem, theorem.main),
     "all": (everything.All, everything.main),
 }

@@ -52,7 +52,7 @@ def main(config: Anytime) -> Section:
 def _correct_after(snn, pixels, labels, index, key):
     """Whether each example is named rightly by the mean logits of the first t steps, `[B, T]`."""
     logits = snn.trace(pixels, convert.example_keys(key, index)).logits
-    return (jnp.cumsum(logits, axis=0).argmax(-1) == labels).T
+    return (jnp.cumsum(logits, axis=0).argmax(-1) == labels[None]).T
 
 
 def _text(rows, subject: Subject, config: Anytime) -> str:

@@ -2,8 +2,11 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import ModuleType
+from typing import NamedTuple
 
 import numpy as np
 
@@ -13,18 +16,37 @@ from convert.results import about, all_or_none
 from convert.studies import accuracy, anytime, misalignment, orders, potentials, single_layer, spikes, study, theorem
 from tppjax.ann import sites
 
-NAME = "report"
 FEWEST = 100  # test images, below which accuracy says little
-# For each study: its share of the time (the rest goes into compiling), its module, its options, and how many runs of the
-# ANN it costs on an image, by seeds and sites.
+
+
+class Planned(NamedTuple):
+    """A study in the report.
+
+    Attributes:
+      share: of the time; what the shares leave goes into compiling.
+      module: with its `main`.
+      options: what `main` takes.
+      forwards: how many runs of the ANN an image costs, by seeds and sites.
+    """
+
+    share: float
+    module: ModuleType
+    options: type
+    forwards: Callable[[int, int], float]
+
+
 STUDIES = {
-    "accuracy": (0.3, accuracy, accuracy.Accuracy, lambda seeds, sites: 60 + seeds * 1.4 * 60 + seeds * 8),
-    "anytime": (0.15, anytime, anytime.Anytime, lambda seeds, sites: 60 + 2 * seeds * 1.6 * 60),
-    "orders": (0.13, orders, orders.Orders, lambda seeds, sites: 1.4 * (24 * 4 + (1 + 28 * 2) * 8)),
-    "single_layer": (0.12, single_layer, single_layer.SingleLayer, lambda seeds, sites: (2 + sites) * seeds * 1.6 * 4),
-    "spikes": (0.04, spikes, spikes.Spikes, lambda seeds, sites: 60 + 4 * 3 * seeds + 8),
-    "misalignment": (0.05, misalignment, misalignment.Misalignment, lambda seeds, sites: 3 * 28 * (1 + 2 * seeds)),
-    "potentials": (0.03, potentials, potentials.Potentials, lambda seeds, sites: 2 * 8 * (1 + 2 * seeds)),
+    "accuracy": Planned(0.3, accuracy, accuracy.Accuracy, lambda seeds, sites: 60 + seeds * (1.4 * 60 + 8)),
+    "anytime": Planned(0.15, anytime, anytime.Anytime, lambda seeds, sites: 60 + 2 * seeds * 1.6 * 60),
+    "orders": Planned(0.13, orders, orders.Orders, lambda seeds, sites: 1.4 * (24 * 4 + (1 + 28 * 2) * 8)),
+    "single_layer": Planned(
+        0.12, single_layer, single_layer.SingleLayer, lambda seeds, sites: (2 + sites) * seeds * 1.6 * 4
+    ),
+    "spikes": Planned(0.04, spikes, spikes.Spikes, lambda seeds, sites: 60 + 4 * 3 * seeds + 8),
+    "misalignment": Planned(
+        0.05, misalignment, misalignment.Misalignment, lambda seeds, sites: 3 * 28 * (1 + 2 * seeds)
+    ),
+    "potentials": Planned(0.03, potentials, potentials.Potentials, lambda seeds, sites: 2 * 8 * (1 + 2 * seeds)),
 }
 
 
@@ -47,12 +69,12 @@ def main(config: All) -> str:
     limits = _plan(config, subject, out)
     given = {f.name: getattr(config, f.name) for f in fields(Experiment)}
     sections = []
-    for name, (_, module, options, _) in STUDIES.items():
+    for name, planned in STUDIES.items():
         started = time.perf_counter()
-        sections.append(module.main(options(**{**given, "out": out, "limit": limits[name]})))
+        sections.append(planned.module.main(planned.options(**{**given, "out": out, "limit": limits[name]})))
         print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes on {limits[name]} images", flush=True)
     sections.append(theorem.main(theorem.Theorem(out=out)))
-    text = _report(subject, sections, config, limits)
+    text = _report(subject, sections, config, limits, out)
     with all_or_none(out) as made:
         (made / "report.md").write_text(text)
     print(f"wrote {out / 'report.md'}")
@@ -67,13 +89,13 @@ def _plan(config: All, subject: Subject, out: Path) -> dict[str, int]:
         if before["asked"] == asked:
             return before["images"]
         raise FileExistsError(
-            f"{file} was made for {before['asked']}, not {asked}: choose another --out, or --overwrite"
+            f"{file} is for {before['asked']}, not {asked}: choose another --out, or give --overwrite"
         )
     speed = _images_a_second(subject)
     n = len(sites(subject.network.model, subject.network.preprocessing.input_shape))
     images = {}
-    for name, (share, _, _, cost) in STUDIES.items():
-        fit = share * 60 * config.minutes * speed / cost(config.seeds, n)
+    for name, planned in STUDIES.items():
+        fit = planned.share * 60 * config.minutes * speed / planned.forwards(config.seeds, n)
         rounded = max(step * 10**e for e in range(7) for step in (1, 2, 5) if step * 10**e <= max(fit, FEWEST))
         images[name] = min(rounded, len(subject.images))
     file.write_text(json.dumps({"asked": asked, "ann_images_per_second": speed, "images": images}, indent=2) + "\n")
@@ -92,7 +114,7 @@ def _images_a_second(subject: Subject) -> float:
     return len(some.images) / min(seconds)
 
 
-def _report(subject: Subject, sections, config: All, limits) -> str:
+def _report(subject: Subject, sections, config: All, limits, out: Path) -> str:
     history = "".join(f"- {step}\n" for step in subject.snn(8, "baseline", like="baseline").ann.history)
     made = about(study.PROGRAM)
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
@@ -107,16 +129,15 @@ def _report(subject: Subject, sections, config: All, limits) -> str:
     )
     if history:
         head += f"The network, at T = 8:\n\n{history}\n"
-    return head + _related(sections, config) + "\n".join(map(str, sections))
+    return head + _related(out) + "\n".join(map(str, sections))
 
 
 def _standard_error(n: int) -> str:
     return f"{100 * np.sqrt(0.9 * 0.1 / n):.1f}"
 
 
-def _related(sections, config: All) -> str:
+def _related(out: Path) -> str:
     """Whether the layers at which shuffling helps are those before the neurons that went wrong."""
-    out = config.out or config.ann / "studies"
     rows = json.loads((out / "single_layer" / "results.json").read_text())["rows"]
     gained = single_layer.gains(rows)
     found = json.loads((out / "misalignment" / "results.json").read_text())["rows"]
@@ -125,9 +146,8 @@ def _related(sections, config: All) -> str:
     saved = [_wrong(at["baseline"], site) - _wrong(at["shuffle"], site) for site in order]
     rank = study.rank_correlation(list(gained.values())[:-1], saved[1:])
     return (
-        "Does the explanation hold layer by layer? At T = 4, what shuffling one layer gains and by how much fewer "
-        "wrong "
-        f"spikes the next layer fires when all are shuffled have a rank correlation of {rank:.2f} over "
+        "Does the explanation hold layer by layer? At T = 4, what shuffling one layer gains, and by how many fewer "
+        f"wrong spikes the next one fires when all are shuffled, have a rank correlation of {rank:.2f} over "
         f"{len(order) - 1} layers.\n\n"
     )
 

@@ -1,0 +1,375 @@
+"""Each study against a computation in plain NumPy on a small network; and its files, its refusals, its resuming."""
+
+import csv
+import itertools
+import json
+import re
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import convert
+from convert import experiment
+from convert.experiment import Experiment
+from convert.studies import __main__ as command
+from convert.studies import (
+    accuracy,
+    anytime,
+    everything,
+    misalignment,
+    orders,
+    potentials,
+    single_layer,
+    spikes,
+    study,
+    theorem,
+)
+from tests.convert.plain import SITES, Network, convolve, integrate_and_fire, pool
+from tppjax import ann, cli, models, prng
+from tppjax.activations import QCFS
+from tppjax.data import npz
+
+N, SHAPE = 60, (8, 8, 1)
+
+
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory):
+    """Options that name a small network with random weights and 60 random images, which it tells apart somewhat."""
+    folder = tmp_path_factory.mktemp("studies")
+    rng = np.random.default_rng(1)
+    images, labels = rng.integers(0, 256, (N, *SHAPE), dtype=np.uint8), np.arange(N) % 3
+    np.savez(folder / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    model = models.create("vgg_small", 3, QCFS(L=4), stages=((4,), (6,)), norm=False)
+    abstract = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *SHAPE), np.float32))
+    draw = lambda path, a: np.float32(0.7) if path[-1].key == "theta" else rng.normal(0, 0.4, a.shape).astype("f4")  # noqa: E731
+    variables = jax.tree_util.tree_map_with_path(draw, abstract)
+    network = ann.Ann(variables, model, npz.info("npz", folder / "a.npz"))
+    # What it says itself of most images is the truth, so that accuracies mean something.
+    said = np.asarray(network.apply(images)).argmax(-1)
+    labels = np.where(rng.random(N) < 0.8, said, labels)
+    np.savez(folder / "a.npz", x_train=images, y_train=np.arange(N) % 3, x_test=images, y_test=labels)
+    ann.save(network, folder / "ann")
+    return {"ann": folder / "ann", "dataset": "npz", "data_dir": folder / "a.npz", "seeds": 2}
+
+
+@pytest.fixture(scope="module")
+def known(subject):
+    """The network in NumPy, its input, its labels, and the `Ann`."""
+    network, images = ann.load(subject["ann"]), npz.load("npz", "test", subject["data_dir"])
+    x = np.asarray(network.input(images.images), np.float64)
+    return Network(network.variables), x, images.labels, network
+
+
+def rows_of(name, out):
+    return json.loads((out / name / "results.json").read_text())["rows"]
+
+
+def percent(logits, labels):
+    return 100 * np.mean(logits.argmax(-1) == labels)
+
+
+def drawn(known, T, mode, seed):
+    """What a seed drew: the trace of the SNN."""
+    _, x, _, network = known
+    key = jax.random.key(np.uint32(seed), impl=prng.HASH)
+    return convert.to_snn(network, T, mode).trace(x.astype("f4"), convert.example_keys(key, np.arange(N)))
+
+
+def test_anytime(subject, known, tmp_path):
+    section = anytime.main(anytime.Anytime(**subject, T=(2, 4), out=tmp_path))
+    plain, x, labels, _ = known
+    rows = {(r["mode"], r["T"]): r for r in rows_of("anytime", tmp_path)}
+    assert len(rows) == 6
+    logits = plain.run(x, 4)[0]
+    by_hand = [percent(logits[:t].sum(axis=0), labels) for t in (1, 2, 3, 4)]
+    np.testing.assert_allclose(np.ravel(rows["baseline", 4]["accuracy"]), by_hand)
+    assert len(set(by_hand)) > 1
+    for mode, seed in itertools.product(("shuffle", "tpp"), (0, 1)):
+        sent = np.asarray(drawn(known, 4, mode, seed).spikes[SITES[1]], np.float64)
+        logits = plain.logits(plain.thetas[1] * sent)
+        for t in (1, 2, 3, 4):
+            assert rows[mode, 4]["accuracy"][t - 1][seed] == pytest.approx(percent(logits[:t].sum(axis=0), labels))
+    assert f"{by_hand[-1]:.2f}" in section.text
+
+
+def test_orders(subject, known, tmp_path):
+    orders.main(orders.Orders(**subject, T=3, T_pairs=5, samples=2, out=tmp_path))
+    plain, x, labels, _ = known
+    rows = rows_of("orders", tmp_path)
+    of_pairs = [r for r in rows if "fixed" in r]
+    assert len(rows) == 6 + 1 + 20
+    assert len(of_pairs) == 20
+    assert {tuple(r["fixed"]) for r in of_pairs} == set(itertools.combinations(range(5), 2))
+    for r in of_pairs:
+        assert all(r["order"][t] == t for t in r["fixed"])
+        assert r["order"] != [0, 1, 2, 3, 4]
+    for r in rows:
+        logits = plain.run(x, r["T"], lambda i, s, order=r["order"]: s[order])[0]
+        assert r["accuracy"] == pytest.approx(percent(logits.mean(axis=0), labels)), r
+    assert len({r["accuracy"] for r in rows if r["T"] == 3}) > 1
+
+
+def test_single_layer(subject, known, tmp_path):
+    single_layer.main(single_layer.SingleLayer(**subject, T=4, out=tmp_path))
+    plain, x, labels, _ = known
+    rows = {r["site"]: r for r in rows_of("single_layer", tmp_path)}
+    assert list(rows) == ["no layer", *SITES, "all layers"]
+    assert rows["no layer"]["accuracy"] == [pytest.approx(percent(plain.run(x, 4)[0].mean(axis=0), labels))]
+    for i, seed in itertools.product((0, 1), (0, 1)):
+        mode = dict.fromkeys(SITES, "baseline") | {SITES[i]: "shuffle"}
+        sent = np.asarray(drawn(known, 4, mode, seed).spikes[SITES[i]], np.float64)
+        in_order = plain.run(x, 4)[3][i]
+        np.testing.assert_array_equal(sent.sum(axis=0), in_order.sum(axis=0))
+        assert not np.array_equal(sent, in_order)
+        logits = plain.run(x, 4, lambda j, s, i=i, sent=sent: sent if j == i else s)[0]
+        assert rows[SITES[i]]["accuracy"][seed] == pytest.approx(percent(logits.mean(axis=0), labels))
+    gained = single_layer.gains(list(rows.values()))
+    assert gained[SITES[0]] == pytest.approx(np.mean(rows[SITES[0]]["accuracy"]) - rows["no layer"]["accuracy"][0])
+
+
+def test_spikes(subject, known, tmp_path):
+    section = spikes.main(spikes.Spikes(**subject, T=(4,), out=tmp_path))
+    plain, x, _, network = known
+    baseline, tpp = rows_of("spikes", tmp_path)
+    counts = [s.sum(axis=0) for s in plain.run(x, 4)[3]]
+    for site, count in zip(SITES, counts, strict=True):
+        assert baseline["spikes"][site] == pytest.approx(count.sum() / N)
+    ones = {name: np.ones_like(layer["kernel"]) for name, layer in plain.params.items() if "kernel" in layer}
+    into_head = pool(counts[1]).reshape(N, -1)
+    additions = {"conv1_1": 0, "conv2_1": convolve(pool(counts[0]), ones["conv2_1"]).sum() / N,
+                 "head": (into_head @ ones["head"]).sum() / N}  # fmt: skip
+    assert baseline["additions"] == pytest.approx(additions)
+    cost = spikes.energy(network, [baseline])
+    analog = convolve(np.ones(SHAPE), ones["conv1_1"]).sum()  # borders, where fewer weights are used, included
+    assert analog == 4 * (36 * 9 + 24 * 6 + 4 * 4)
+    whole = analog + convolve(np.ones((4, 4, 4)), ones["conv2_1"]).sum() + 24 * 3
+    assert cost["analog"] == analog
+    assert cost["ann"]["operations"] == whole
+    spent = 4.6 * analog + 0.9 * sum(additions.values())
+    assert cost["baseline", 4]["energy"] == pytest.approx(spent)
+    found = np.mean([np.asarray(drawn(known, 4, "tpp", seed).spikes[SITES[0]]).sum() / N for seed in (0, 1)])
+    assert tpp["spikes"][SITES[0]] == pytest.approx(found, rel=0.05)  # the folded network draws in another way
+    percents = spikes.difference([baseline, tpp], "tpp", "baseline")[4]
+    assert percents[0] == pytest.approx(100 * (tpp["spikes"][SITES[0]] / baseline["spikes"][SITES[0]] - 1))
+    assert f"{spent / (4.6 * whole):.2f}" in section.text
+
+
+def test_operations_are_the_same_compiled():
+    """XLA (jax 0.10, CPU) once added up wrongly behind a strided convolution whose kernel is a constant."""
+    model = models.create("resnet20", 10, QCFS())
+    network = ann.Ann(model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))), model)
+    rng = np.random.default_rng(0)
+    shapes = {site: at.shape for site, at in ann.sites(model, (32, 32, 3)).items()}
+    counts = {site: rng.integers(0, 5, (8, *shape)).astype(np.float32) for site, shape in shapes.items()}
+    x = jnp.zeros((8, 32, 32, 3))
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(spikes.operations)(network, x, counts),
+                 spikes.operations(network, x, counts))  # fmt: skip
+    macs = spikes.operations(network, jnp.ones_like(x), {site: np.ones_like(c) for site, c in counts.items()})
+    assert macs["stage1_block1/conv1"][0] == 16 * 16 * (30 * 30 * 9 + 4 * 30 * 6 + 4 * 4)
+
+
+def test_potentials(subject, known, tmp_path):
+    config = potentials.Potentials(**subject, T=4, steps=(1, 4), channel=2, out=tmp_path)
+    potentials.main(config)
+    plain, x, _, _ = known
+    rows = {r["mode"]: r["counts"] for r in rows_of("potentials", tmp_path)}
+    edges = potentials.EDGES.copy()
+    edges[0], edges[-1] = -np.inf, np.inf
+    for i, site in enumerate(SITES):
+        for j, t in enumerate((1, 4)):
+            u = plain.run(x, 4)[2][i][t - 1][..., 2] / plain.thetas[i]
+            np.testing.assert_allclose(
+                rows["baseline"][site][j], np.histogram(u, edges)[0], atol=1
+            )  # an edge may round
+            assert sum(rows["baseline"][site][j]) == u.size
+            assert sum(rows["tpp"][site][j]) == 2 * u.size  # seeds
+    v = np.asarray(drawn(known, 4, "tpp", 0).potentials[SITES[1]])[0][..., 2] / plain.thetas[1]
+    assert np.abs(v).max() > np.abs(plain.run(x, 4)[2][1][0][..., 2] / plain.thetas[1]).max()
+
+
+def test_misalignment(subject, known, tmp_path):
+    misalignment.main(misalignment.Misalignment(**subject, T=(4,), out=tmp_path))
+    plain, x, _, _ = known
+    rows = {r["mode"]: r for r in rows_of("misalignment", tmp_path)}
+    for mode, seeds in (("baseline", [None]), ("shuffle", [0, 1])):
+        found = {name: [] for name in misalignment.MEASURES}
+        for seed in seeds:
+            sent = None if seed is None else drawn(known, 4, mode, seed).spikes[SITES[0]]
+            send = lambda i, s, sent=sent: s if sent is None or i else np.asarray(sent, np.float64)  # noqa: E731
+            current = plain.run(x, 4, send)[1][1] / plain.thetas[1]
+            ahead = np.array([current[: t + 1].sum(axis=0) - (t + 1) / 4 * current.sum(axis=0) for t in range(4)])
+            fired = integrate_and_fire(current, 1.0)[0].sum(axis=0)
+            even = np.broadcast_to(current.mean(axis=0), current.shape)
+            wanted = integrate_and_fire(even, 1.0)[0].sum(axis=0)
+            found["unevenness"].append(np.abs(ahead).max(axis=0).mean())
+            found["early"].append(ahead.mean())
+            found["superfluous"].append(25 * np.maximum(fired - wanted, 0).mean())
+            found["missing"].append(25 * np.maximum(wanted - fired, 0).mean())
+        for name, values in found.items():
+            assert rows[mode][name][SITES[1]] == pytest.approx(np.mean(values), rel=1e-4, abs=1e-6), (mode, name)
+            assert name == "early" or np.mean(values) > 0
+        # A constant input is even.
+        assert rows[mode]["unevenness"][SITES[0]] == pytest.approx(0, abs=1e-5)
+
+
+def test_accuracy(subject, known, tmp_path):
+    section = accuracy.main(accuracy.Accuracy(**subject, T=(4,), out=tmp_path))
+    plain, x, labels, _ = known
+    by_hand = percent(plain.run(x, 4)[0].mean(axis=0), labels)
+    assert f"| `baseline` | {by_hand:.2f} |" in section.text
+    assert "None of the paper's tables has this network" in section.text
+    assert {p.name for p in (tmp_path / "accuracy").iterdir()} >= {"results.json", "accuracy.csv", "accuracy.png"}
+
+
+def test_theorem():
+    """By all 2^T outcomes of Eq. 7, one after another."""
+    T = 4
+    u = np.arange(T * theorem.GRID + 1) / theorem.GRID
+    mean, outside, within, beyond = np.zeros((T + 1, len(u))), [], [0], [0]
+    for k, potential in enumerate(u):
+        total = 0
+        for outcome in itertools.product((0, 1), repeat=T):
+            probability, n = 1.0, 0
+            for t, s in enumerate(outcome, 1):
+                p = min(max((potential - n) / (T - t + 1), 0), 1)
+                if probability > 0 and potential > n:
+                    said = (T - t + 1) / T * p + n / T - potential / T
+                    (within if potential - n <= T - t + 1 else beyond).append(abs(said))
+                probability *= p if s else 1 - p
+                n += s
+            for t in range(1, T + 1):
+                mean[t, k] += probability * sum(outcome[:t])
+            total += probability
+            outside.append(probability * (n not in (np.floor(potential), np.ceil(potential))))
+        assert total == pytest.approx(1)
+    found = theorem.check(T, 200)
+    t = np.arange(1, T + 1)[:, None]
+    assert found["a_printed"] == pytest.approx(np.abs((T - t + 1) / T * mean[1:] - u / T).max())
+    assert found["a_mended"] == pytest.approx(np.abs(mean[1:] / t - u / T).max())
+    assert found["a_last_step"] == pytest.approx(np.abs(mean[T] / T - u / T).max())
+    assert found["a_last_step"] > 0.05
+    assert found["a_mended_whole_thresholds"] < 1e-12
+    assert found["b_within"] == pytest.approx(max(within), abs=1e-12)
+    assert found["b_within"] < 1e-12
+    assert found["b_beyond"] == pytest.approx(max(beyond))
+    assert found["b_beyond"] > 0.1
+    assert found["c_outside"] == pytest.approx(max(outside), abs=1e-12)
+    assert found["c_outside"] < 1e-12
+    assert found["c_drawn_outside"] == 0
+    assert 0 < found["d_ratio"] <= 1
+    assert found["g_uneven"] < 1e-12
+    np.testing.assert_allclose(theorem.spikes_so_far(u, T)[2] @ np.arange(T + 1), mean[2])
+
+
+def test_all_and_what_is_left_of_it(subject, tmp_path, monkeypatch):
+    """A report with every picture; a second run computes nothing; another plan is refused."""
+    for module, kind, options in (
+        (accuracy, "Accuracy", {"T": (4,)}),
+        (anytime, "Anytime", {"T": (2,)}),
+        (orders, "Orders", {"T": 2, "T_pairs": 0}),
+        (spikes, "Spikes", {"T": (2,)}),
+        (misalignment, "Misalignment", {"T": (4,)}),
+        (potentials, "Potentials", {"T": 2, "steps": (1,)}),
+    ):  # each as it is, but shorter
+        name, whole = kind.lower(), getattr(module, kind)
+        short = lambda whole=whole, options=options, **given: whole(**given, **options)  # noqa: E731
+        monkeypatch.setitem(everything.STUDIES, name, everything.STUDIES[name]._replace(options=short))
+    config = everything.All(**subject, out=tmp_path, minutes=0.5)
+    text = everything.main(config)
+    pictures = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(pictures) == 8
+    assert all((tmp_path / p).read_bytes()[:4] == b"\x89PNG" for p in pictures)
+    assert (tmp_path / "report.md").read_text() == text
+    monkeypatch.setattr(experiment, "over_seeds", lambda *args, **options: pytest.fail("computed again"))
+    assert everything.main(config) == text
+    with pytest.raises(FileExistsError, match=r"plan.json is for .*'minutes': 0.5.*, not .*'minutes': 3"):
+        everything.main(everything.All(**subject, out=tmp_path, minutes=3))
+
+
+def test_files(subject, tmp_path):
+    anytime.main(anytime.Anytime(**subject, modes=("tpp",), T=(2,), limit=20, out=tmp_path))
+    out = tmp_path / "anytime"
+    assert {p.name for p in out.iterdir()} == {"results.json", "anytime.csv", "anytime.png", "anytime.md"}
+    written = json.loads((out / "results.json").read_text())
+    assert written["n"] == 20
+    assert written["rows"][0]["versions"].keys() >= {"jax", "tppjax"}
+    assert written["rows"][0]["command"].startswith("python -m convert.studies")
+    with (out / "anytime.csv").open() as f:
+        lines = list(csv.DictReader(f))
+    assert [(r["t"], r["seed"]) for r in lines] == [("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")]
+    assert float(lines[0]["accuracy"]) == written["rows"][0]["accuracy"][0][0]
+    with pytest.raises(FileExistsError, match=r"results of other settings.*n was 20, is 30"):
+        anytime.main(anytime.Anytime(**subject, modes=("tpp",), T=(2,), limit=30, out=tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("module", "kind", "options", "message"),
+    [
+        (anytime, anytime.Anytime, {"T": ()}, "--modes and --T need at least one entry"),
+        (orders, orders.Orders, {"T": 6}, "--T is 2 to 5, since all T! orders are tried; got 6"),
+        (orders, orders.Orders, {"T_pairs": 3}, "--T_pairs is at least 4"),
+        (single_layer, single_layer.SingleLayer, {"T": 0}, "T at least 1"),
+        (potentials, potentials.Potentials, {"steps": (0,)}, "--steps lie between 1 and --T 8"),
+        (
+            potentials,
+            potentials.Potentials,
+            {"sites": ("act9",)},
+            "--sites act9: no such layers; known: act1_1, act2_1",
+        ),
+        (potentials, potentials.Potentials, {"channel": 4}, "--channel 4: not in every layer"),
+        (everything, everything.All, {"minutes": 0.0}, "--minutes must be above 0"),
+        (misalignment, misalignment.Misalignment, {"limit": 0}, "--limit must be at least 1"),
+    ],
+)
+def test_bad_options(subject, tmp_path, module, kind, options, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        module.main(kind(**{**subject, **options}, out=tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["studies", "theorem", "--T", "2", "3", "--draws", "50", "--out", str(tmp_path)])
+    cli.run(command.main, command.options())
+    assert (tmp_path / "theorem" / "theorem.png").is_file()
+    monkeypatch.setattr(sys, "argv", ["studies", "orders", "--ann", str(tmp_path / "none")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(command.main, command.options())
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: there is no folder")
+
+
+def test_every_study_takes_the_options_of_all():
+    assert all(issubclass(planned.options, Experiment) for planned in everything.STUDIES.values())
+    assert sum(planned.share for planned in everything.STUDIES.values()) < 0.85
+
+
+def test_a_table_and_ranks():
+    assert study.table(["a", "b"], [[1, None]]) == "| a | b |\n| --- | --- |\n| 1 |  |"
+    assert study.spread([1.0, 3.0]) == "2.00 (1.41)"
+    assert study.spread([1.0]) == "1.00"
+    assert study.rank_correlation([1, 2, 3], [10, 20, 15]) == pytest.approx(0.5)
+    assert np.isnan(study.rank_correlation([1, 1], [1, 2]))
+
+
+def test_the_page_names_a_command_for_every_figure_and_table():
+    page = (Path(__file__).parents[2] / "docs" / "paper.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("|") and "`" in line]
+    for kind, numbers in (("figure", range(1, 15)), ("table", range(1, 12))):
+        for number in numbers:
+            if (kind, number) in (("figure", 2), ("figure", 3)):  # drawings
+                continue
+            assert any(_names(row.split("|")[1], kind, number) for row in rows), (kind, number)
+
+
+def _names(cell, kind, number):
+    """Whether a cell such as "figures 5 and 6, tables 8 to 10" has the number."""
+    for found in re.findall(rf"{kind}s? ((?:\d+(?:, | and | to )?)+)", cell.lower()):
+        for part in re.split(r", | and ", found.strip(", ")):
+            low, *high = map(int, filter(None, part.split(" to ")))
+            if low <= number <= (high or [low])[-1]:
+                return True
+    return False
