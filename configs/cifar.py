@@ -14,10 +14,10 @@ class Cifar(Training):
     The paper's QCFS networks (its Tables 1 and 7; 300 epochs; lr 0.02 in the paper, 0.1 for CIFAR-10 and 0.05 for
     CIFAR-100 in the code of QCFS's authors, which is what None takes here):
 
-        python -m train.cifar --act=qcfs --arch=resnet20 --dataset=cifar10 --out runs/qcfs-resnet20    ANN 92.43
-        python -m train.cifar --act=qcfs --arch=vgg16 --dataset=cifar10 --out runs/qcfs-vgg16          ANN 95.76
-        python -m train.cifar --act=qcfs --arch=resnet20 --dataset=cifar100 --out runs/qcfs-resnet20c  ANN 67.10
-        python -m train.cifar --act=qcfs --arch=vgg16 --dataset=cifar100 --out runs/qcfs-vgg16c        ANN 76.21
+        ANN 92.43  python -m train.cifar --act=qcfs --arch=resnet20 --autoaugment --out runs/qcfs-resnet20
+        ANN 95.76  python -m train.cifar --act=qcfs --arch=vgg16 --autoaugment --out runs/qcfs-vgg16
+        ANN 67.10  python -m train.cifar --act=qcfs --arch=resnet20 --dataset=cifar100 --out runs/qcfs-resnet20c
+        ANN 76.21  python -m train.cifar --act=qcfs --arch=vgg16 --dataset=cifar100 --out runs/qcfs-vgg16c
 
     Its RTS networks, whose neurons have the bound as threshold, and half a threshold more input over the T steps:
 
@@ -26,7 +26,7 @@ class Cifar(Training):
 
     Its SNNC networks without calibration: plain ReLU, thresholds chosen afterwards (four times as wide a ResNet-20):
 
-        python -m train.cifar --act=relu --arch=resnet20 --width=4 --out runs/snnc-resnet20
+        python -m train.cifar --act=relu --arch=resnet20 --width=4 --autoaugment --out runs/snnc-resnet20
         python -m convert.evaluate --ann runs/snnc-resnet20 --calibrate mse
     """
 
@@ -52,6 +52,10 @@ class Cifar(Training):
 
     pad: int = 4
     """Random crop after padding by this many pixels."""
+
+    autoaugment: bool = False
+    """Apply AutoAugment's policy for CIFAR-10 to each image, as the authors of QCFS and SNNC do on CIFAR-10, and in
+    newer code on CIFAR-100."""
 
     cutout: int = 16
     """Side of the square blanked in each training image, in pixels; 0 for none."""

@@ -7,6 +7,7 @@ from configs.training import check
 from tppjax import ann, cli, data, models
 from tppjax.ann import Ann
 from tppjax.data import augment
+from tppjax.data.autoaugment import cifar10_policy
 from train.loop import fit
 from train.start import activation, start
 
@@ -30,6 +31,8 @@ def main(config: Cifar) -> Ann:
     def augmented(pixels, key):
         crop_key, flip_key, cutout_key = jax.random.split(key, 3)
         pixels = augment.flip(augment.crop(pixels, crop_key, config.pad), flip_key)
+        if config.autoaugment:
+            pixels = cifar10_policy(pixels, jax.random.fold_in(key, 3))
         return augment.cutout(pixels, cutout_key, config.cutout, fill=mean) if config.cutout else pixels
 
     return fit(network, images, config, augmented)

@@ -181,7 +181,7 @@ def test_cifar_trains_on_tfds_data(tmp_path):
     original, _ = make_archive(tmp_path / "a.tar.gz", "cifar10", per_file=40)
     cifar_data.prepare("cifar10", tmp_path, tmp_path / "a.tar.gz", original)
     config = Cifar(out=tmp_path / "run", data_dir=tmp_path, epochs=1, batch_size=32, validation=8, limit_train=32)
-    network = cifar.main(config)
+    network = cifar.main(replace(config, autoaugment=True))
     assert network.model.name == "resnet20"
     assert network.preprocessing.dataset == "cifar10"
     assert len(ann.thresholds(network.variables)) == 19
