@@ -7,6 +7,7 @@ from flax import traverse_util
 
 from tppjax.ann import Ann, thresholds
 from tppjax.models.layers import EPSILON
+from tppjax.models.regnet import RegNet
 from tppjax.models.resnet import ResNet
 from tppjax.models.vgg import VGG
 
@@ -58,13 +59,21 @@ def fold_thresholds(ann: Ann) -> Ann:
             params[path] = _padded(into, out) / out
             continue
         kernel = params[f"{path}/kernel"]
-        into = np.resize(into, kernel.shape[-2])  # a flatten repeats the channels
-        params[f"{path}/kernel"] = kernel * into[:, None] / out
+        params[f"{path}/kernel"] = kernel * _of_inputs(into, kernel) / out
         params[f"{path}/bias"] = params[f"{path}/bias"] / out
     for site, theta in thetas.items():
         params[f"{site}/theta"] = np.ones_like(theta)
     variables = {"params": traverse_util.unflatten_dict(params, sep="/")}
     return ann.replace(variables=variables, history=(*ann.history, "thresholds folded into the weights"))
+
+
+def _of_inputs(theta, kernel):
+    """`theta` for each input of each output channel, to multiply `kernel`."""
+    heard, channels = kernel.shape[-2:]
+    if theta.size > heard:  # a group hears only its share of the channels
+        groups = theta.size // heard
+        return np.repeat(theta.reshape(groups, heard).T, channels // groups, axis=1)
+    return np.resize(theta, heard)[:, None]  # a flatten repeats the channels
 
 
 def _padded(theta, like):
@@ -80,6 +89,8 @@ def _wiring(model):
             yield from _wiring_of_vgg(model)
         case ResNet():
             yield from _wiring_of_resnet(model)
+        case RegNet():
+            yield from _wiring_of_regnet(model)
         case _:
             raise ValueError(f"thresholds can be folded into models.MODELS; got {type(model).__name__}")
 
@@ -109,4 +120,18 @@ def _wiring_of_resnet(model: ResNet):
             shortcut = "conv_shortcut" if changes and model.shortcut == "projection" else "shortcut_scale"
             yield f"{block}/{shortcut}", before, f"{block}/act2"
             before = f"{block}/act2"
+    yield "head", before, None
+
+
+def _wiring_of_regnet(model: RegNet):
+    yield "conv_stem", None, "act_stem"
+    before = "act_stem"
+    for i, blocks in enumerate(model.blocks, 1):
+        for j in range(1, blocks + 1):
+            block = f"stage{i}_block{j}"
+            yield f"{block}/conv1", before, f"{block}/act1"
+            yield f"{block}/conv2", f"{block}/act1", f"{block}/act2"
+            yield f"{block}/conv3", f"{block}/act2", f"{block}/act3"
+            yield f"{block}/{'conv_shortcut' if j == 1 else 'shortcut_scale'}", before, f"{block}/act3"
+            before = f"{block}/act3"
     yield "head", before, None

@@ -18,6 +18,7 @@ MODELS = {
     "resnet": ("resnet20", {"blocks": (1, 2), "channels": 4}),
     "resnet option A": ("resnet20", {"blocks": (2, 2), "channels": 4, "shortcut": "pad"}),
     "resnet deep stem": ("resnet18", {"blocks": (1, 1), "channels": 4, "stem": "deep"}),
+    "regnet": ("regnetx_4gf", {"blocks": (1, 2), "widths": (4, 8), "group": 2, "stem": 3}),
 }
 
 
@@ -72,10 +73,17 @@ def test_thresholds(kind):
     assert np.median(np.abs(a[0] - b[0])) < 1e-4
 
 
-@pytest.mark.parametrize("options", [{"shortcut": "pad"}, {"shortcut": "projection"}])
-def test_thresholds_exactly(options):
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("resnet20", {"blocks": (1, 1), "channels": 2, "shortcut": "pad"}),
+        ("resnet20", {"blocks": (1, 1), "channels": 2, "shortcut": "projection"}),
+        ("regnetx_4gf", {"blocks": (2,), "widths": (4,), "group": 2, "stem": 2}),
+    ],
+)
+def test_thresholds_exactly(name, options):
     """With powers of two nothing is rounded, and everything agrees to the last bit."""
-    model = models.create("resnet20", 10, QCFS(L=4), blocks=(1, 1), channels=2, norm=False, **options)
+    model = models.create(name, 10, QCFS(L=4), norm=False, **options)
     unfolded = Ann(exact(model, (8, 8, 1)), model, data.info("digits"))
     folded = convert.fold_thresholds(unfolded)
     x = np.random.default_rng(0).integers(0, 9, (20, 8, 8, 1)).astype(np.float32) / 8

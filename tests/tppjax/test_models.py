@@ -1,5 +1,6 @@
 """Networks: their sizes by hand, their sites, and what stays the same whatever the activation."""
 
+import math
 from itertools import pairwise
 
 import flax.linen as nn
@@ -7,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 from tppjax import models
 from tppjax.activations import QCFS, ClippedReLU, ReLU
-from tppjax.ann import sites, thresholds
+from tppjax.ann import sites, thresholds, watching
 from tppjax.models.layers import conv
 
 
@@ -59,13 +61,40 @@ IMAGENET = {"shape": (224, 224, 3), "num_classes": 1000}
         ("resnet34", {"stem": "deep"}, 21_797_672 - 49 * 3 * 64 + 9 * (3 + 32 + 64) * 32 + 4 * 32, 35),
         ("vgg16", {"norm": False, "pool": "max"}, 138_357_544, 15),
         ("vgg16", {"norm": True, "pool": "max"}, 138_365_992, 15),
+        ("regnetx_4gf", {}, 22_118_248, 70),
     ],
 )
 def test_sizes_of_the_published_imagenet_networks(name, options, size, sites):
-    """As torchvision counts its own; pooling has no parameters."""
+    """As torchvision and timm (regnetx_040) count their own; pooling has no parameters."""
     _, variables = abstract(name, act=QCFS(L=8), **IMAGENET, **options)
     assert sum(leaf.size for leaf in jax.tree.leaves(variables["params"])) == size + sites
     assert len(thresholds(variables)) == sites
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "billions"),
+    [("resnet34", {"stem": "imagenet"}, 3.66), ("vgg16", {}, 15.47), ("regnetx_4gf", {}, 3.96)],
+)
+def test_multiply_adds_of_the_imagenet_networks(name, options, billions):
+    """Kernel elements times places of the output, borders counted in full, as the field counts them."""
+    model, variables = abstract(name, **IMAGENET, **options)
+    flat = {"/".join(p): leaf for p, leaf in flatten_dict(variables["params"]).items()}
+    count = []
+
+    def record(path, module, x, y):
+        count.append(math.prod(flat[f"{path}/kernel"].shape) * math.prod(y.shape[1:-1]))
+
+    with watching((nn.Conv, nn.Dense), record):
+        jax.eval_shape(model.apply, variables, jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
+    assert sum(count) == pytest.approx(billions * 1e9, rel=2e-3)
+
+
+def test_groups_of_regnet_hear_their_own_channels():
+    model = models.create("regnetx_4gf", 3, ReLU(), blocks=(1,), widths=(4,), group=2, stem=4, norm=False)
+    variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    assert variables["params"]["stage1_block1"]["conv2"]["kernel"].shape == (3, 3, 2, 4)
+    with pytest.raises(ValueError, match="a width that 40 divides; got"):
+        models.create("regnetx_4gf", 3, ReLU(), widths=(80, 250, 560, 1360))
 
 
 @pytest.mark.parametrize("stem", ["imagenet", "deep"])

@@ -8,6 +8,7 @@ from functools import partial
 
 import flax.linen as nn
 
+from tppjax.models.regnet import RegNet
 from tppjax.models.resnet import ResNet
 from tppjax.models.vgg import VGG
 
@@ -22,6 +23,7 @@ MODELS = {
     "resnet56": partial(ResNet, blocks=(9, 9, 9)),
     "resnet18": partial(ResNet, blocks=(2, 2, 2, 2), channels=64),
     "resnet34": partial(ResNet, blocks=(3, 4, 6, 3), channels=64),
+    "regnetx_4gf": partial(RegNet, blocks=(2, 5, 14, 2), widths=(80, 240, 560, 1360), group=40),
 }
 
 

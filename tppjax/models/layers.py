@@ -45,6 +45,19 @@ def norm(train: bool, name: str) -> nn.BatchNorm:
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, name=name)
 
 
+def conv_norm(x, channels: int, train: bool, suffix: str, normed: bool, **options):
+    """A convolution called "conv" + suffix, and "norm" + suffix behind it, or a bias if `normed` is false."""
+    x = conv(channels, use_bias=not normed, name=f"conv{suffix}", **options)(x)
+    return norm(train, name=f"norm{suffix}")(x) if normed else x
+
+
+def carry(block: nn.Module, x):
+    """A shortcut without weights; where thresholds were folded into weights, it carries what is left of them."""
+    if not block.has_variable("params", "shortcut_scale"):
+        return x
+    return x * jnp.broadcast_to(block.get_variable("params", "shortcut_scale"), x.shape)
+
+
 def flatten(x):
     """`[..., H, W, C]` to `[..., H W C]`."""
     return x.reshape(*x.shape[:-3], -1)

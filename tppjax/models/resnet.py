@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from tppjax.models.layers import avg_pool, check_pool, conv, norm
+from tppjax.models.layers import avg_pool, carry, check_pool, conv_norm
 
 
 class Block(nn.Module):
@@ -18,37 +18,20 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool):
         """`[..., H, W, C]` to `[..., H / stride, W / stride, channels]`."""
-        y = self._conv(x, "1", self.stride, train)
+        y = conv_norm(x, self.channels, train, "1", self.norm, strides=self.stride)
         y = self.act.copy(name="act1")(y)
-        y = self._conv(y, "2", 1, train)
+        y = conv_norm(y, self.channels, train, "2", self.norm)
         return self.act.copy(name="act2")(y + self._shortcut(x, train))
-
-    def _conv(self, x, number, stride, train):
-        x = conv(self.channels, strides=stride, use_bias=not self.norm, name=f"conv{number}")(x)
-        return norm(train, name=f"norm{number}")(x) if self.norm else x
 
     def _shortcut(self, x, train):
         if self.stride == 1 and x.shape[-1] == self.channels:
-            return self._carry(x)
+            return carry(self, x)
         if self.shortcut == "pad":
             x = x[..., :: self.stride, :: self.stride, :]
             extra = self.channels - x.shape[-1]
-            return self._carry(jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(extra // 2, extra - extra // 2)]))
-        x = conv(
-            self.channels,
-            kernel_size=(1, 1),
-            strides=self.stride,
-            padding=0,
-            use_bias=not self.norm,
-            name="conv_shortcut",
-        )(x)
-        return norm(train, name="norm_shortcut")(x) if self.norm else x
-
-    def _carry(self, x):
-        """A shortcut without weights; where thresholds were folded into weights, it carries what is left of them."""
-        if not self.has_variable("params", "shortcut_scale"):
-            return x
-        return x * jnp.broadcast_to(self.get_variable("params", "shortcut_scale"), x.shape)
+            return carry(self, jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(extra // 2, extra - extra // 2)]))
+        pointwise = {"kernel_size": (1, 1), "padding": 0}
+        return conv_norm(x, self.channels, train, "_shortcut", self.norm, strides=self.stride, **pointwise)
 
 
 class ResNet(nn.Module):
@@ -118,5 +101,4 @@ class ResNet(nn.Module):
         return avg_pool(x, window) if self.pool == "avg" else x
 
     def _conv(self, x, name, channels, train, **options):
-        x = conv(channels, use_bias=not self.norm, name=f"conv_{name}", **options)(x)
-        return norm(train, name=f"norm_{name}")(x) if self.norm else x
+        return conv_norm(x, channels, train, f"_{name}", self.norm, **options)

@@ -1,0 +1,69 @@
+"""RegNetX (Radosavovic et al., CVPR 2020) with the activation injected."""
+
+import flax.linen as nn
+
+from tppjax.models.layers import carry, conv_norm
+
+
+class Block(nn.Module):
+    """1x1, grouped 3x3 and 1x1 convolutions of equal width, and a shortcut; the third site fires on the sum."""
+
+    act: nn.Module
+    channels: int
+    stride: int
+    group: int
+    norm: bool
+
+    @nn.compact
+    def __call__(self, x, train: bool):
+        """`[..., H, W, C]` to `[..., H / stride, W / stride, channels]`."""
+        pointwise, groups = {"kernel_size": (1, 1), "padding": 0}, self.channels // self.group
+        y = conv_norm(x, self.channels, train, "1", self.norm, **pointwise)
+        y = self.act.copy(name="act1")(y)
+        y = conv_norm(y, self.channels, train, "2", self.norm, strides=self.stride, feature_group_count=groups)
+        y = self.act.copy(name="act2")(y)
+        y = conv_norm(y, self.channels, train, "3", self.norm, **pointwise)
+        if self.stride == 1 and x.shape[-1] == self.channels:
+            shortcut = carry(self, x)
+        else:
+            shortcut = conv_norm(x, self.channels, train, "_shortcut", self.norm, strides=self.stride, **pointwise)
+        return self.act.copy(name="act3")(y + shortcut)
+
+
+class RegNet(nn.Module):
+    """A 3x3 stem, stages of blocks that halve the image, global average pool, dense layer.
+
+    Attributes:
+      act: template of the activation; every site is a copy of it.
+      num_classes: width of the last layer, which stays analog.
+      blocks: blocks of each stage.
+      widths: channels of each stage.
+      group: channels of a group in the 3x3 convolutions.
+      stem: channels of the stem, which has stride 2.
+      norm: batch norm after each convolution.
+    """
+
+    act: nn.Module
+    num_classes: int
+    blocks: tuple[int, ...]
+    widths: tuple[int, ...]
+    group: int
+    stem: int = 32
+    norm: bool = True
+
+    def __post_init__(self):
+        if len(self.blocks) != len(self.widths) or any(width % self.group for width in self.widths):
+            raise ValueError(
+                f"each stage has blocks and a width that {self.group} divides; got {self.blocks} and {self.widths}"
+            )
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        """Images `[..., H, W, C]` to logits `[..., num_classes]`."""
+        x = self.act.copy(name="act_stem")(conv_norm(x, self.stem, train, "_stem", self.norm, strides=2))
+        for i, (blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True), 1):
+            for j in range(1, blocks + 1):
+                name, stride = f"stage{i}_block{j}", 2 if j == 1 else 1
+                x = Block(self.act, width, stride, self.group, self.norm, name=name)(x, train)
+        return nn.Dense(self.num_classes, name="head")(x.mean(axis=(-3, -2)))
