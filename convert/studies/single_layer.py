@@ -71,7 +71,10 @@ def _text(rows, subject: Subject, config: SingleLayer) -> str:
         f"{study.about(subject, config.seeds)}\n\n`{config.mode}` at one layer, T = {config.T}: most at "
         + ", ".join(f"{site} ({gained[site]:+.2f})" for site in best)
         + f"; least at {worst} ({gained[worst]:+.2f}); below baseline at {harmed} of {len(single)} layers. At all "
-        f"layers {whole:+.2f} points; single layers gain {sum(gained.values()):+.2f} in sum.\n\n"
+        f"layers {whole:+.2f} points; single layers gain {sum(gained.values()):+.2f} in sum."
+        + " The order of the last layer cannot matter: its logits are a mean over the steps."
+        * (config.mode == "shuffle")
+        + "\n\n"
         + study.table([f"`{config.mode}` at", "accuracy (%)", "gain (points)"], lines)
     )
 
