@@ -35,8 +35,8 @@ class Evaluate(Experiment):
     not computed again [default: ANN/snn]."""
 
 
-def main(config: Evaluate) -> dict:
-    """Prints the table, writes the files, and returns what results.json holds.
+def main(config: Evaluate, program: str = "convert.evaluate") -> dict:
+    """Prints the table, writes the files, and returns what results.json holds; `program` is the module called.
 
     Raises:
       ValueError, FileNotFoundError: on options out of range, data that does not fit the network, or none.
@@ -45,7 +45,7 @@ def main(config: Evaluate) -> dict:
     subject = experiment.begin(config, config.modes)
     network, images, settings = subject.network, subject.images, subject.settings
     out = config.out or config.ann / "snn"
-    measured = Results.open(out, settings, "convert.evaluate", config.overwrite)
+    measured = Results.open(out, settings, program, config.overwrite)
     accuracy = subject.accuracy
     print(f"{settings['dataset']}, {len(images)} test images, ANN {accuracy:.2f} %", flush=True)
     for mode, T in itertools.product(config.modes, config.T):

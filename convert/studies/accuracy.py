@@ -24,7 +24,7 @@ class Accuracy(Evaluate):
 def main(config: Accuracy) -> Section:
     """Runs the study."""
     out = study.folder(config, NAME)
-    results = evaluate.main(replace(config, out=out))
+    results = evaluate.main(replace(config, out=out), study.PROGRAM)
     published = evaluate.published(ann.load(config.ann), results)
     rows = {(r["mode"], r["T"]): r for r in results["rows"]}
     steps = sorted({T for _, T in rows})

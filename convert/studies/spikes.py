@@ -122,7 +122,8 @@ def difference(rows, mode: str, reference: str) -> dict[int, list[float]]:
     """`{T: [percent for each site]}`: (ours - baseline) / baseline, as tables 8 to 10 have it."""
     of = {(r["mode"], r["T"]): np.array(list(r["spikes"].values())) for r in rows}
     steps = [T for m, T in of if m == mode]
-    return {T: (100 * (of[mode, T] - of[reference, T]) / of[reference, T]).tolist() for T in steps}
+    with np.errstate(divide="ignore", invalid="ignore"):  # a site may be silent
+        return {T: (100 * (of[mode, T] - of[reference, T]) / of[reference, T]).tolist() for T in steps}
 
 
 def _text(rows, neurons, cost, subject: Subject, config: Spikes) -> str:

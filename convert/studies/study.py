@@ -113,8 +113,10 @@ def over_seeds(fn, snn: Snn, config: Experiment, subject: Subject, traced: bool 
 
 def rank_correlation(a, b) -> float:
     """Spearman's: from -1 to 1, equal values sharing their rank; nan if all of one are equal."""
+    if len(set(a)) < 2 or len(set(b)) < 2:
+        return float("nan")
     ranks = [[(v < w).sum() + ((v == w).sum() - 1) / 2 for w in v] for v in map(np.asarray, (a, b))]
-    return float(np.corrcoef(*ranks)[0, 1]) if all(np.ptp(r) for r in ranks) else float("nan")
+    return float(np.corrcoef(*ranks)[0, 1])
 
 
 def percent(correct) -> list[float]:

@@ -222,6 +222,7 @@ def test_accuracy(subject, known, tmp_path):
     by_hand = percent(plain.run(x, 4)[0].mean(axis=0), labels)
     assert f"| `baseline` | {by_hand:.2f} |" in section.text
     assert "None of the paper's tables has this network" in section.text
+    assert rows_of("accuracy", tmp_path)[0]["command"].startswith("python -m convert.studies")
     assert {p.name for p in (tmp_path / "accuracy").iterdir()} >= {"results.json", "accuracy.csv", "accuracy.png"}
 
 
@@ -353,6 +354,7 @@ def test_a_table_and_ranks():
     assert study.spread([1.0]) == "1.00"
     assert study.rank_correlation([1, 2, 3], [10, 20, 15]) == pytest.approx(0.5)
     assert np.isnan(study.rank_correlation([1, 1], [1, 2]))
+    assert np.isnan(study.rank_correlation([], []))
 
 
 def test_the_page_names_a_command_for_every_figure_and_table():
