@@ -1,11 +1,7 @@
-"""Each study against a computation in plain NumPy on a small network; and its files, its refusals, its resuming."""
+"""Each study against a computation in plain NumPy on a small network."""
 
-import csv
 import itertools
 import json
-import re
-import sys
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,55 +9,20 @@ import numpy as np
 import pytest
 
 import convert
-from convert import experiment
-from convert.experiment import Experiment
-from convert.studies import __main__ as command
 from convert.studies import (
     accuracy,
     anytime,
-    everything,
     misalignment,
     orders,
     potentials,
     single_layer,
     spikes,
-    study,
     theorem,
 )
-from tests.convert.plain import SITES, Network, convolve, integrate_and_fire, pool
-from tppjax import ann, cli, models, prng
+from tests.convert.conftest import SHAPE, N
+from tests.convert.plain import SITES, convolve, integrate_and_fire, pool
+from tppjax import ann, models, prng
 from tppjax.activations import QCFS
-from tppjax.data import npz
-
-N, SHAPE = 60, (8, 8, 1)
-
-
-@pytest.fixture(scope="module")
-def subject(tmp_path_factory):
-    """Options that name a small network with random weights and 60 random images, which it tells apart somewhat."""
-    folder = tmp_path_factory.mktemp("studies")
-    rng = np.random.default_rng(1)
-    images, labels = rng.integers(0, 256, (N, *SHAPE), dtype=np.uint8), np.arange(N) % 3
-    np.savez(folder / "a.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    model = models.create("vgg_small", 3, QCFS(L=4), stages=((4,), (6,)), norm=False)
-    abstract = jax.eval_shape(model.init, jax.random.key(0), np.zeros((1, *SHAPE), np.float32))
-    draw = lambda path, a: np.float32(0.7) if path[-1].key == "theta" else rng.normal(0, 0.4, a.shape).astype("f4")  # noqa: E731
-    variables = jax.tree_util.tree_map_with_path(draw, abstract)
-    network = ann.Ann(variables, model, npz.info("npz", folder / "a.npz"))
-    # What it says itself of most images is the truth, so that accuracies mean something.
-    said = np.asarray(network.apply(images)).argmax(-1)
-    labels = np.where(rng.random(N) < 0.8, said, labels)
-    np.savez(folder / "a.npz", x_train=images, y_train=np.arange(N) % 3, x_test=images, y_test=labels)
-    ann.save(network, folder / "ann")
-    return {"ann": folder / "ann", "dataset": "npz", "data_dir": folder / "a.npz", "seeds": 2}
-
-
-@pytest.fixture(scope="module")
-def known(subject):
-    """The network in NumPy, its input, its labels, and the `Ann`."""
-    network, images = ann.load(subject["ann"]), npz.load("npz", "test", subject["data_dir"])
-    x = np.asarray(network.input(images.images), np.float64)
-    return Network(network.variables), x, images.labels, network
 
 
 def rows_of(name, out):
@@ -264,114 +225,3 @@ def test_theorem():
     assert 0 < found["d_ratio"] <= 1
     assert found["g_uneven"] < 1e-12
     np.testing.assert_allclose(theorem.spikes_so_far(u, T)[2] @ np.arange(T + 1), mean[2])
-
-
-def test_all_and_what_is_left_of_it(subject, tmp_path, monkeypatch):
-    """A report with every picture; a second run computes nothing; another plan is refused."""
-    for module, kind, options in (
-        (accuracy, "Accuracy", {"T": (4,)}),
-        (anytime, "Anytime", {"T": (2,)}),
-        (orders, "Orders", {"T": 2, "T_pairs": 0}),
-        (spikes, "Spikes", {"T": (2,)}),
-        (misalignment, "Misalignment", {"T": (4,)}),
-        (potentials, "Potentials", {"T": 2, "steps": (1,)}),
-    ):  # each as it is, but shorter
-        name, whole = kind.lower(), getattr(module, kind)
-        short = lambda whole=whole, options=options, **given: whole(**given, **options)  # noqa: E731
-        monkeypatch.setitem(everything.STUDIES, name, everything.STUDIES[name]._replace(options=short))
-    config = everything.All(**subject, out=tmp_path, minutes=0.5)
-    text = everything.main(config)
-    pictures = re.findall(r"\]\(([^)]+)\)", text)
-    assert len(pictures) == 8
-    assert all((tmp_path / p).read_bytes()[:4] == b"\x89PNG" for p in pictures)
-    assert (tmp_path / "report.md").read_text() == text
-    monkeypatch.setattr(experiment, "over_seeds", lambda *args, **options: pytest.fail("computed again"))
-    assert everything.main(config) == text
-    with pytest.raises(FileExistsError, match=r"plan.json is for .*'minutes': 0.5.*, not .*'minutes': 3"):
-        everything.main(everything.All(**subject, out=tmp_path, minutes=3))
-
-
-def test_files(subject, tmp_path):
-    anytime.main(anytime.Anytime(**subject, modes=("tpp",), T=(2,), limit=20, out=tmp_path))
-    out = tmp_path / "anytime"
-    assert {p.name for p in out.iterdir()} == {"results.json", "anytime.csv", "anytime.png", "anytime.md"}
-    written = json.loads((out / "results.json").read_text())
-    assert written["n"] == 20
-    assert written["rows"][0]["versions"].keys() >= {"jax", "tppjax"}
-    assert written["rows"][0]["command"].startswith("python -m convert.studies")
-    with (out / "anytime.csv").open() as f:
-        lines = list(csv.DictReader(f))
-    assert [(r["t"], r["seed"]) for r in lines] == [("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")]
-    assert float(lines[0]["accuracy"]) == written["rows"][0]["accuracy"][0][0]
-    with pytest.raises(FileExistsError, match=r"results of other settings.*n was 20, is 30"):
-        anytime.main(anytime.Anytime(**subject, modes=("tpp",), T=(2,), limit=30, out=tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("module", "kind", "options", "message"),
-    [
-        (anytime, anytime.Anytime, {"T": ()}, "--modes and --T need at least one entry"),
-        (orders, orders.Orders, {"T": 6}, "--T is 2 to 5, since all T! orders are tried; got 6"),
-        (orders, orders.Orders, {"T_pairs": 3}, "--T_pairs is at least 4"),
-        (single_layer, single_layer.SingleLayer, {"T": 0}, "T at least 1"),
-        (potentials, potentials.Potentials, {"steps": (0,)}, "--steps lie between 1 and --T 8"),
-        (
-            potentials,
-            potentials.Potentials,
-            {"sites": ("act9",)},
-            "--sites act9: no such layers; known: act1_1, act2_1",
-        ),
-        (potentials, potentials.Potentials, {"channel": 4}, "--channel 4: not in every layer"),
-        (everything, everything.All, {"minutes": 0.0}, "--minutes must be above 0"),
-        (misalignment, misalignment.Misalignment, {"limit": 0}, "--limit must be at least 1"),
-    ],
-)
-def test_bad_options(subject, tmp_path, module, kind, options, message):
-    with pytest.raises(ValueError, match=re.escape(message)):
-        module.main(kind(**{**subject, **options}, out=tmp_path))
-    assert not list(tmp_path.iterdir())
-
-
-def test_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["studies", "theorem", "--T", "2", "3", "--draws", "50", "--out", str(tmp_path)])
-    cli.run(command.main, command.options())
-    assert (tmp_path / "theorem" / "theorem.png").is_file()
-    monkeypatch.setattr(sys, "argv", ["studies", "orders", "--ann", str(tmp_path / "none")])
-    with pytest.raises(SystemExit) as stopped:
-        cli.run(command.main, command.options())
-    assert stopped.value.code == 2
-    assert capsys.readouterr().err.startswith("error: there is no folder")
-
-
-def test_every_study_takes_the_options_of_all():
-    assert all(issubclass(planned.options, Experiment) for planned in everything.STUDIES.values())
-    assert sum(planned.share for planned in everything.STUDIES.values()) < 0.85
-
-
-def test_a_table_and_ranks():
-    assert study.table(["a", "b"], [[1, None]]) == "| a | b |\n| --- | --- |\n| 1 |  |"
-    assert study.spread([1.0, 3.0]) == "2.00 (1.41)"
-    assert study.spread([1.0]) == "1.00"
-    assert study.rank_correlation([1, 2, 3], [10, 20, 15]) == pytest.approx(0.5)
-    assert np.isnan(study.rank_correlation([1, 1], [1, 2]))
-    assert np.isnan(study.rank_correlation([], []))
-
-
-def test_the_page_names_a_command_for_every_figure_and_table():
-    page = (Path(__file__).parents[2] / "docs" / "paper.md").read_text()
-    rows = [line for line in page.splitlines() if line.startswith("|") and "`" in line]
-    for kind, numbers in (("figure", range(1, 15)), ("table", range(1, 12))):
-        for number in numbers:
-            if (kind, number) in (("figure", 2), ("figure", 3)):  # drawings
-                continue
-            assert any(_names(row.split("|")[1], kind, number) for row in rows), (kind, number)
-
-
-def _names(cell, kind, number):
-    """Whether a cell such as "figures 5 and 6, tables 8 to 10" has the number."""
-    for found in re.findall(rf"{kind}s? ((?:\d+(?:, | and | to )?)+)", cell.lower()):
-        for part in re.split(r", | and ", found.strip(", ")):
-            low, *high = map(int, filter(None, part.split(" to ")))
-            if low <= number <= (high or [low])[-1]:
-                return True
-    return False
