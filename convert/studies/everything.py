@@ -73,7 +73,7 @@ def main(config: All) -> str:
         started = time.perf_counter()
         sections.append(planned.module.main(planned.options(**{**given, "out": out, "limit": limits[name]})))
         print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes on {limits[name]} images", flush=True)
-    sections.append(theorem.main(theorem.Theorem(out=out)))
+    sections.append(theorem.main(theorem.Theorem(out=out, overwrite=config.overwrite)))
     text = _report(subject, sections, config, limits, out)
     with all_or_none(out) as made:
         (made / "report.md").write_text(text)

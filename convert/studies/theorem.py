@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from convert import experiment, pictures
+from convert.results import Results, about
 from convert.studies import study
 from convert.studies.study import Section
 from tppjax import counts, neurons
@@ -30,7 +31,10 @@ class Theorem:
     """Neurons simulated for each statement on single outcomes, (c) and (d)."""
 
     out: Path = Path("runs/studies")
-    """Folder of the studies; this one writes to theorem/ in it."""
+    """Folder of the studies; this one writes to theorem/ in it. Rows that are there already are kept."""
+
+    overwrite: bool = False
+    """Compute everything anew."""
 
 
 def main(config: Theorem) -> Section:
@@ -38,10 +42,15 @@ def main(config: Theorem) -> Section:
     experiment.check_steps(config.T)
     if config.draws < 1:
         raise ValueError(f"--draws must be at least 1; got {config.draws}")
-    rows = [{"T": T, **check(T, config.draws)} for T in tqdm(config.T, desc=NAME, disable=None, leave=False)]
-    (config.out / NAME).mkdir(parents=True, exist_ok=True)
+    settings = {"draws": config.draws, "potentials_per_threshold": GRID}
+    results = Results.open(config.out / NAME, settings, study.PROGRAM, config.overwrite)
+    rows = [
+        results.find(T=T) or results.add({"T": T, **check(T, config.draws)})
+        for T in tqdm(config.T, desc=NAME, disable=None, leave=False)
+    ]
+    records = [{name: r[name] for name in r if name not in about(study.PROGRAM)} for r in rows]
     section = Section(NAME, TITLE, _text(rows, config), ("theorem.png",))
-    return study.write(config.out / NAME, section, rows, _draw(config.T))
+    return study.write(config.out / NAME, section, records, _draw(config.T))
 
 
 def check(T: int, draws: int) -> dict:

@@ -95,7 +95,11 @@ def test_bad_options(subject, tmp_path, module, kind, options, message):
 def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["studies", "theorem", "--T", "2", "3", "--draws", "50", "--out", str(tmp_path)])
     cli.run(command.main, command.options())
-    assert (tmp_path / "theorem" / "theorem.png").is_file()
+    out = tmp_path / "theorem"
+    assert {p.name for p in out.iterdir()} == {"results.json", "theorem.csv", "theorem.md", "theorem.png"}
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    assert [r["T"] for r in rows] == [2, 3]
+    assert rows[0]["command"] == f"python -m convert.studies theorem --T 2 3 --draws 50 --out {tmp_path}"
     monkeypatch.setattr(sys, "argv", ["studies", "orders", "--ann", str(tmp_path / "none")])
     with pytest.raises(SystemExit) as stopped:
         cli.run(command.main, command.options())

@@ -140,17 +140,15 @@ def test_an_epoch_as_one_scan_is_the_epoch_step_by_step(tmp_path, monkeypatch):
     assert 0 < lines[1]["loss"] < lines[0]["loss"]
 
 
-def test_bfloat16_multiplies_but_nothing_else_is_rounded(tmp_path):
-    network = digits.main(replace(SMALL, out=tmp_path / "run", epochs=1))
-    config = replace(SMALL, dtype="bfloat16")
-    tx = loop.optimizer(config, 3)
+def test_bfloat16_multiplies_but_nothing_else_is_rounded(digits_ann):
+    network, tx = digits_ann, loop.optimizer(SMALL, 3)
     state = loop.State(network.variables, tx.init(network.variables["params"]), jnp.array(0), jnp.array(0.0))
     images = data.load("digits", "train")[:64]
 
     def step(dtype):
         some = partial(loop.train_step, network.model, network.preprocessing, tx, lambda x, key: x, jnp.dtype(dtype))
         args = state, images.images, images.labels, jnp.arange(64), jax.random.key(0)
-        return jax.make_jaxpr(some)(*args), some(*args)
+        return jax.make_jaxpr(some)(*args), jax.jit(some)(*args)
 
     (_, (_, exact)), (program, (after, metrics)) = step("float32"), step("bfloat16")
     products = {"conv_general_dilated", "dot_general"}
