@@ -183,8 +183,8 @@ def _draw(steps) -> Figure:
     means, bias, printed = figure.subplots(1, 3)
     shades = pictures.shades(len(steps))
     for color, T in zip(shades, steps, strict=True):
-        u = np.linspace(0, T, 64 * min(T, 8) + 1)
-        means.plot(u, counts.mean_tpp(u, T), color=color, label=f"T = {T}")
+        near, u = np.linspace(0, min(T, 3), 193), np.linspace(0, T, 64 * min(T, 8) + 1)
+        means.plot(near, counts.mean_tpp(near, T), color=color, label=f"T = {T}")
         if T <= 8:  # more would hide each other
             bias.plot(u / T, counts.mean_tpp(u, T) - u, color=color, label=f"T = {T}")
         t = np.arange(1, T + 1)
