@@ -129,26 +129,29 @@ def _report(subject: Subject, sections, config: All, limits, out: Path) -> str:
     )
     if history:
         head += f"The network, at T = 8:\n\n{history}\n"
-    return head + _related(out) + "\n".join(map(str, sections))
+    return head + _related(out, config.seeds) + "\n".join(map(str, sections))
 
 
 def _standard_error(n: int) -> str:
     return f"{100 * np.sqrt(0.9 * 0.1 / n):.1f}"
 
 
-def _related(out: Path) -> str:
+def _related(out: Path, seeds: int) -> str:
     """Whether the layers at which shuffling helps are those before the neurons that went wrong."""
     rows = json.loads((out / "single_layer" / "results.json").read_text())["rows"]
-    gained = single_layer.gains(rows)
+    wanted = {"mode": "shuffle", "T": 4, "seeds": seeds}
+    gained = single_layer.gains([r for r in rows if wanted.items() <= r.items()])
     found = json.loads((out / "misalignment" / "results.json").read_text())["rows"]
-    at = {r["mode"]: r for r in found if r["T"] == 4}
-    order = list(gained)
-    saved = [_wrong(at["baseline"], site) - _wrong(at["shuffle"], site) for site in order]
+    at = {r["mode"]: r for r in found if (r["T"], r["seeds"]) == (4, seeds)}
+    saved = [_wrong(at["baseline"], site) - _wrong(at["shuffle"], site) for site in gained]
     rank = study.rank_correlation(list(gained.values())[:-1], saved[1:])
+    if np.isnan(rank):
+        return ""
     return (
         "Does the explanation hold layer by layer? At T = 4, what shuffling one layer gains, and by how many fewer "
-        f"wrong spikes the next one fires when all are shuffled, have a rank correlation of {rank:.2f} over "
-        f"{len(order) - 1} layers.\n\n"
+        "wrong "
+        f"spikes the next one fires when all are shuffled, have a rank correlation of {rank:.2f} over {len(saved) - 1} "
+        "layers.\n\n"
     )
 
 

@@ -105,22 +105,24 @@ def _text(rows, order, subject: Subject, config: Misalignment) -> str:
         "steps; *early*: the same with its sign, above 0 if the input comes too early; *superfluous* and *missing*: "
         "spikes that an integrate-and-fire neuron fires too many or too few for it, in percent of the steps (a "
         "two-phase "
-        "neuron, which waits, does not).\n\n" + study.table(header, lines)
+        "neuron, which waits, does not: there it is what an integrate-and-fire neuron would do).\n\n"
+        + study.table(header, lines)
     )
-    if len(rows) > 2:
-        wrong = [_over_sites(r, "superfluous") + _over_sites(r, "missing") for r in rows]
-        ranks = study.rank_correlation(wrong, [-np.mean(r["accuracy"]) for r in rows])
-        text += (
-            f"\n\nOver these {len(rows)} networks, wrong spikes and accuracy lost have a rank correlation of "
-            f"{ranks:.2f}. In which layers:\n\n"
-        )
-        middle = sorted({r["T"] for r in rows})[(len(config.T) - 1) // 2]
-        there = [r for r in rows if r["T"] == middle]
-        cells = (
-            [s, *(f"{r['unevenness'][s]:.3f}, {r['superfluous'][s] + r['missing'][s]:.2f}" for r in there)]
-            for s in order
-        )
-        text += study.table([f"T = {middle}: unevenness, wrong spikes (%)", *(f"`{r['mode']}`" for r in there)], cells)
+    for T in config.T:
+        at = {r["mode"]: r for r in rows if r["T"] == T}
+        if {"baseline", "shuffle"} <= at.keys():
+            wrong = [_over_sites(at[m], "superfluous") + _over_sites(at[m], "missing") for m in ("baseline", "shuffle")]
+            gain = np.mean(at["shuffle"]["accuracy"]) - np.mean(at["baseline"]["accuracy"])
+            text += (
+                f"\n\nT = {T}: shuffled, wrong spikes go from {wrong[0]:.2f} to {wrong[1]:.2f} %, accuracy {gain:+.1f}."
+            )
+    middle = sorted({r["T"] for r in rows})[(len(config.T) - 1) // 2]
+    there = [r for r in rows if r["T"] == middle]
+    cells = (
+        [s, *(f"{r['unevenness'][s]:.3f}, {r['superfluous'][s] + r['missing'][s]:.2f}" for r in there)] for s in order
+    )
+    header = [f"T = {middle}: unevenness, wrong spikes (%)", *(f"`{r['mode']}`" for r in there)]
+    text += f"\n\nIn which layers:\n\n{study.table(header, cells)}"
     return text
 
 
@@ -135,6 +137,8 @@ def _draw(rows, order, subject: Subject, config: Misalignment) -> Figure:
             style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.2, "label": r["mode"]}
             uneven.plot([r["unevenness"][s] for s in order], **style)
             wrong.plot([spikes[s] for s in order], **style)
+        if r["mode"] not in ("baseline", "shuffle"):
+            continue  # their neurons wait, and make no such spikes
         label = r["mode"] if r["T"] == T else None
         x, y = np.mean(list(spikes.values())), subject.accuracy - np.mean(r["accuracy"])
         cost.scatter(x, y, color=color, marker=marker, label=label, zorder=3)

@@ -1,6 +1,6 @@
 """Figures 4 and 7 to 10: the membrane potential before firing."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import jax
@@ -31,8 +31,8 @@ class Potentials(Experiment):
     T: int = 8
     """Time steps."""
 
-    steps: tuple[int, ...] = (1, 2, 4, 8)
-    """Steps to look at, counted from 1."""
+    steps: tuple[int, ...] | None = None
+    """Steps to look at, counted from 1 [default: 1, 2, 4, 8, ... up to T]."""
 
     sites: tuple[str, ...] = ()
     """Layers to look at [default: four, spread evenly]."""
@@ -48,6 +48,10 @@ def main(config: Potentials) -> Section:
       ValueError: on a step, layer or channel that is not there.
     """
     experiment.check_steps((config.T,), config.modes)
+    if config.steps is None:
+        config = replace(config, steps=tuple(2**i for i in range(config.T.bit_length())))
+    if not config.steps or not all(1 <= t <= config.T for t in config.steps):
+        raise ValueError(f"--steps lie between 1 and --T {config.T}; got {config.steps}")
     subject = experiment.begin(config, config.modes)
     chosen = _sites(subject.network, config)
     outcome = _Outcome(tuple(chosen), tuple(config.steps), config.channel)
@@ -77,8 +81,6 @@ def _sites(network, config: Potentials) -> list[str]:
     known = ann.sites(network.model, network.preprocessing.input_shape)
     if unknown := set(config.sites) - known.keys():
         raise ValueError(f"--sites {', '.join(sorted(unknown))}: no such layers; known: {', '.join(known)}")
-    if not config.steps or not all(1 <= t <= config.T for t in config.steps):
-        raise ValueError(f"--steps lie between 1 and --T {config.T}; got {config.steps}")
     spread = [list(known)[i] for i in sorted({round(i) for i in np.linspace(0, len(known) - 1, 4)})]
     chosen = list(config.sites) or spread
     channels = {site: known[site].shape[-1] for site in chosen}

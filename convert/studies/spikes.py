@@ -144,7 +144,8 @@ def _text(rows, neurons, cost, subject: Subject, config: Spikes) -> str:
         f"Energy: {MULTIPLY_ACCUMULATE} pJ for a multiply-add, {ACCUMULATE} pJ for an addition (float32, 45 nm; "
         f"Horowitz, ISSCC 2014). The first layer, {cost['analog'] / 1e6:.2f} M multiply-adds, sees pixels and is "
         "computed "
-        "once. Not counted: memory, the neurons themselves, random numbers, shortcuts without weights. These are the "
+        "once. A spike behind an average pool of k x k counts as 1/k^2 addition, the pool being computed first. Not "
+        "counted: memory, biases, the neurons themselves, random numbers, shortcuts without weights. These are the "
         "field's assumptions, not measurements; where data must be moved they can be far off."
     )
     reference, *others = config.modes

@@ -40,6 +40,8 @@ class Theorem:
 def main(config: Theorem) -> Section:
     """Runs the study."""
     experiment.check_steps(config.T)
+    if not all(2 <= T <= 128 for T in config.T):
+        raise ValueError(f"--T is 2 to 128 here: at 1 there is nothing to say, beyond it memory ends; got {config.T}")
     if config.draws < 1:
         raise ValueError(f"--draws must be at least 1; got {config.draws}")
     settings = {"draws": config.draws, "potentials_per_threshold": GRID}
@@ -169,12 +171,13 @@ def _text(rows, config: Theorem) -> str:
         "at 0 "
         "and 1 biases the count, even at t = T, where the printed factor is right: too many spikes near u = 0, too few "
         "near u = T. The bias vanishes as T grows in units of the activation, but not in spikes.\n\n"
-        "**(b) holds** while the potential left fits into the steps left, v <= theta (T-t+1), and fails beyond, "
+        "**(b) holds**, for X up to theta, while the potential left fits into the steps left, v <= theta (T-t+1), "
+        "and fails beyond, "
         "which a "
         "neuron reaches when it stays silent by chance.\n\n"
         "**(c) and (d) hold**, and so does the theorem of **appendix G**: over all orders, each step of the permuted "
-        "input has the same mean. It speaks of the mean only: one train of few spikes in another order is as uneven as "
-        "before, and what evens the input out is the sum over many neurons permuted independently."
+        "input has the same mean. It speaks of the mean over orders only; what one order does, `orders` and "
+        "`misalignment` measure."
     )
 
 
