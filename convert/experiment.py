@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import jax
 import numpy as np
@@ -76,7 +76,8 @@ class Experiment:
     clipped_relu (RTS) and relu (SNNC), unless --v_init is given; else 0]."""
 
 
-class Subject(NamedTuple):
+@dataclass(frozen=True)
+class Subject:
     """What is experimented on.
 
     Attributes:
@@ -92,7 +93,7 @@ class Subject(NamedTuple):
     settings: dict
     snn: Callable[..., convert.Snn]
 
-    @property
+    @functools.cached_property
     def accuracy(self) -> float:
         """Of the ANN on the images, in percent."""
         return ann.accuracy(self.network, self.images.images, self.images.labels)
@@ -162,13 +163,13 @@ def _conversion(network: ann.Ann, config: Experiment, calibration):
     """`Subject.snn`."""
     corrected = config.correct_bias or config.correct_weights
     beginning = {"v_init": config.v_init, "shift": config.shift}
-    observed = thresholds.observe(network, calibration) if config.calibrate else None
+    observed = functools.cache(lambda: thresholds.observe(network, calibration))  # only if something is measured
 
     @functools.cache
     def prepared(T: int, like: str) -> ann.Ann:
         ready = network
         if config.calibrate:
-            how = {"percentile": config.percentile, "observed": observed}
+            how = {"percentile": config.percentile, "observed": observed()}
             ready = convert.calibrate(ready, calibration, config.calibrate, config.per, T=T, mode=like, **how)
         if corrected:
             how = {"weights": config.correct_weights, "progress": f"correcting {like} T={T}"}

@@ -104,8 +104,7 @@ def _text(rows, order, subject: Subject, config: Misalignment) -> str:
         "*Unevenness*: by how many thresholds the input so far ever differs from the same input spread evenly over the "
         "steps; *early*: the same with its sign, above 0 if the input comes too early; *superfluous* and *missing*: "
         "spikes that an integrate-and-fire neuron fires too many or too few for it, in percent of the steps (a "
-        "two-phase "
-        "neuron, which waits, does not: there it is what an integrate-and-fire neuron would do).\n\n"
+        "two-phase neuron, which waits, does not: there it is what an integrate-and-fire neuron would do).\n\n"
         + study.table(header, lines)
     )
     for T in config.T:
