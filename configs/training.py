@@ -40,6 +40,17 @@ class Training:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """What convolutions and dense layers multiply in; bfloat16 is faster on GPU and TPU. All else stays float32."""
 
+    remat: bool = False
+    """Keep less for the backward pass, and compute it again: of each layer only what its products give."""
+
+    distributed: bool = False
+    """Train on several hosts, each of which runs this command with the same options and a shared folder for --out. They
+    find each other by themselves on TPU pods and under Slurm; elsewhere set JAX_COORDINATOR_ADDRESS (HOST:PORT of the
+    first), JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
+
+    checkpoint_every: int | None = None
+    """Steps between checkpoints [default: those of an epoch]."""
+
     validation: int = 2500
     """Training images held out to choose the best epoch."""
 
@@ -62,7 +73,7 @@ class Training:
 
 def check(config: Training) -> None:
     """Raises ValueError, naming the option, if a number is out of range or an option has nothing to act on."""
-    for name in ("L", "bound", "lr", "epochs", "batch_size", "validation", "limit_train", "width"):
+    for name in ("L", "bound", "lr", "epochs", "batch_size", "validation", "limit_train", "checkpoint_every", "width"):
         value = getattr(config, name, None)
         if value is not None and not value > 0:
             raise ValueError(f"--{name} must be above 0; got {value}")

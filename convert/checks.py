@@ -58,6 +58,15 @@ def check_order(order, T: int, modes: set[str]) -> None:
         raise ValueError(f"an order is for mode 'shuffle'; got {', '.join(sorted(modes))}")
 
 
+def check_frames(frames: int | None, T: int) -> None:
+    """Raises ValueError unless `frames` of a recording can be spread evenly over `T` steps; None are still images."""
+    if frames is not None and T % frames and frames % T:
+        raise ValueError(
+            f"recordings of {frames} frames can't be spread evenly over T={T} steps: let T be a multiple of {frames}, "
+            "or divide it"
+        )
+
+
 def check_network(ann: Ann, mode, input_shape) -> None:
     """What can be told only with the shape of an image."""
     name, model = type(ann.model).__name__, ann.model

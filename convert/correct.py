@@ -72,7 +72,7 @@ def correct(
     snn = to_snn(ann, T, mode, **options)
     batch_size = batch_size or min(100, snn.batch_size(images.shape[1:]))
     keys = example_keys(jax.random.key(seed, impl=prng.HASH), np.arange(len(images)))
-    fed = feeding(ann, images.shape[1:])
+    fed = feeding(ann, images.shape[-3:])
     _check(fed, weights)
     for site, layers in tqdm(fed.items(), desc=progress, disable=None if progress else True, leave=False):
         sums = None
@@ -134,8 +134,7 @@ def _inspect(model, variables, x, **options):
 @jax.jit
 def _look(ann, snn, x, key):
     """What the SNN lacks at each site, ANN less SNN, and what its linear layers get: means over time, `[B, ...]`."""
-    x = ann.input(x)
-    (wanted, _), _ = _inspect(ann.model, ann.variables, x)
+    (wanted, _), _ = _inspect(ann.model, ann.variables, ann.input(x))
     there, inputs = snn.look(x, key if snn.random else None, _inspect)
     return jax.tree.map(jnp.subtract, wanted, there), inputs
 

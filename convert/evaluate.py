@@ -59,7 +59,7 @@ def main(config: Evaluate, program: str = "convert.evaluate") -> dict:
             new = measured.add(row(snn, images, config.seeds, config.batch_size), instead_of=there)
             print(f"{mode:10} T={T:<4} {_cell(new):>14} %  {new['seconds']:7.1f} s", flush=True)
         if not reported:
-            report.write_text(f"{mode}: {convert.report(snn, images.images[:REPORTED], ann=network)}\n")
+            report.write_text(f"{mode}: {convert.report(snn, images[:REPORTED].images, ann=network)}\n")
     rows = sorted(measured.rows, key=lambda r: (MODES.index(r["mode"]), r["T"]))
     results = {"ann": accuracy, **settings, "rows": rows}
     print(table(results, published(network, settings)))
@@ -77,7 +77,7 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | Non
       the network that was converted.
     """
     started = time.perf_counter()
-    batch_size = batch_size or snn.batch_size(images.images.shape[1:], seeds)
+    batch_size = batch_size or snn.batch_size(snn.ann.preprocessing.input_shape, seeds)
     progress = f"{snn.mode} T={snn.T}" if isinstance(snn.mode, str) else f"T={snn.T}"
     correct, spikes = experiment.over_seeds(_outcome, snn.for_any_T(), images, seeds, batch_size, progress)
     accuracy = 100 * correct.mean(axis=0)

@@ -1,7 +1,6 @@
 """What experiments on spiking versions of a network have in common: options, images, conversion, runs over seeds."""
 
 import functools
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 
 import convert
 from tppjax import ann, data, prng, sharding, thresholds
-from tppjax.batching import map_batches
+from tppjax.batching import map_examples
 
 CONVERSION = (
     *("calibrate", "per", "percentile", "correct_bias", "correct_weights", "calibration_images"),
@@ -45,6 +44,9 @@ class Experiment:
 
     data_dir: Path | None = None
     """Folder of the data set, or the file of npz [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]."""
+
+    skip_damaged: bool = False
+    """cifar10_dvs: leave out recordings that can't be read, with a count, instead of refusing."""
 
     batch_size: int | None = None
     """Images a call [default: as many as suit the device's memory]."""
@@ -96,7 +98,7 @@ class Subject:
     @functools.cached_property
     def accuracy(self) -> float:
         """Of the ANN on the images, in percent."""
-        return ann.accuracy(self.network, self.images.images, self.images.labels)
+        return ann.accuracy(self.network, self.images)
 
     def __str__(self):
         return f"{self.settings['model']['name']} on {self.settings['dataset']} ({len(self.images)} test images)"
@@ -121,11 +123,11 @@ def begin(config: Experiment, modes: tuple[str, ...]) -> Subject:
     settings = {
         "dataset": config.dataset or network.preprocessing.dataset,
         "n": len(images),
-        "images": _digest(images.images, images.labels),
+        "images": images.digest(),
         "model": {"name": network.model.name, "act": type(network.model.act).__name__},
         "network": ann.fingerprint(network),
         "conversion": {name: getattr(config, name) for name in CONVERSION},
-        "calibrated_on": None if calibration is None else _digest(calibration),
+        "calibrated_on": None if calibration is None else data.digest(calibration),
     }
     return Subject(network, images, settings, _conversion(network, config, calibration))
 
@@ -155,8 +157,7 @@ def over_seeds(fn, snn: convert.Snn, images: data.Images, seeds: int, batch_size
         result = sharding.sweep(fn, keys, snn, *arrays, examples=(1, 2, 3))
         return jax.tree.map(lambda a: np.moveaxis(a, 0, 1), result)
 
-    arrays = (images.images, images.labels, np.arange(len(images)))
-    return map_batches(outcome, arrays, batch_size, progress, jax.device_count())
+    return map_examples(outcome, images, batch_size, progress)
 
 
 def _conversion(network: ann.Ann, config: Experiment, calibration):
@@ -202,12 +203,13 @@ def _images(network: ann.Ann, config: Experiment) -> data.Images:
             f"{', '.join(data.NAMES)}): put your images in a file and give --dataset npz --data_dir FILE.npz"
         )
     info = data.info(name, config.data_dir)
-    if (info.input_shape, len(info.class_names)) != (expected.input_shape, len(expected.class_names)):
+    shape = expected.input_shape if name in data.READ_LIKE else info.input_shape  # those come as the network takes them
+    if (shape, len(info.class_names)) != (expected.input_shape, len(expected.class_names)):
         raise ValueError(
             f"{name} has images of {info.input_shape} and {len(info.class_names)} classes; the network in {config.ann} "
             f"was trained on {expected.dataset}: {expected.input_shape} and {len(expected.class_names)} classes"
         )
-    return data.load(name, "test", config.data_dir, lambda n: np.arange(n)[: config.limit])
+    return _load(name, "test", network, config, lambda n: np.arange(n)[: config.limit])
 
 
 def _calibration_images(network: ann.Ann, config: Experiment):
@@ -217,11 +219,9 @@ def _calibration_images(network: ann.Ann, config: Experiment):
     def choose(n: int):
         return np.random.default_rng(0).permutation(n)[: config.calibration_images]
 
-    return data.load(config.dataset or network.preprocessing.dataset, "train", config.data_dir, choose).images
+    return _load(config.dataset or network.preprocessing.dataset, "train", network, config, choose).images
 
 
-def _digest(*arrays) -> str:
-    digest = hashlib.sha256()
-    for array in arrays:
-        digest.update(np.ascontiguousarray(array).tobytes())
-    return digest.hexdigest()[:12]
+def _load(name: str, split: str, network: ann.Ann, config: Experiment, choose) -> data.Images:
+    options = {"skip_damaged": True} if config.skip_damaged else {}
+    return data.load(name, split, config.data_dir, choose, network.preprocessing, **options)

@@ -104,7 +104,7 @@ def report(snn: Snn, images, ann: Ann | None = None, key=None, batch_size: int |
         new = jax.tree.map(np.float64, _sums(ann, snn, x, k))
         sums = new if sums is None else jax.tree.map(np.add, sums, new)
     agreed, sites = sums
-    fed = {site: tuple(layer.path for layer in layers) for site, layers in feeding(ann, images.shape[1:]).items()}
+    fed = {site: tuple(layer.path for layer in layers) for site, layers in feeding(ann, images.shape[-3:]).items()}
     *_, analog = fed.values()
     rows = tuple(_row(site, fed[site], snn, sites[site], len(images)) for site in list(fed)[:-1])
     return Report(rows, snn.T, len(images), analog, snn.ann.history, agreed / len(images))

@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct, traverse_util
 
 from convert import steps
-from convert.checks import check_activation, check_mode, check_network, check_order, check_thresholds
+from convert.checks import check_activation, check_frames, check_mode, check_network, check_order, check_thresholds
 from tppjax import sharding
 from tppjax.activations import QCFS
 from tppjax.ann import Ann, sites, thresholds
@@ -37,9 +37,10 @@ class Snn(struct.PyTreeNode):
     """A spiking network: a pytree, so that jit, vmap and sharding work on it. Made by `to_snn`.
 
     Images are `[B, H, W, C]`: uint8 pixels, or floats already normalised; the same image enters at every step (constant
-    coding) and the first layer of weights is analog, as in all baselines of the paper. `key` is one PRNG key, which is
-    folded with each example's place in the batch, or one key per example, `[B]`. An example's noise depends on its key
-    and the site alone, so it does not change with the batch or the number of devices.
+    coding) and the first layer of weights is analog, as in all baselines of the paper. Recordings are
+    `[B, frames, H, W, C]` and enter frame after frame, each for T / frames steps, or the mean of frames / T for one.
+    `key` is one PRNG key, which is folded with each example's place in the batch, or one key per example, `[B]`. An
+    example's noise depends on its key and the site alone: it does not change with the batch or the number of devices.
 
     Attributes:
       ann: what it was converted from, whose variables it shares; without preprocessing if those were raw, in which case
@@ -74,16 +75,18 @@ class Snn(struct.PyTreeNode):
         return bool(_modes(self.mode) & set(RANDOM) - ordered)
 
     def batch_size(self, input_shape, seeds: int = 1, traced: bool = False) -> int:
-        """Images a call, over all devices, that keep within `sharding.budget()` in a `sharding.sweep` of `seeds`.
+        """Images a call, over this host's devices, that keep within `sharding.budget()` in a `sharding.sweep` of seeds.
 
         Step by step all sites remember, folded they come one after another; some four floats a neuron, and T bytes more
         where an order is shared. A trace has three floats more for each step.
         """
-        neurons, act = [math.prod(site.shape) for site in sites(self.ann.model, input_shape).values()], self.model.act
+        found, act = sites(self.ann.model, input_shape[-3:]).values(), self.model.act
+        neurons = [math.prod(site.shape) for site in found]
         per_step = 12 * traced + act.shared_order
         kept = 16 * max(neurons) if act.folded and not traced else (16 + per_step * act.T) * sum(neurons)
-        kept *= sharding.side_by_side(sharding.mesh(), seeds)
-        return jax.device_count() * max(1, sharding.budget() // kept)
+        devices = jax.local_devices()
+        kept *= sharding.side_by_side(sharding.mesh(devices), seeds)
+        return len(devices) * max(1, sharding.budget() // kept)
 
     def apply(self, x, key=None):
         """Logits `[B, K]`, the mean over T; where every site is two-phase, at the cost of one pass whatever T.
@@ -133,9 +136,11 @@ class Snn(struct.PyTreeNode):
         x, keys, modes = self._inputs(x, key)
         if not self.model.act.folded:
             # On several devices the examples lie side by side already.
-            at_once = self.batch_size(x.shape[1:]) if jax.device_count() == 1 else len(x)
+            at_once = self.batch_size(x.shape[1:]) if jax.local_device_count() == 1 else len(x)
             return steps.run(self.model, self._at(modes), x, keys, tuple(modes.items()), at_once, apply=apply)[:2]
         variables = self._at(modes)
+
+        x = x if x.ndim == 4 else x.mean(axis=1)
 
         def one(x, key):
             rngs = None if key is None else {"spikes": key}
@@ -152,10 +157,13 @@ class Snn(struct.PyTreeNode):
 
     def _inputs(self, x, key):
         """Normalised images, a key for each, and the mode of each site in the order in which they run."""
-        x = self.ann.input(x)
+        x = self.ann.frames(x)
+        if self.T is not None and x.ndim == 5:
+            check_frames(x.shape[1], self.T)
+        shape = x.shape[-3:]
         if self.ann.preprocessing is None:
-            check_network(self.ann, self.mode, x.shape[1:])
-        order = sites(self.ann.model, x.shape[1:])
+            check_network(self.ann, self.mode, shape)
+        order = sites(self.ann.model, shape)
         modes = dict.fromkeys(order, self.mode) if isinstance(self.mode, str) else {s: self.mode[s] for s in order}
         return x, self._keys(key, len(x)), modes
 
@@ -232,6 +240,7 @@ def to_snn(
     v_init, shift = _beginning(ann.model.act, v_init, shift)
     if ann.preprocessing is not None:
         check_network(ann, mode, ann.preprocessing.input_shape)
+        check_frames(ann.preprocessing.frames, int(T))
     check_thresholds(thresholds(ann.variables))
     folded = _modes(mode) <= set(TWO_PHASE)
     time = in_time(int(T)) if folded else {}

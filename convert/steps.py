@@ -45,7 +45,7 @@ def run(model: nn.Module, variables, x, keys, modes, at_once: int, *, traced=Fal
     Args:
       model: the network, with `Spiking` sites that are not folded.
       variables: its variables.
-      x: the examples, which enter at every step, `[B, H, W, C]`.
+      x: the examples: images `[B, H, W, C]`, which enter at every step, or recordings `[B, frames, H, W, C]`.
       keys: a PRNG key for each, `[B]`, or None.
       modes: `((site, mode), ...)` in the order in which the sites run.
       at_once: examples side by side; more are run one lot after another, to keep memory small and caches warm.
@@ -69,22 +69,24 @@ def _run(model, variables, x, key, modes: dict[str, str], traced: bool, apply) -
     """`run` for one example."""
     rngs = None if key is None else {"spikes": key}
     mutable = ["state", "trace"] if traced else ["state"]
+    frames = at_steps(x, model.act.T) if x.ndim == 4 else None
 
-    def once(state, heard):
+    def once(state, heard, frame):
+        x_now = x if frame is None else frame
         at = {**variables, "state": state, "heard": traverse_util.unflatten_dict(heard, sep="/")}
-        asked, new = apply(model, at, x, rngs=rngs, mutable=mutable)
+        asked, new = apply(model, at, x_now, rngs=rngs, mutable=mutable)
         return asked, *(traverse_util.flatten_dict(new.get(name, {}), sep="/") for name in ("state", "trace"))
 
     def over_time(heard):
-        def step(carry, _):
+        def step(carry, frame):
             total, state = carry
-            asked, state, trace = once(traverse_util.unflatten_dict(state, sep="/"), heard)
+            asked, state, trace = once(traverse_util.unflatten_dict(state, sep="/"), heard, frame)
             return (jax.tree.map(jnp.add, total, asked), state), (asked, trace) if traced else (None, {})
 
-        (total, state), (steps, trace) = jax.lax.scan(step, start, None, length=model.act.T)
+        (total, state), (steps, trace) = jax.lax.scan(step, start, frames, length=model.act.T)
         return jax.tree.map(lambda a: a / model.act.T, total), state, steps, trace
 
-    asked, state, _ = jax.eval_shape(lambda: once({}, {}))
+    asked, state, _ = jax.eval_shape(lambda: once({}, {}, None if frames is None else frames[0]))
     start = jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), (asked, state))
     heard, fired, traces = {}, {}, {}
     for site, mode in modes.items():
@@ -104,3 +106,11 @@ def _run(model, variables, x, key, modes: dict[str, str], traced: bool, apply) -
     traces = trace | traces
     kept = ("spikes", "potential", "current")
     return Run(mean, fired, steps, *({s: traces[f"{s}/{what}"] for s in modes} for what in kept))
+
+
+def at_steps(frames, T: int):
+    """What a network sees at each step, `[T, ...]`: each of the `[F, ...]` T / F times, or the mean of F / T frames."""
+    n = len(frames)
+    if T % n == 0:
+        return jnp.repeat(frames, T // n, axis=0)
+    return frames.reshape(T, n // T, *frames.shape[1:]).mean(axis=1)

@@ -16,10 +16,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from flax import struct, traverse_util
 
-from tppjax import activations, models
+from tppjax import activations, models, sharding
 from tppjax.activations import ACTIVATIONS
-from tppjax.batching import map_batches
-from tppjax.data import Preprocessing
+from tppjax.batching import map_examples
+from tppjax.data import Images, Preprocessing
 
 
 class Ann(struct.PyTreeNode):
@@ -38,18 +38,31 @@ class Ann(struct.PyTreeNode):
     history: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
     def apply(self, x):
-        """Logits `[B, K]` of images `[B, H, W, C]`: uint8 pixels, or floats already normalised."""
+        """Logits `[B, K]` of images `[B, H, W, C]` or recordings `[B, frames, H, W, C]`: pixels, or normalised."""
         return self.model.apply(self.variables, self.input(x))
 
     def input(self, images):
-        """What enters the network: normalised, if the images are pixels.
+        """What enters the network, `[B, H, W, C]`: normalised, if the images are pixels; of frames the mean.
 
         Raises:
-          ValueError: if `images` are not a batch `[B, H, W, C]` that the network takes.
+          ValueError: as `frames`.
         """
-        if getattr(images, "ndim", None) != 4:
+        x = self.frames(images)
+        return x if x.ndim == 4 else x.mean(axis=1)
+
+    def frames(self, images):
+        """What a spiking network sees, step after step where these are recordings: normalised, if they are pixels.
+
+        Raises:
+          ValueError: if `images` are not a batch that the network takes: `[B, H, W, C]`, or recordings
+            `[B, frames, H, W, C]`.
+        """
+        if getattr(images, "ndim", None) not in (4, 5):
             raise ValueError(f"the network takes a batch of images [B, H, W, C]; got shape {np.shape(images)}")
         if self.preprocessing is not None:
+            if images.ndim == 5 and images.shape[1] != self.preprocessing.frames:
+                expected = self.preprocessing.frames or "no"
+                raise ValueError(f"the network takes recordings of {expected} frames; got shape {images.shape}")
             return self.preprocessing(images)
         if not jnp.issubdtype(images.dtype, jnp.floating):
             raise ValueError(f"a network without preprocessing takes floats, already normalised; got {images.dtype}")
@@ -118,6 +131,8 @@ def watching(types: tuple[type, ...], record):
 def save(ann: Ann, folder: str | os.PathLike) -> None:
     """Writes `folder`: `ann.json` and the variables. What was there stays whole until the new one is.
 
+    Of several hosts all must call it, and the first one writes.
+
     Raises:
       ValueError: if the model is not one that `models.create` makes.
       FileExistsError: if `folder` holds anything but a saved network.
@@ -127,15 +142,19 @@ def save(ann: Ann, folder: str | os.PathLike) -> None:
     if folder.exists() and {p.name for p in folder.iterdir()} != {"ann.json", "variables"}:
         raise FileExistsError(f"{folder} holds something other than a saved network; choose another folder")
     new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
+    if sharding.primary():
+        for leftover in (new, old):
+            shutil.rmtree(leftover, ignore_errors=True)
+    sharding.wait_for_all("there is room for the network")
     with ocp.StandardCheckpointer() as checkpointer:
         checkpointer.save(new / "variables", ann.variables)
-    (new / "ann.json").write_text(json.dumps(description, indent=2) + "\n")
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
+    if sharding.primary():
+        (new / "ann.json").write_text(json.dumps(description, indent=2) + "\n")
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    sharding.wait_for_all("the network is saved")
 
 
 def load(folder: str | os.PathLike) -> Ann:
@@ -201,20 +220,20 @@ def _tuples(value):
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def accuracy(ann: Ann, images, labels, batch_size: int = 250) -> float:
+def accuracy(ann: Ann, images: Images, batch_size: int = 250) -> float:
     """Share of images that the network names rightly, in percent.
 
     Args:
       ann: the network.
-      images: `[N, H, W, C]`, uint8 or already normalised.
-      labels: `[N]`.
+      images: with their labels.
       batch_size: images a call.
     """
-    logits = map_batches(partial(_apply, ann), [images], batch_size)
-    return 100 * float(np.mean(logits.argmax(-1) == labels))
+    return 100 * float(np.mean(map_examples(partial(_correct, ann), images, batch_size)))
 
 
-_apply = jax.jit(Ann.apply)
+@jax.jit
+def _correct(ann: Ann, pixels, labels, index):
+    return ann.apply(pixels).argmax(-1) == labels
 
 
 def fingerprint(ann: Ann) -> str:

@@ -4,30 +4,42 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
+from tppjax import sharding
+from tppjax.data import Images
+
 
 def batches(array, batch_size: int):
     """The array in parts of `batch_size` along its first axis; the last one may be smaller."""
     return (array[start : start + batch_size] for start in range(0, len(array), batch_size))
 
 
-def map_batches(fn, arrays, batch_size: int, progress: str | None = None, multiple_of: int = 1):
-    """`fn(*arrays)` in batches of one size, so that it compiles once; the last one is filled up and then trimmed.
+def map_examples(fn, images: Images, batch_size: int, progress: str | None = None):
+    """`fn` of every example, in batches of one size, so that it compiles once; the last one is filled up, then trimmed.
+
+    Several hosts share the examples evenly. All of them must call this, and all get everything.
 
     Args:
-      fn: takes a batch of each array, `[batch_size, ...]`; returns a tree of arrays with the examples leading.
-      arrays: sequence of arrays, `[N, ...]`.
-      batch_size: examples a call.
+      fn: `fn(pixels [B, H, W, C], labels [B], index [B])` gives a tree of arrays with the examples leading; `index` is
+        each example's place in `images`.
+      images: the examples.
+      batch_size: examples a call, made a multiple of the number of devices of this host.
       progress: name of a progress bar, shown on a terminal.
-      multiple_of: the batch is made at least so large, and a multiple of it, such as the number of devices.
 
     Returns:
       The tree with NumPy leaves, `[N, ...]`.
     """
-    n = len(arrays[0])
-    batch_size = -(-min(batch_size, n) // multiple_of) * multiple_of
-    parts = []
-    for start in tqdm(range(0, n, batch_size), desc=progress, disable=None if progress else True, leave=False):
-        index = np.minimum(np.arange(start, start + batch_size), n - 1)
-        result = jax.tree.map(np.asarray, fn(*(a[index] for a in arrays)))
-        parts.append(jax.tree.map(lambda a, start=start: a[: n - start], result))
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+    mine = sharding.share_of_host(len(images))
+    devices = jax.local_device_count()
+    batch_size = -(-min(batch_size, len(mine)) // devices) * devices
+    filled = np.minimum(np.arange(-(-len(mine) // batch_size) * batch_size), len(mine) - 1)
+    rows = mine[filled].reshape(-1, batch_size)
+    stream = tqdm(
+        zip(images.stream(rows), rows, strict=True),
+        total=len(rows),
+        desc=progress,
+        disable=None if progress else True,
+        leave=False,
+    )
+    parts = [jax.tree.map(np.asarray, fn(*arrays, index)) for arrays, index in stream]
+    whole = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(mine)], *parts)
+    return jax.tree.map(lambda a: a[: len(images)], sharding.of_all_hosts(whole))

@@ -1,18 +1,67 @@
-"""Devices: the only file that knows about them. Seeds or examples are spread over a row, or both over a grid."""
+"""Devices and hosts: the only file that knows about them.
+
+On one host, seeds or examples are spread over a row of devices, or both over a grid. Several hosts run one program, a
+process each: training has the devices of all of them in one row; in evaluation each host takes its share of the
+examples, on its own devices.
+"""
 
 import math
+import os
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 AXIS, EXAMPLES = "devices", "examples"
 
 
+def join_hosts() -> None:
+    """Makes this process one of several that run the same program; before anything else is done with JAX.
+
+    Each finds the others as `jax.distributed.initialize` does: by itself on TPU pods and under Slurm or Open MPI;
+    elsewhere by the variables JAX_COORDINATOR_ADDRESS (HOST:PORT of the first process), JAX_NUM_PROCESSES and
+    JAX_PROCESS_ID.
+
+    Raises:
+      ValueError: if it can't tell how many there are.
+    """
+    given = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
+    try:
+        jax.distributed.initialize(**{name: int(value) for name, value in given.items() if value is not None})
+    except ValueError as e:
+        raise ValueError(
+            f"--distributed finds no other hosts ({e}): outside of TPU pods, Slurm and Open MPI, set "
+            "JAX_COORDINATOR_ADDRESS=HOST:PORT of the first process, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
+        ) from e
+
+
+def primary() -> bool:
+    """Whether this is the process that writes files and prints: the only one, or the first of several hosts'."""
+    return jax.process_index() == 0
+
+
+def wait_for_all(where: str) -> None:
+    """Goes on when all hosts have come to the same place."""
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(where)
+
+
+def share_of_host(n: int) -> np.ndarray:
+    """The places, of `n`, that this host takes: as many on each, the last one's filled up with the last place."""
+    share = -(-n // jax.process_count())
+    return np.minimum(jax.process_index() * share + np.arange(share), n - 1)
+
+
+def of_all_hosts(tree):
+    """Arrays of every host, one host's after another's along the leading axis; on every host."""
+    return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else tree
+
+
 def mesh(devices=None) -> Mesh:
-    """All devices, or those given, in one row."""
+    """All devices of all hosts, or those given, in one row."""
     devices = jax.devices() if devices is None else devices
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
 
@@ -22,13 +71,25 @@ def budget() -> int:
 
     On a CPU it is 128 MiB: larger batches bring no speed, since they leave the caches.
     """
-    statistics = jax.devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
+    statistics = jax.local_devices()[0].memory_stats() if jax.default_backend() != "cpu" else None
     return statistics["bytes_limit"] // 8 if statistics else 2**27
 
 
 def replicate(tree, over: Mesh):
-    """The tree with a whole copy on each device."""
-    return jax.device_put(tree, NamedSharding(over, PartitionSpec()))
+    """The tree with a whole copy on each device; every host has the same to begin with."""
+    return jax.tree.map(lambda leaf: _placed(leaf, whole(over)), tree)
+
+
+def whole(over: Mesh) -> NamedSharding:
+    """A whole copy on each device."""
+    return NamedSharding(over, PartitionSpec())
+
+
+def _placed(array, sharding: NamedSharding):
+    """`array`, which every host has whole, on the devices."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(np.shape(array), sharding, lambda index: np.asarray(array)[index])
 
 
 def steps_at_once(over: Mesh, steps: int) -> int:
@@ -47,7 +108,20 @@ def split(array, over: Mesh, axis: int = 0):
     """
     if array.shape[axis] % over.shape[AXIS]:
         raise ValueError(f"{array.shape[axis]} do not divide evenly over {over.shape[AXIS]} devices")
-    return jax.device_put(array, NamedSharding(over, PartitionSpec(*[None] * axis, AXIS)))
+    return _placed(array, NamedSharding(over, PartitionSpec(*[None] * axis, AXIS)))
+
+
+def batch_of_host(over: Mesh, batch_size: int) -> slice:
+    """Which examples of a batch that is `split` lie on this host's devices."""
+    index = NamedSharding(over, PartitionSpec(AXIS)).addressable_devices_indices_map((batch_size,)).values()
+    parts = [i.indices(batch_size) for (i,) in index]
+    return slice(min(start for start, *_ in parts), max(stop for _, stop, _ in parts))
+
+
+def join(tree, over: Mesh):
+    """A batch cut over the devices, of which each host gives the examples of `batch_of_host`."""
+    cut = NamedSharding(over, PartitionSpec(AXIS))
+    return jax.tree.map(lambda part: jax.make_array_from_process_local_data(cut, part), tree)
 
 
 def side_by_side(over: Mesh, seeds: int) -> int:
@@ -67,7 +141,7 @@ def sweep(fn, keys, *args, examples: tuple[int, ...] = (), over: Mesh | None = N
       *args: pytrees, the same for all seeds.
       examples: places in `args` of arrays whose leading axis counts examples, each of which `fn` treats by itself. As
         many devices share the seeds as divide them; the others share the examples, as many as divide those.
-      over: the devices; all of them by default.
+      over: the devices; all of this host by default.
 
     Returns:
       The tree of `fn` with the seeds leading.
@@ -77,7 +151,7 @@ def sweep(fn, keys, *args, examples: tuple[int, ...] = (), over: Mesh | None = N
       >>> sweep(lambda x, key: x + jax.random.normal(key, x.shape), keys, np.zeros(2)).shape
       (3, 2)
     """
-    over, seeds = over or mesh(), len(keys)
+    over, seeds = over or mesh(jax.local_devices()), len(keys)
     at_once = side_by_side(over, seeds)
     if examples:
         over, placed = _seeds_by_examples(over, seeds, len(args[examples[0]]))

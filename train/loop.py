@@ -15,15 +15,25 @@ from configs.training import Training
 from tppjax import ann, sharding
 from tppjax.ann import Ann
 from tppjax.data import Images
+from train import feeds
 from train.run import Run
 
 
 class State(struct.PyTreeNode):
-    """What a checkpoint holds: a run continues from it as if it had never stopped."""
+    """What a checkpoint holds: a run continues from it as if it had never stopped.
+
+    Attributes:
+      variables: of the network.
+      opt_state: of the optimizer.
+      step: how many have been made, over all epochs.
+      sums: of the loss and the accuracy, over the steps of this epoch.
+      best: validation accuracy so far, in percent.
+    """
 
     variables: dict
     opt_state: optax.OptState
-    epoch: jax.Array
+    step: jax.Array
+    sums: jax.Array
     best: jax.Array
 
 
@@ -49,36 +59,44 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
     run = Run.open(config)
     steps = len(train) // config.batch_size
     tx = optimizer(config, steps)
-    state = State(network.variables, tx.init(network.variables["params"]), epoch=jnp.array(0), best=jnp.array(-1.0))
-    state = sharding.replicate(run.restore(state), over)
-    pixels, labels = sharding.replicate((train.images, train.labels), over)
-    step = partial(train_step, network.model, network.preprocessing, tx, augment, jnp.dtype(config.dtype))
-    some_steps = jax.jit(partial(train_steps, step), donate_argnums=0)
-    at_once = sharding.steps_at_once(over, steps)
-    for epoch in range(int(state.epoch), config.epochs):
+    begun = {"step": jnp.array(0), "sums": jnp.zeros(2), "best": jnp.array(-1.0)}
+    state = State(network.variables, tx.init(network.variables["params"]), **begun)
+    state = run.restore(sharding.replicate(state, over), steps)
+    step = partial(train_step, network, tx, augment, config)
+    feed = (feeds.resident if isinstance(train, Images) else feeds.streamed)(step, train, over)
+    for epoch in range(int(state.step) // steps, config.epochs):
         started = time.perf_counter()
-        key = jax.random.fold_in(jax.random.key(config.seed), epoch)
-        order = np.random.default_rng((config.seed, epoch)).permutation(len(train))
-        batches = order[: steps * config.batch_size].reshape(steps, config.batch_size)
-        sums = jnp.zeros(2)
-        with tqdm(
-            total=steps, desc=f"epoch {epoch + 1}/{config.epochs}", unit="step", disable=None, leave=False
-        ) as bar:
-            for i in range(0, steps, at_once):
-                now = sharding.split(batches[i : i + at_once], over, axis=1)
-                state, metrics = some_steps(state, pixels, labels, now, key, i)
-                sums += metrics
-                bar.update(at_once)
+        state = one_epoch(feed, state, epoch, steps, len(train), config, run)
         candidate = network.replace(variables=ann.to_host(state.variables))
-        score = ann.accuracy(candidate, held_out.images, held_out.labels)
+        score = ann.accuracy(candidate, held_out)
         if score > float(state.best):
             ann.save(candidate, run.folder / "ann")
-        state = state.replace(epoch=state.epoch + 1, best=jnp.maximum(state.best, score))
-        loss, correct = (float(s) / steps for s in sums)
+        loss, correct = (float(s) / steps for s in state.sums)
+        best = jnp.maximum(float(state.best), score)
+        state = state.replace(**sharding.replicate({"best": best, "sums": jnp.zeros(2)}, over))
         run.log(epoch + 1, loss=loss, train=100 * correct, validation=score, seconds=time.perf_counter() - started)
         run.checkpoint(state)
     run.close()
     return ann.load(run.folder)
+
+
+def one_epoch(feed, state: State, epoch: int, steps: int, n: int, config: Training, run: Run) -> State:
+    """The rest of an epoch, from `state` on; order, augmentation and crops follow from (seed, epoch, step) alone."""
+    key = jax.random.fold_in(jax.random.key(config.seed), epoch)
+    order = np.random.default_rng((config.seed, epoch)).permutation(n)
+    places = order[: steps * config.batch_size].reshape(steps, config.batch_size)
+    done = int(state.step) - epoch * steps
+    progress = {"desc": f"epoch {epoch + 1}/{config.epochs}", "unit": "step", "disable": None, "leave": False}
+    every = config.checkpoint_every or steps
+    with tqdm(total=steps, initial=done, **progress) as bar:
+        while done < steps:
+            until = min(steps, (done // every + 1) * every)
+            for now, latest in feed(state, places[:until], done, key, (config.seed, epoch)):
+                bar.update(now - done)
+                done, state = now, latest
+            if done < steps:
+                run.checkpoint(state)
+    return state
 
 
 def split(images: Images, config: Training) -> tuple[Images, Images]:
@@ -106,36 +124,31 @@ def optimizer(config: Training, steps: int) -> optax.GradientTransformation:
     )
 
 
-def train_steps(step, state: State, pixels, labels, batches, key, first):
-    """`step`, a `train_step`, on each of the `batches` `[steps, B]` as one scan; the state and the sum of the metrics.
+def train_step(network: Ann, tx, augment, config: Training, state: State, pixels, labels, key) -> State:
+    """One step of SGD on a batch."""
+    pixels = augment(pixels, key)
 
-    `key` is the epoch's, `first` the place of the first of these batches in the epoch.
-    """
-
-    def body(state, now):
-        batch, i = now
-        return step(state, pixels, labels, batch, jax.random.fold_in(key, i))
-
-    state, metrics = jax.lax.scan(body, state, (batches, first + jnp.arange(len(batches))))
-    return state, metrics.sum(axis=0)
-
-
-def train_step(model, preprocessing, tx, augment, dtype, state: State, pixels, labels, batch, key):
-    """One step of SGD on the images at `batch`; returns the state and `[loss, accuracy]` of the batch."""
-    x, y = preprocessing(augment(pixels[batch], key)), labels[batch]
+    def forward(params):
+        variables = {**state.variables, "params": params}
+        with nn.intercept_methods(partial(multiply_in, jnp.dtype(config.dtype))):
+            return network.model.apply(variables, network.input(pixels), train=True, mutable=["batch_stats"])
 
     def objective(params):
-        variables = {**state.variables, "params": params}
-        with nn.intercept_methods(partial(multiply_in, dtype)):
-            logits, updated = model.apply(variables, x, train=True, mutable=["batch_stats"])
-        loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), y).mean()
-        return loss, (updated, jnp.mean(logits.argmax(-1) == y))
+        logits, updated = (jax.checkpoint(forward, policy=products) if config.remat else forward)(params)
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
+        return loss, (updated, jnp.mean(logits.argmax(-1) == labels))
 
     params = state.variables["params"]
     (loss, (updated, correct)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
     updates, opt_state = tx.update(gradient, state.opt_state, params)
     variables = {"params": optax.apply_updates(params, updates), **updated}
-    return state.replace(variables=variables, opt_state=opt_state), jnp.stack([loss, correct])
+    sums = state.sums + jnp.stack([loss, correct])
+    return state.replace(variables=variables, opt_state=opt_state, step=state.step + 1, sums=sums)
+
+
+def products(primitive, *_, **__) -> bool:
+    """What `--remat` keeps for the backward pass: of convolutions and dense layers what they give, and nothing else."""
+    return primitive.name in ("conv_general_dilated", "dot_general")
 
 
 def multiply_in(dtype, call, args, kwargs, context):

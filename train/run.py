@@ -8,12 +8,16 @@ from pathlib import Path
 import orbax.checkpoint as ocp
 
 from configs.training import Training
+from tppjax import sharding
 
-NOT_COMPARED = ("out", "resume", "overwrite", "data_dir")
+NOT_COMPARED = ("out", "resume", "overwrite", "data_dir", "distributed", "checkpoint_every")
 
 
 class Run:
-    """`config.json`, `metrics.jsonl` and `checkpoints/` of a run in `folder`; made by `Run.open`."""
+    """`config.json`, `metrics.jsonl` and `checkpoints/` of a run in `folder`; made by `Run.open`.
+
+    Of several hosts, which share the folder, the first one writes; all call each method.
+    """
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -37,30 +41,42 @@ class Run:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not config.overwrite:
                 raise FileExistsError(f"{folder} is not empty: choose another --out, or --resume or --overwrite")
-            _set_aside(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+            _check_previous(folder)
+        sharding.wait_for_all("the folder has been looked at")
+        if sharding.primary():
+            if folder.exists() and any(folder.iterdir()):
+                _set_aside(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+        sharding.wait_for_all("the run has begun")
         return cls(folder)
 
-    def restore(self, state):
-        """The newest checkpoint, shaped as `state`; `state` itself where there is none yet. Later metrics are dropped.
+    def restore(self, state, steps: int):
+        """The newest checkpoint, placed as `state`; `state` itself where there is none yet. Later metrics are dropped.
+
+        Args:
+          state: whose shapes and places on devices the checkpoint takes.
+          steps: of an epoch.
 
         Raises:
           ValueError: if the checkpoint is damaged or holds another network.
         """
-        step = self._checkpoints.latest_step()
-        if step is None:
+        newest = self._checkpoints.latest_step()
+        if newest is None:
             return state
         try:
-            restored = self._checkpoints.restore(step, args=ocp.args.StandardRestore(state))
+            restored = self._checkpoints.restore(newest, args=ocp.args.StandardRestore(state))
         except Exception as e:
-            raise ValueError(f"checkpoint {step} in {self.folder} is damaged or of another network: {e}") from e
-        lines = (self.folder / "metrics.jsonl").read_text().splitlines(keepends=True)
-        (self.folder / "metrics.jsonl").write_text("".join(lines[:step]))
+            raise ValueError(f"checkpoint {newest} in {self.folder} is damaged or of another network: {e}") from e
+        metrics = self.folder / "metrics.jsonl"
+        if sharding.primary() and metrics.is_file():
+            metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[: newest // steps]))
         return restored
 
     def log(self, epoch: int, **metrics: float) -> None:
         """Appends a line to metrics.jsonl and prints it."""
+        if not sharding.primary():
+            return
         with (self.folder / "metrics.jsonl").open("a") as f:
             f.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
         print(
@@ -70,8 +86,8 @@ class Run:
         )
 
     def checkpoint(self, state) -> None:
-        """Saves the state after an epoch, whole or not at all."""
-        self._checkpoints.save(int(state.epoch), args=ocp.args.StandardSave(state))
+        """Saves the state, whole or not at all."""
+        self._checkpoints.save(int(state.step), args=ocp.args.StandardSave(state))
 
     def close(self) -> None:
         """Waits for what is still being written."""
@@ -94,11 +110,19 @@ def _check_same(folder: Path, described: dict) -> None:
         raise ValueError(f"--resume needs the options the run in {folder} began with: {listed}")
 
 
+def _previous(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".previous")
+
+
+def _check_previous(folder: Path) -> None:
+    previous = _previous(folder)
+    if previous.exists() and not (previous / "config.json").is_file():
+        raise FileExistsError(f"--overwrite would move {folder} to {previous}, which is not a run: move that away")
+
+
 def _set_aside(folder: Path) -> None:
-    previous = folder.with_name(folder.name + ".previous")
+    previous = _previous(folder)
     if previous.exists():
-        if not (previous / "config.json").is_file():
-            raise FileExistsError(f"--overwrite would move {folder} to {previous}, which is not a run: move that away")
         shutil.rmtree(previous)
     folder.rename(previous)
     print(f"moved what was in {folder} to {previous}")

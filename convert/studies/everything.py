@@ -108,7 +108,7 @@ def _images_a_second(subject: Subject) -> float:
     some, seconds = subject.images[: min(500, len(subject.images))], []
     for _ in range(4):
         started = time.perf_counter()
-        ann.accuracy(subject.network, some.images, some.labels)
+        ann.accuracy(subject.network, some)
         seconds.append(time.perf_counter() - started)
     return len(some) / min(seconds)
 

@@ -28,7 +28,7 @@ def test_figures_are_those_of_the_networks_run_by_hand(evaluated, digits_ann, di
     results, _ = evaluated
     images = digits_test[:90]
     assert (results["dataset"], results["n"]) == ("digits", 90)
-    assert results["ann"] == ann.accuracy(digits_ann, images.images, images.labels)
+    assert results["ann"] == ann.accuracy(digits_ann, images)
     assert [(r["mode"], r["T"]) for r in results["rows"]] == [(mode, T) for mode in ALL for T in (2, 4)]
     for row in results["rows"]:
         snn = convert.to_snn(digits_ann, row["T"], row["mode"])

@@ -341,4 +341,4 @@ def test_published_resnet20_has_its_published_accuracy(real_weights, real_cifar1
     test = data.load("cifar10", "test", real_cifar10)
     imported = ann.load(tmp_path / "net")
     assert json.loads((tmp_path / "net" / "ann" / "ann.json").read_text())["model"]["options"]["shortcut"] == "pad"
-    assert ann.accuracy(imported, test.images, test.labels) == pytest.approx(91.73, abs=0.02)
+    assert ann.accuracy(imported, test) == pytest.approx(91.73, abs=0.02)

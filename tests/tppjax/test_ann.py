@@ -24,9 +24,7 @@ def test_saved_and_loaded_it_is_the_same(network, tmp_path, digits_test):
     loaded = ann.load(tmp_path / "net")
     assert (loaded.model, loaded.preprocessing) == (network.model, network.preprocessing)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, network.variables)
-    assert ann.accuracy(loaded, digits_test.images, digits_test.labels) == ann.accuracy(
-        network, digits_test.images, digits_test.labels, batch_size=7
-    )
+    assert ann.accuracy(loaded, digits_test) == ann.accuracy(network, digits_test, batch_size=7)
 
 
 def test_what_training_leaves_is_found_by_its_run_folder(digits_run):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from tppjax import sharding
-from tppjax.batching import map_batches
+from tppjax.batching import map_examples
+from tppjax.data import Images
 
 
 def noisy(x, key):
@@ -28,14 +29,15 @@ def test_split_refuses_what_does_not_divide():
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(7, 3), (6, 3), (2, 5), (1, 1)])
-def test_map_batches_sees_every_example_once(n, batch_size):
+def test_map_examples_sees_every_example_once(n, batch_size):
     shapes = set()
 
-    def double(x, y):
+    def double(x, y, index):
         shapes.add(len(x))
-        return {"x": 2 * x, "y": y}
+        return {"x": 2 * x, "y": y, "index": index}
 
-    result = map_batches(double, [np.arange(n), np.arange(n) ** 2], batch_size)
+    result = map_examples(double, Images(np.arange(n), np.arange(n) ** 2), batch_size)
     np.testing.assert_array_equal(result["x"], 2 * np.arange(n))
     np.testing.assert_array_equal(result["y"], np.arange(n) ** 2)
+    np.testing.assert_array_equal(result["index"], np.arange(n))
     assert len(shapes) == 1

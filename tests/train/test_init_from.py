@@ -27,13 +27,13 @@ def test_from_relu_to_qcfs_thresholds_are_calibrated(tmp_path, digits_test):
     relu = digits.main(Digits(out=tmp_path / "relu", act="relu", epochs=4))
     begun = begin(Digits(init_from=tmp_path / "relu", L=8))
     assert all(theta.shape == () and theta > 0 for theta in ann.thresholds(begun.variables).values())
-    scores = [ann.accuracy(n, digits_test.images, digits_test.labels) for n in (relu, begun)]
+    scores = [ann.accuracy(n, digits_test) for n in (relu, begun)]
     assert scores[1] > scores[0] - 10  # nothing was trained yet
     bounded = begin(Digits(init_from=tmp_path / "relu", act="clipped_relu", bound=3.0))
     assert set(map(float, ann.thresholds(bounded.variables).values())) == {3.0}
     clipped = begin(Digits(init_from=tmp_path / "relu", act="clipped_relu"))
     assert len(set(map(float, ann.thresholds(clipped.variables).values()))) == 4  # calibrated, each its own
-    assert ann.accuracy(clipped, digits_test.images, digits_test.labels) > scores[0] - 2
+    assert ann.accuracy(clipped, digits_test) > scores[0] - 2
 
 
 def test_other_networks_are_refused(digits_run, tmp_path, digits_ann):

@@ -1,6 +1,7 @@
 """Where images come from: `load(name, split, data_dir)` and `info(name, data_dir)` of every data set."""
 
 import dataclasses
+import hashlib
 import os
 from importlib import import_module
 
@@ -13,7 +14,7 @@ class Images:
     """One split of a data set, in memory.
 
     Attributes:
-      images: uint8 `[N, H, W, C]`.
+      images: uint8 `[N, H, W, C]`; recordings in time `[N, frames, H, W, C]`.
       labels: int32 `[N]`.
     """
 
@@ -26,6 +27,20 @@ class Images:
     def __getitem__(self, index) -> "Images":
         return Images(self.images[index], self.labels[index])
 
+    def stream(self, places, draw: tuple[int, ...] | None = None):
+        """The pixels `[B, H, W, C]` and labels `[B]` of each row of `places` `[steps, B]`, one after another.
+
+        Args:
+          places: of the images, from 0.
+          draw: numbers that seed what is drawn at random on reading, such as where a picture is cropped: the same
+            numbers, the same crops. Without, nothing is random; and nothing ever is of images in memory.
+        """
+        return ((self.images[row], self.labels[row]) for row in places)
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that tell these images from others."""
+        return digest(self.images, self.labels)
+
 
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
@@ -37,6 +52,10 @@ class Preprocessing:
       mean: of each channel, with pixels scaled to [0, 1].
       std: likewise.
       class_names: in the order of the labels.
+      frames: of a recording, in time; None for still images.
+      resize: pixels of the shorter side that a picture is brought to, before its centre is cut out; None where all
+        pictures of the data set have the network's size.
+      interpolation: of that, "bilinear" or "bicubic".
     """
 
     dataset: str
@@ -44,6 +63,14 @@ class Preprocessing:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     class_names: tuple[str, ...]
+    frames: int | None = None
+    resize: int | None = None
+    interpolation: str = "bilinear"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one example: (height, width, channels), or (frames, height, width, channels)."""
+        return self.input_shape if self.frames is None else (self.frames, *self.input_shape)
 
     def __call__(self, images):
         """Pixels to network input: uint8 `[..., H, W, C]` are normalised; floats have been, and pass as they are.
@@ -64,33 +91,51 @@ class Preprocessing:
 
 
 # Data set to the module that has its `info` and `load`.
-_MODULES = {"cifar10": "cifar", "cifar100": "cifar", "digits": "digits", "npz": "npz"}
+_MODULES = {
+    "cifar10": "cifar",
+    "cifar100": "cifar",
+    "digits": "digits",
+    "npz": "npz",
+}
 NAMES = tuple(_MODULES)
+READ_LIKE = ("cifar10_dvs", "imagenet2012")  # can be read in several sizes and forms
 
 
-def info(name: str, data_dir: str | os.PathLike | None = None) -> Preprocessing:
+def info(name: str, data_dir: str | os.PathLike | None = None, **form) -> Preprocessing:
     """Shape, statistics and class names of the data set called `name`.
 
     Args:
       name: one of `NAMES`.
-      data_dir: for npz, the file; the others don't need it.
+      data_dir: as in `load`.
+      **form: how to read a data set of `READ_LIKE`, as its module's `info` has it; such as `size=64, frames=8`.
 
     Raises:
-      ValueError: on an unknown name, or a damaged npz file.
-      FileNotFoundError: if the npz file is not there.
+      ValueError: on an unknown name, or damaged data.
+      FileNotFoundError: if it takes the data to tell, and the data is not there.
     """
-    return _module(name).info(name, data_dir)
+    return _module(name).info(name, data_dir, **form)
 
 
-def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choose=np.arange) -> Images:
+def load(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike | None = None,
+    choose=np.arange,
+    like: Preprocessing | None = None,
+    **options,
+) -> Images:
     """The images of one split, or some of them.
 
     Args:
       name: one of `NAMES`.
       split: "train" or "test".
-      data_dir: folder of TFDS data sets for cifar10 and cifar100 (otherwise `$TFDS_DATA_DIR`, or
-        ~/tensorflow_datasets); the file for npz.
+      data_dir: folder of TFDS data sets, otherwise `$TFDS_DATA_DIR`, or ~/tensorflow_datasets; the file for npz.
       choose: from the number of images there are to the places of those to read, in this order; all by default.
+      like: what the network takes, for data sets of `READ_LIKE`; by default what `info` says.
+      **options: of the data set's own module.
+
+    Returns:
+      The images; those of imagenet2012 stay on disk, and have the same methods.
 
     Raises:
       ValueError: on an unknown name or split, or damaged data.
@@ -98,7 +143,17 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choos
     """
     if split not in ("train", "test"):
         raise ValueError(f"unknown split {split!r}; known: train, test")
-    return _module(name).load(name, split, data_dir, choose)
+    if name in READ_LIKE:
+        options["like"] = like or info(name, data_dir)
+    return _module(name).load(name, split, data_dir, choose, **options)
+
+
+def digest(*arrays) -> str:
+    """Twelve hexadecimal digits that tell these arrays' contents from others."""
+    seen = hashlib.sha256()
+    for array in arrays:
+        seen.update(np.ascontiguousarray(array).tobytes())
+    return seen.hexdigest()[:12]
 
 
 def _module(name: str):

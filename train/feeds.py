@@ -1,0 +1,64 @@
+"""How images come to the training step: from the devices' memory, or in a stream off the disk.
+
+A feed is called as `feed(state, places, first, key, draw)`: it runs the step on the images at `places` `[steps, B]`,
+from the step `first` of the epoch on, and after each call of the devices yields how many steps of the epoch are done
+and the state. `key` is the epoch's, for what is drawn inside jit; `draw` are the numbers that seed what reading draws.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from tppjax import sharding
+from tppjax.data import Images
+
+
+def resident(step, images: Images, over: Mesh):
+    """All images lie on each device, and several steps are one call where that suits it.
+
+    Args:
+      step: `(state, pixels [B, ...], labels [B], key) -> state`.
+      images: all there are.
+      over: the devices that share a batch.
+    """
+    pixels, labels = sharding.replicate((images.images, images.labels), over)
+    some_steps = jax.jit(partial(steps_of_places, step), donate_argnums=0, out_shardings=sharding.whole(over))
+
+    def feed(state, places, first, key, draw):
+        at_once = sharding.steps_at_once(over, len(places))
+        for i in range(first, len(places), at_once):
+            now = sharding.split(places[i : i + at_once], over, axis=1)
+            state = some_steps(state, pixels, labels, now, key, i)
+            yield i + len(now), state
+
+    return feed
+
+
+def steps_of_places(step, state, pixels, labels, places, key, first):
+    """`step` on the images at each row of `places` `[steps, B]` as one scan; `first` is the place of the first."""
+
+    def body(state, now):
+        batch, i = now
+        return step(state, pixels[batch], labels[batch], jax.random.fold_in(key, i)), None
+
+    return jax.lax.scan(body, state, (places, first + jnp.arange(len(places))))[0]
+
+
+def streamed(step, images, over: Mesh):
+    """Images are read as they are needed; each host reads those of its own devices. Arguments as `resident`."""
+
+    def at(state, pixels, labels, key, i):
+        return step(state, pixels, labels, jax.random.fold_in(key, i))
+
+    one_step = jax.jit(at, donate_argnums=0, out_shardings=sharding.whole(over))
+
+    def feed(state, places, first, key, draw):
+        mine = sharding.batch_of_host(over, places.shape[1])
+        stream = images.stream(places[first:, mine], draw)
+        for i, batch in enumerate(stream, first):
+            state = one_step(state, *sharding.join(batch, over), key, i)
+            yield i + 1, state
+
+    return feed
