@@ -11,7 +11,7 @@ import convert
 from convert import experiment, paper, pictures
 from convert.experiment import Experiment
 from convert.results import FILE, Results, all_or_none
-from tppjax import cli, data
+from tppjax import cli, data, sharding
 from tppjax.ann import Ann
 from tppjax.spiking import MODES, RANDOM
 
@@ -28,6 +28,10 @@ class Evaluate(Experiment):
 
     T: tuple[int, ...] = (4, 8, 16, 32)
     """Numbers of time steps."""
+
+    distributed: bool = False
+    """Share the images among several hosts, each of which runs this command with the same options and a shared folder
+    for --out; they find each other as in training."""
 
     out: Path | None = None
     """Folder for results.json, accuracy.csv, accuracy.png and, for each mode, report-MODE.txt: layer by layer, how it
@@ -58,12 +62,13 @@ def main(config: Evaluate, program: str = "convert.evaluate") -> dict:
         if not enough:
             new = measured.add(row(snn, images, config.seeds, config.batch_size), instead_of=there)
             print(f"{mode:10} T={T:<4} {_cell(new):>14} %  {new['seconds']:7.1f} s", flush=True)
-        if not reported:
+        if not reported and sharding.primary():
             report.write_text(f"{mode}: {convert.report(snn, images[:REPORTED].images, ann=network)}\n")
     rows = sorted(measured.rows, key=lambda r: (MODES.index(r["mode"]), r["T"]))
     results = {"ann": accuracy, **settings, "rows": rows}
     print(table(results, published(network, settings)))
-    _draw(results, str(subject), out)
+    if sharding.primary():
+        _draw(results, str(subject), out)
     print(f"wrote to {out}: {', '.join((FILE, *PICTURES))} and a report for each mode")
     return results
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import jax
 
+from tppjax import sharding
+
 FILE = "results.json"
 
 
@@ -62,9 +64,11 @@ class Results:
         return next((row for row in self.rows if entries.items() <= row.items()), None)
 
     def add(self, row: dict, instead_of: dict | None = None) -> dict:
-        """Adds the row, in place of another if one is given, and writes the file, whole or not at all."""
+        """Adds the row, in place of another if one is given, and writes the file, whole or not at all; of several hosts the first."""
         row = {**row, **about(self.program)}
         self.rows = [r for r in self.rows if r is not instead_of] + [row]
+        if not sharding.primary():
+            return row
         self.folder.mkdir(parents=True, exist_ok=True)
         new = self.folder / f".{FILE}.new"
         new.write_text(json.dumps({**self.settings, "rows": self.rows}, indent=2) + "\n")
@@ -85,9 +89,14 @@ def about(program: str) -> dict:
     """The command, a module with its options, the hardware and the versions that figures depend on."""
     return {
         "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
-        "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
+        "hardware": _hardware(),
         "versions": {name: metadata.version(name) for name in ("tppjax", "jax", "flax")},
     }
+
+
+def _hardware() -> str:
+    hosts = f"{jax.process_count()} hosts, " if jax.process_count() > 1 else ""
+    return f"{hosts}{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores"
 
 
 def _differences(before: dict, now: dict) -> list[str]:

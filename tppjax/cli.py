@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import redirect_stdout
 
 import jax
 import tyro
@@ -13,7 +14,7 @@ def run(main, options: type) -> None:
     """Calls `main` with the `options` read from the command line; bad input ends with its sentence and status 2.
 
     What is compiled is kept in the user's cache folder, or where JAX_COMPILATION_CACHE_DIR says. With an option
-    `distributed`, the hosts are joined first.
+    `distributed`, the hosts are joined first, and only the first one prints.
     """
     config = tyro.cli(options)
     if jax.config.jax_compilation_cache_dir is None:
@@ -22,7 +23,8 @@ def run(main, options: type) -> None:
     try:
         if getattr(config, "distributed", False):
             sharding.join_hosts()
-        main(config)
+        with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if sharding.primary() else nowhere):
+            main(config)
     except (ValueError, FileNotFoundError, FileExistsError) as e:
         print(f"error: {e}", file=sys.stderr)
         sys.exit(2)

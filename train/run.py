@@ -75,10 +75,9 @@ class Run:
 
     def log(self, epoch: int, **metrics: float) -> None:
         """Appends a line to metrics.jsonl and prints it."""
-        if not sharding.primary():
-            return
-        with (self.folder / "metrics.jsonl").open("a") as f:
-            f.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
+        if sharding.primary():
+            with (self.folder / "metrics.jsonl").open("a") as f:
+                f.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
         print(
             f"epoch {epoch:3}  loss {metrics['loss']:.4f}  train {metrics['train']:.2f} %  "
             f"validation {metrics['validation']:.2f} %  {metrics['seconds']:.0f} s",
