@@ -12,7 +12,8 @@ import jax
 import tyro
 
 from convert import torch_files, torch_variables
-from convert.torch_layouts import LAYOUTS, Layout, State, options, recognise, threshold_name
+from convert.torch_layouts import LAYOUTS, Layout, State, recognise, threshold_name
+from convert.torch_options import options
 from tppjax import ann, cli, data, models
 from tppjax.activations import QCFS, ClippedReLU, ReLU
 from tppjax.ann import Ann
@@ -33,7 +34,9 @@ class FromTorch:
     - qcfs (Bu et al., old and new repository; learned thresholds): vgg16, resnet18, 20, 34; CIFAR's own mean and std;
     - snnc (Li et al.): vgg16, resnet20, resnet32, resnet34 with a deep stem; CIFAR's own mean and std;
     - torchvision: vgg16 (with and without batch norm), resnet18, resnet34; ImageNet's mean and std. SNNC's VGG-16 for
-      ImageNet has the same names: add --pool avg.
+      ImageNet has the same names: add --pool avg;
+    - timm (regnetx_040), pycls (RegNetX-4.0GF): regnetx_4gf; ImageNet's mean and std. pycls's images have blue first:
+      its stem is turned round, so that the network takes red first, as all others.
 
     CIFAR-10's own are (0.4914, 0.4822, 0.4465) and (0.2023, 0.1994, 0.2010), ImageNet's (0.485, 0.456, 0.406) and
     (0.229, 0.224, 0.225).
@@ -42,13 +45,13 @@ class FromTorch:
     weights: tyro.conf.Positional[Path]
     """File of the weights: .safetensors, or .pth, .pt, .th and the like (these need PyTorch: tppjax[torch])."""
 
-    arch: Literal["vgg16", "resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "resnet34"]
+    arch: Literal["vgg16", "resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "resnet34", "regnetx_4gf"]
     """Network."""
 
     out: Path
     """Folder for it; the network goes to OUT/ann, and replaces one that was imported there before."""
 
-    layout: Literal["akamaster", "qcfs", "snnc", "torchvision"] | None = None
+    layout: Literal["akamaster", "pycls", "qcfs", "snnc", "timm", "torchvision"] | None = None
     """Whose names the file has [default: what its keys tell]."""
 
     act: Literal["relu", "clipped_relu", "qcfs"] | None = None
@@ -99,7 +102,8 @@ def main(config: FromTorch) -> Ann:
 
 def _summary(config: FromTorch, network: Ann, layout: str) -> str:
     images, size = network.preprocessing, sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"]))
-    act, pools = network.model.act, getattr(network.model, "stem", None) != "cifar"
+    act = network.model.act
+    pools = hasattr(network.model, "pool") and getattr(network.model, "stem", None) != "cifar"
     open_to_choice = (*(["pool"] if pools else []), "dataset", "mean", "std", "size")
     assumed = [f"--{name}" for name in open_to_choice if getattr(config, name) is None]
     return (
@@ -173,6 +177,9 @@ def import_state_dict(
         variables = torch_variables.variables(model, known.names(model, state), state, preprocessing.input_shape)
     except ValueError as e:
         raise ValueError(f"the file does not fit {arch} of layout {layout}: {e}") from e
+    if known.bgr:  # our images have red first
+        stem = variables["params"]["conv_stem"]
+        stem["kernel"] = stem["kernel"][:, :, ::-1].copy()
     return Ann(variables, model, preprocessing)
 
 

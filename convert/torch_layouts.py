@@ -1,17 +1,18 @@
 """How public PyTorch repositories name the parts of their networks, and how they normalise images.
 
 A layout maps the modules of one of our models to PyTorch's, path to path; all else follows from our parameter tree. It
-is named after the repository's owner or by the method: akamaster (pytorch_resnet_cifar10), qcfs (Bu et al., old and
-new repository), snnc (Li et al.), torchvision.
+is named after the repository's owner, by the method or as its library: akamaster (pytorch_resnet_cifar10), pycls, qcfs
+(Bu et al., old and new repository), snnc (Li et al.), timm, torchvision.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import flax.linen as nn
 import numpy as np
 
-from tppjax import data, models
-from tppjax.activations import ReLU
+from tppjax import data
+from tppjax.models.regnet import RegNet
 from tppjax.models.resnet import ResNet
 from tppjax.models.vgg import VGG
 
@@ -31,25 +32,26 @@ class Layout:
 
     Attributes:
       archs: our names of the networks it has.
-      resnet: from a ResNet and the file's state to `{module of ours: module of PyTorch's}`.
-      vgg: the same for a VGG.
-      statistics: mean and standard deviation its authors normalise with, by data set.
+      modules: for each class of ours that it has, the function from a model and the file's state to
+        `{module of ours: module of PyTorch's}`.
+      statistics: mean and standard deviation its authors normalise with, by data set; red first.
       hidden: widths of the dense layers before the last of its VGG.
       shortcut: of its ResNet where the file has no weights for one.
       pool: "avg" or "max", as its authors train.
+      bgr: whether its images have blue first and red last.
     """
 
     archs: tuple[str, ...]
-    resnet: Callable[[ResNet, State], dict[str, str]] | None
-    vgg: Callable[[VGG, State], dict[str, str]] | None
+    modules: dict[type[nn.Module], Callable[[nn.Module, State], dict[str, str]]]
     statistics: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
     hidden: tuple[int, ...] = (4096, 4096)
     shortcut: str = "projection"
     pool: str = "avg"
+    bgr: bool = False
 
-    def names(self, model: ResNet | VGG, state: State) -> dict[str, str]:
+    def names(self, model: nn.Module, state: State) -> dict[str, str]:
         """`{module of ours: module of PyTorch's}`; it may name modules that the model has not."""
-        return (self.vgg if isinstance(model, VGG) else self.resnet)(model, state)
+        return self.modules[type(model)](model, state)
 
 
 def recognise(state: State) -> str:
@@ -74,50 +76,7 @@ def threshold_name(state: State) -> str | None:
     return next((name for name in ("up", "thresh") if any(key.endswith(f".{name}") for key in state)), None)
 
 
-def options(arch: str, layout: Layout, state: State) -> dict:
-    """What the file tells of the network: options of `models.create(arch, ...)`, `num_classes` among them."""
-    norm = any(key.endswith(".running_mean") for key in state)
-    draft = {"norm": norm, "pool": layout.pool}
-    if arch.startswith("vgg"):
-        draft["hidden"] = layout.hidden
-        if not norm and threshold_name(state) == "thresh":
-            draft["pool"] = "max"  # the only network that QCFS's new repository trains with max-pooling
-    else:
-        draft["stem"] = "deep" if "conv1.3.weight" in state else "cifar"
-    model = models.create(arch, 1, ReLU(), **draft)
-    names = layout.names(model, state)
-    widths = _vgg_widths if arch.startswith("vgg") else _resnet_widths
-    return draft | widths(model, layout, names, state) | {"num_classes": _rows(state, names["head"], 1)}
-
-
-def _vgg_widths(model, layout, names, state):
-    stages = enumerate(model.stages, 1)
-    convs = (
-        tuple(_rows(state, names[f"conv{i}_{j}"], width) for j, width in enumerate(stage, 1)) for i, stage in stages
-    )
-    hidden = (_rows(state, names[f"dense{i}"], width) for i, width in enumerate(model.hidden, 1))
-    return {"stages": tuple(convs), "hidden": tuple(hidden)}
-
-
-def _resnet_widths(model, layout, names, state):
-    stem = state.get(f"{names['conv_stem']}.weight", np.empty((model.channels, 3, 3, 3)))
-    channels = stem.shape[0]
-    width = {"width": channels // model.channels} if channels % model.channels == 0 else {"channels": channels}
-    projections = any(".shortcut." in key or ".downsample." in key for key in state)
-    return {
-        **width,
-        "stem": "imagenet" if stem.shape[-1] == 7 else model.stem,
-        "shortcut": "projection" if projections else layout.shortcut,
-    }
-
-
-def _rows(state: State, module: str, default: int) -> int:
-    """Outputs of a module of PyTorch's; the default if it is missing, which is reported with all else that is."""
-    weight = state.get(f"{module}.weight", np.empty(0))
-    return weight.shape[0] if weight.ndim > 1 else default
-
-
-def _blocks(model: ResNet, block: Callable[[int, int], str], inside: dict[str, str]) -> dict[str, str]:
+def _blocks(model: ResNet | RegNet, block: Callable[[int, int], str], inside: dict[str, str]) -> dict[str, str]:
     """The modules inside of all blocks; `block` names block j of stage i in PyTorch, j from 0."""
     return {
         f"stage{i}_block{j + 1}/{ours}": f"{block(i, j)}.{theirs}"
@@ -151,6 +110,23 @@ def _qcfs_resnet(model, state):
     shortcut = {"conv_shortcut": "shortcut.0", "norm_shortcut": "shortcut.1"}
     last = {"act2": "relu" if threshold_name(state) == "up" else "act"}
     return outside | _blocks(model, lambda i, j: f"conv{i + 1}_x.{j}", branch | shortcut | last)
+
+
+def _regnet(model: RegNet, inside: dict[str, str]) -> dict[str, str]:
+    ends = {"conv_stem": "stem.conv", "norm_stem": "stem.bn", "head": "head.fc"}
+    return ends | _blocks(model, lambda i, j: f"s{i}.b{j + 1}", inside)
+
+
+def _timm(model, state):
+    parts = {"1": "conv1", "2": "conv2", "3": "conv3", "_shortcut": "downsample"}
+    convs = {f"conv{ours}": f"{theirs}.conv" for ours, theirs in parts.items()}
+    norms = {f"norm{ours}": f"{theirs}.bn" for ours, theirs in parts.items()}
+    return _regnet(model, convs | norms)
+
+
+def _pycls(model, state):
+    branch = {"conv1": "f.a", "norm1": "f.a_bn", "conv2": "f.b", "norm2": "f.b_bn", "conv3": "f.c", "norm3": "f.c_bn"}
+    return _regnet(model, branch | {"conv_shortcut": "proj", "norm_shortcut": "bn"})
 
 
 def _sequence(model: VGG, step: int, pool: int) -> dict[str, int]:
@@ -197,28 +173,35 @@ def _qcfs_vgg(model, state):
 LAYOUTS = {
     "akamaster": Layout(
         archs=("resnet20", "resnet32", "resnet44", "resnet56"),
-        resnet=_akamaster,
-        vgg=None,
+        modules={ResNet: _akamaster},
         statistics={"cifar10": IMAGENET, "cifar100": IMAGENET},
         shortcut="pad",
     ),
+    "pycls": Layout(
+        archs=("regnetx_4gf",),
+        modules={RegNet: _pycls},
+        statistics={"imagenet2012": IMAGENET},
+        bgr=True,
+    ),
     "qcfs": Layout(
         archs=("vgg16", "resnet18", "resnet20", "resnet34"),
-        resnet=_qcfs_resnet,
-        vgg=_qcfs_vgg,
+        modules={ResNet: _qcfs_resnet, VGG: _qcfs_vgg},
         statistics={"cifar10": CIFAR["cifar10"], "cifar100": QCFS_CIFAR100, "imagenet2012": IMAGENET},
     ),
     "snnc": Layout(
         archs=("vgg16", "resnet20", "resnet32", "resnet34"),
-        resnet=_torchvision_resnet,
-        vgg=_snnc_vgg,
+        modules={ResNet: _torchvision_resnet, VGG: _snnc_vgg},
         statistics={**CIFAR, "imagenet2012": IMAGENET},
         hidden=(),
     ),
+    "timm": Layout(
+        archs=("regnetx_4gf",),
+        modules={RegNet: _timm},
+        statistics={"imagenet2012": IMAGENET},
+    ),
     "torchvision": Layout(
         archs=("vgg16", "resnet18", "resnet34"),
-        resnet=_torchvision_resnet,
-        vgg=_torchvision_vgg,
+        modules={ResNet: _torchvision_resnet, VGG: _torchvision_vgg},
         statistics={"imagenet2012": IMAGENET},
         pool="max",
     ),
@@ -228,6 +211,8 @@ LAYOUTS = {
 MARKS = {
     "conv2_x.0.residual_function.0.weight": "qcfs",
     "layer1.0.weight": "qcfs",
+    "s1.b1.conv1.conv.weight": "timm",
+    "s1.b1.f.a.weight": "pycls",
     "linear.weight": "akamaster",
     "classifier.weight": "snnc",
     "conv1.3.weight": "snnc",

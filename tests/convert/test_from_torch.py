@@ -60,6 +60,8 @@ RELU = {
     "resnet34": ("torchvision", "resnet34", resnet((3, 4, 6, 3), 4, stem="imagenet", pool="max"), 64),
     "vgg16": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(norm=False), 224),
     "vgg16_bn": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(norm=True), 224),
+    "timm regnetx_4gf": ("timm", "regnetx_4gf", lambda n: n.RegNet(n.TimmBlock), 64),
+    "pycls regnetx_4gf": ("pycls", "regnetx_4gf", lambda n: n.RegNet(n.PyclsBlock, bgr=True), 64),
 }
 UNKNOWN_IMAGES = {"dataset": "mine", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
@@ -256,7 +258,11 @@ def test_thresholds_that_cannot_be_are_refused_by_name(value):
     ("state", "arguments", "said"),
     [
         (akamaster_state, {"arch": "vgg16"}, "layout akamaster has resnet20, resnet32, resnet44, resnet56; got vgg16"),
-        (akamaster_state, {"layout": "his"}, "unknown layout 'his'; known: akamaster, qcfs, snnc, torchvision"),
+        (
+            akamaster_state,
+            {"layout": "his"},
+            "unknown layout 'his'; known: akamaster, pycls, qcfs, snnc, timm, torchvision",
+        ),
         (dict, {}, "the file holds no weights"),
         (lambda: {"stem.weight": np.ones(1)}, {}, r"no known layout has these keys: stem\.weight, .*--layout"),
         (akamaster_state, {"act": QCFS(L=4)}, "the file has no thresholds for qcfs"),

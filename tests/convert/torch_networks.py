@@ -1,5 +1,7 @@
 """Networks in PyTorch with the key names of public repositories, and random weights; narrower, where that is free."""
 
+from collections import OrderedDict
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="needs PyTorch: make test-torch")
@@ -31,8 +33,8 @@ class Pad(nn.Module):
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, channels, channels))
 
 
-def conv_norm(i, o, size, stride):
-    return [nn.Conv2d(i, o, size, stride, size // 2, bias=False), nn.BatchNorm2d(o)]
+def conv_norm(i, o, size, stride, groups=1):
+    return [nn.Conv2d(i, o, size, stride, size // 2, groups=groups, bias=False), nn.BatchNorm2d(o)]
 
 
 class Block(nn.Module):
@@ -157,14 +159,16 @@ class SnncVgg(nn.Module):
 
 
 class TorchvisionVgg(nn.Module):
-    def __init__(self, norm, hidden=(16, 12), classes=10):
+    """SNNC's for ImageNet, too, with average pooling."""
+
+    def __init__(self, norm, pool=nn.MaxPool2d, hidden=(16, 12), classes=10):
         super().__init__()
         layers, i = [], 3
         for channels in STAGES:
             for o in channels:
                 layers += [nn.Conv2d(i, o, 3, padding=1), *([nn.BatchNorm2d(o)] if norm else []), nn.ReLU()]
                 i = o
-            layers.append(nn.MaxPool2d(2))
+            layers.append(pool(2))
         a, b = hidden
         self.features, self.avgpool = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(7)
         dense = [nn.Linear(i * 49, a), nn.ReLU(), nn.Dropout(), nn.Linear(a, b), nn.ReLU(), nn.Dropout()]
@@ -172,6 +176,59 @@ class TorchvisionVgg(nn.Module):
 
     def forward(self, x):
         return self.classifier(self.avgpool(self.features(x)).flatten(1))
+
+
+def named(**modules):
+    return nn.Sequential(OrderedDict(modules))
+
+
+class TimmBlock(nn.Module):
+    def __init__(self, i, o, stride, group):
+        super().__init__()
+        shapes = {"conv1": (i, o, 1, 1), "conv2": (o, o, 3, stride, o // group), "conv3": (o, o, 1, 1)}
+        if stride != 1 or i != o:
+            shapes["downsample"] = (i, o, 1, stride)
+        for name, shape in shapes.items():
+            setattr(self, name, named(**dict(zip(("conv", "bn"), conv_norm(*shape), strict=True))))
+
+    def forward(self, x):
+        y = self.conv3(torch.relu(self.conv2(torch.relu(self.conv1(x)))))
+        return torch.relu(y + (self.downsample(x) if hasattr(self, "downsample") else x))
+
+
+class PyclsBlock(nn.Module):
+    def __init__(self, i, o, stride, group):
+        super().__init__()
+        if stride != 1 or i != o:
+            self.proj, self.bn = conv_norm(i, o, 1, stride)
+        a, a_bn = conv_norm(i, o, 1, 1)
+        b, b_bn = conv_norm(o, o, 3, stride, o // group)
+        c, c_bn = conv_norm(o, o, 1, 1)
+        self.f = named(a=a, a_bn=a_bn, a_relu=nn.ReLU(), b=b, b_bn=b_bn, b_relu=nn.ReLU(), c=c, c_bn=c_bn)
+
+    def forward(self, x):
+        return torch.relu(self.f(x) + (self.bn(self.proj(x)) if hasattr(self, "proj") else x))
+
+
+class RegNet(nn.Module):
+    """RegNetX-4GF, as deep and narrower; `bgr` as pycls, which reads its images with blue first."""
+
+    def __init__(self, block, bgr=False, widths=(4, 6, 8, 10), group=2, stem=3, classes=10):
+        super().__init__()
+        conv, bn = conv_norm(3, stem, 3, 2)
+        self.stem, self.bgr, i = named(conv=conv, bn=bn), bgr, stem
+        for stage, (n, o) in enumerate(zip((2, 5, 14, 2), widths, strict=True), 1):
+            blocks = {f"b{j + 1}": block(o if j else i, o, 1 if j else 2, group) for j in range(n)}
+            setattr(self, f"s{stage}", named(**blocks))
+            i = o
+        self.head = named(fc=nn.Linear(i, classes))
+
+    def forward(self, x):
+        """Images with red first."""
+        x = torch.relu(self.stem(x.flip(1) if self.bgr else x))
+        for stage in (self.s1, self.s2, self.s3, self.s4):
+            x = stage(x)
+        return self.head(x.mean((2, 3)))
 
 
 @torch.no_grad()
