@@ -106,7 +106,7 @@ def _outcome(snn, pixels, labels, index, key):
     return logits.argmax(-1) == labels, spikes / neurons
 
 
-def published(network: Ann, settings: dict) -> dict[str, dict]:
+def published(network: Ann, settings: dict) -> dict[str, list[dict]]:
     """The paper's rows for this network, by mode: none if it is evaluated on other data or was corrected."""
     how = settings["conversion"]
     corrected = how["correct_bias"] or how["correct_weights"]
@@ -114,7 +114,7 @@ def published(network: Ann, settings: dict) -> dict[str, dict]:
     return {mode: paper.accuracy(network, mode) for mode in MODES if comparable}
 
 
-def table(results: dict, published: dict[str, dict]) -> str:
+def table(results: dict, published: dict[str, list[dict]]) -> str:
     """The rows as text, modes down and T across, `mean (std)`; under ours the paper's of `paper.accuracy`, if any."""
     cells = {(r["mode"], r["T"]): r for r in results["rows"]}
     modes = [mode for mode in MODES if mode in {r["mode"] for r in results["rows"]}]
@@ -129,10 +129,10 @@ def table(results: dict, published: dict[str, dict]) -> str:
     for mode in modes:
         ours = (_cell(cells.get((mode, T))) for T in steps)
         lines.append(f"{mode:12}" + "".join(f"{cell:>15}" for cell in ours))
-        if row := published.get(mode):
+        for row in published.get(mode, ()):
             theirs = (row["accuracy"].get(T) for T in steps)
             cells_of_paper = "".join(f"{'' if p is None else f'{p:.2f}':>15}" for p in theirs)
-            lines.append(f"{'  paper':12}{cells_of_paper}   (its ANN: {row['ann']} %)")
+            lines.append(f"{'  paper':12}{cells_of_paper}   ({paper.source(row)})")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from convert import evaluate
+from convert import evaluate, paper
 from convert.evaluate import Evaluate
 from convert.studies import study
 from convert.studies.study import Section
@@ -32,9 +32,8 @@ def main(config: Accuracy) -> Section:
     for mode in dict.fromkeys(mode for mode, _ in rows):
         ours = (rows.get((mode, T)) for T in steps)
         lines.append([f"`{mode}`", *(r and study.spread(r["accuracy"]) for r in ours)])
-        if theirs := published.get(mode):
-            whose = f"the paper's, table {theirs['table']}, ANN {theirs['ann']} %"
-            lines.append([whose, *(theirs["accuracy"].get(T) for T in steps)])
+        for theirs in published.get(mode, ()):
+            lines.append([f"the paper's, {paper.source(theirs)}", *(theirs["accuracy"].get(T) for T in steps)])
     seeds = max(len(r["accuracy"]) for r in rows.values())
     text = (
         f"{results['model']['name']} on {results['dataset']}, {results['n']} test images, ANN {results['ann']:.2f} %; "

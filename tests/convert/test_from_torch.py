@@ -39,52 +39,82 @@ def logits_of_both(torch, network, imported, n=4):
     return np.asarray(jax.jit(type(imported).apply)(imported, images)), theirs, spread
 
 
-def resnet(blocks, channels, stem="cifar", pool=None, shortcut="downsample", head="fc"):
+def resnet(blocks, channels, pool=None, **options):
     def make(n):
         pooling = {"avg": n.nn.AvgPool2d, "max": n.nn.MaxPool2d, None: n.nn.Identity}[pool](3, 2, 1)
-        return n.ResNet(blocks, channels, stem=stem, pool=pooling, shortcut=shortcut, head=head)
+        return n.ResNet(blocks, channels, pool=pooling, **options)
 
     return make
 
 
-# Layout, our name, the network in PyTorch, side of the images. Where a flatten is, the last map has several pixels.
-RELU = {
+# Layout, our name, the network in PyTorch. Where a flatten is, the last map has several pixels.
+SMALL = {
     "akamaster resnet20": ("akamaster", "resnet20", resnet((3, 3, 3), 16, shortcut="pad", head="linear"), 16),
     "akamaster resnet32": ("akamaster", "resnet32", resnet((5, 5, 5), 4, shortcut="pad", head="linear"), 16),
     "akamaster option B": ("akamaster", "resnet20", resnet((3, 3, 3), 4, shortcut="shortcut", head="linear"), 16),
     "snnc resnet20": ("snnc", "resnet20", resnet((3, 3, 3), 64), 8),
-    "snnc resnet34": ("snnc", "resnet34", resnet((3, 4, 6, 3), 4, stem="deep", pool="avg"), 64),
     "snnc vgg16": ("snnc", "vgg16", lambda n: n.SnncVgg(side=2), 64),
     "snnc vgg16 without norm": ("snnc", "vgg16", lambda n: n.SnncVgg(norm=False), 32),
-    "resnet18": ("torchvision", "resnet18", resnet((2, 2, 2, 2), 8, stem="imagenet", pool="max"), 64),
-    "resnet34": ("torchvision", "resnet34", resnet((3, 4, 6, 3), 4, stem="imagenet", pool="max"), 64),
-    "vgg16": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(norm=False), 224),
-    "vgg16_bn": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(norm=True), 224),
-    "timm regnetx_4gf": ("timm", "regnetx_4gf", lambda n: n.RegNet(n.TimmBlock), 64),
-    "pycls regnetx_4gf": ("pycls", "regnetx_4gf", lambda n: n.RegNet(n.PyclsBlock, bgr=True), 64),
+}
+DEEP, SEVEN = {"stem": "deep", "pool": "avg", "classes": 1000}, {"stem": "imagenet", "pool": "max", "classes": 1000}
+IMAGENET = {
+    "snnc resnet34": ("snnc", "resnet34", resnet((3, 4, 6, 3), 4, **DEEP), None),
+    "snnc vgg16": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(True, n.nn.AvgPool2d, classes=1000), "avg"),
+    "resnet18": ("torchvision", "resnet18", resnet((2, 2, 2, 2), 8, **SEVEN), None),
+    "resnet34": ("torchvision", "resnet34", resnet((3, 4, 6, 3), 4, **SEVEN), None),
+    "vgg16": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(norm=False, classes=1000), None),
+    "vgg16_bn": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(norm=True, classes=1000), None),
+    "timm": ("timm", "regnetx_4gf", lambda n: n.RegNet(n.TimmBlock, classes=1000), None),
+    "pycls": ("pycls", "regnetx_4gf", lambda n: n.RegNet(n.PyclsBlock, bgr=True, classes=1000), None),
 }
 UNKNOWN_IMAGES = {"dataset": "mine", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
 
 
-@pytest.mark.parametrize("case", RELU)
-def test_logits_are_those_of_pytorch(torch, networks, case):
-    layout, arch, make, size = RELU[case]
-    network = networks.drawn(make(networks))
-    imported = import_state_dict(state_of(network), arch, size=size, **UNKNOWN_IMAGES)
-    again = import_state_dict(state_of(network), arch, layout, size=size, **UNKNOWN_IMAGES)
-    assert imported.model == again.model  # so the layout was recognised
+def check_relu(torch, network, layout, arch, **options):
+    """Imports it, once with the layout recognised, and compares the logits."""
+    imported = import_state_dict(state_of(network), arch, **options)
+    assert imported.model == import_state_dict(state_of(network), arch, layout, **options).model
     assert imported.model.act == ReLU()
     assert ann.thresholds(imported.variables) == {}
     ours, theirs, spread = logits_of_both(torch, network, imported)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4 * spread)
+    return imported
 
 
+@pytest.mark.parametrize("case", SMALL)
+def test_logits_are_those_of_pytorch(torch, networks, case):
+    layout, arch, make, size = SMALL[case]
+    check_relu(torch, networks.drawn(make(networks)), layout, arch, size=size, **UNKNOWN_IMAGES)
+
+
+@pytest.mark.parametrize("case", IMAGENET)
+def test_networks_for_imagenet(torch, networks, case):
+    """Narrow, with images of 224 pixels and 1000 classes, by which they are recognised."""
+    layout, arch, make, pool = IMAGENET[case]
+    imported = check_relu(torch, networks.drawn(make(networks)), layout, arch, pool=pool)
+    images = imported.preprocessing
+    assert (images.dataset, images.input_shape, len(images.class_names)) == ("imagenet2012", (224, 224, 3), 1000)
+    assert (images.mean, images.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def test_blue_is_first_in_pycls_and_last_in_ours(networks):
+    network = networks.drawn(networks.RegNet(networks.PyclsBlock))
+    network.stem.conv.weight.data[:, 1:] = 0
+    imported = import_state_dict(state_of(network), "regnetx_4gf", size=32, **UNKNOWN_IMAGES)
+    red, green, blue = np.moveaxis(imported.variables["params"]["conv_stem"]["kernel"], 2, 0)
+    assert not red.any()
+    assert not green.any()
+    np.testing.assert_array_equal(blue, network.stem.conv.weight[:, 0].detach().numpy().transpose(1, 2, 0))
+
+
+# Our name, the network in PyTorch, side of the images; None: the data set's.
 LEARNED = {
     "resnet20, old": ("resnet20", lambda n: n.QcfsResNet((3, 3, 3), 16, "up", L=8), 16),
     "resnet18, new": ("resnet18", lambda n: n.QcfsResNet((2, 2, 2, 2), 8, "thresh", L=8), 16),
-    "resnet34, old": ("resnet34", lambda n: n.QcfsResNet((3, 4, 6, 3), 4, "up", L=8), 16),
+    "resnet34, old, ImageNet": ("resnet34", lambda n: n.QcfsResNet((3, 4, 6, 3), 4, "up", L=8, classes=1000), 32),
     "vgg16, old": ("vgg16", lambda n: n.QcfsVgg("up", L=8, side=2), 64),
     "vgg16, new": ("vgg16", lambda n: n.QcfsVgg("thresh", L=8, side=2), 64),
+    "vgg16, old, ImageNet": ("vgg16", lambda n: n.QcfsVgg("up", L=8, side=7, classes=1000), None),
     "vgg16 without norm, new": ("vgg16", lambda n: n.QcfsVgg("thresh", L=8, norm=False, side=2), 64),
 }
 
@@ -95,6 +125,7 @@ def test_learned_thresholds_are_those_of_pytorch(torch, networks, case):
     arch, make, size = LEARNED[case]
     network = networks.drawn(make(networks))
     imported = import_state_dict(state_of(network), arch, act=QCFS(L=8), size=size)
+    assert imported.preprocessing.dataset == {10: "cifar10", 1000: "imagenet2012"}[imported.model.num_classes]
     thetas = [float(value[0]) for key, value in state_of(network).items() if key.endswith((".up", ".thresh"))]
     assert sorted(map(float, ann.thresholds(imported.variables).values())) == sorted(thetas)
     ours, theirs, spread = logits_of_both(torch, network, imported, n=12)
