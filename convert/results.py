@@ -64,7 +64,7 @@ class Results:
         return next((row for row in self.rows if entries.items() <= row.items()), None)
 
     def add(self, row: dict, instead_of: dict | None = None) -> dict:
-        """Adds the row, in place of another if one is given, and writes the file, whole or not at all; of several hosts the first."""
+        """Adds the row, in place of another if one is given, and writes the file, whole or not at all."""
         row = {**row, **about(self.program)}
         self.rows = [r for r in self.rows if r is not instead_of] + [row]
         if not sharding.primary():

@@ -94,6 +94,7 @@ class Preprocessing:
 _MODULES = {
     "cifar10": "cifar",
     "cifar100": "cifar",
+    "cifar10_dvs": "dvs",
     "digits": "digits",
     "npz": "npz",
 }

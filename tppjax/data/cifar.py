@@ -22,7 +22,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from tppjax import cli
-from tppjax.data import Images, Preprocessing
+from tppjax.data import Images, Preprocessing, prepared
 
 SHAPE = (32, 32, 3)
 VERSION = "3.0.2"  # of TFDS's builders, whose features and names these data sets have
@@ -104,7 +104,7 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choos
       FileNotFoundError: if there is none; names the folder and the command that gets it. Nothing is downloaded here.
       ValueError: if it is incomplete or of another kind.
     """
-    folder = _prepared(name, _folder(data_dir))
+    folder = _prepared(name, prepared.root(data_dir))
     classes = (folder / "label.labels.txt").read_text().split()
     if classes != CLASSES[name][FINE]:
         raise ValueError(f"{folder} has other classes than {name}: {', '.join(classes[:5])}, ...")
@@ -117,10 +117,6 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choos
         example = source[int(place)]
         images[i], labels[i] = Image.open(io.BytesIO(example["image"])), example["label"]
     return Images(images, labels)
-
-
-def _folder(data_dir) -> Path:
-    return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
 
 
 def _prepared(name: str, data_dir: Path) -> Path:
@@ -161,7 +157,7 @@ def prepare(name: str, data_dir=None, archive=None, original: Archive | None = N
       FileNotFoundError: if `archive` is not there.
       ValueError: if it is not the original one, is damaged, or holds anything but arrays.
     """
-    data_dir, original = _folder(data_dir), original or ARCHIVES[name]
+    data_dir, original = prepared.root(data_dir), original or ARCHIVES[name]
     local = data_dir / "downloads" / original.url.rsplit("/", 1)[1]
     archive = Path(archive) if archive else local if local.is_file() else None
     if archive and not archive.is_file():

@@ -1,0 +1,154 @@
+"""Event recordings of a DVS128 (128 x 128 pixels), read whole or refused: `.aedat4` and the older `.aedat`.
+
+`aedat` decodes AEDAT 4.0, but lets some files pass that were cut short, and a damaged header can end the whole process.
+So the layout is gone through first. What that finds, and what no reader can, is at `check_aedat4` and `_aedat2`.
+
+The formats: https://docs.inivation.com/software/software-advanced-usage/file-formats
+"""
+
+import struct
+from pathlib import Path
+
+import numpy as np
+
+SIDE = 128
+SUFFIXES = (".aedat4", ".aedat")
+EVENT = np.dtype([("t", np.int64), ("x", np.int64), ("y", np.int64), ("on", np.int64)])
+MAGIC = b"#!AER-DAT4.0\r\n"
+
+
+def read(file: Path) -> np.ndarray:
+    """All events of a recording.
+
+    Returns:
+      Structured array `[events]`: t in microseconds, as in the file; x to the right and y down, 0 to 127; on, 0 or 1.
+
+    Raises:
+      ValueError: if the file is damaged, cut short or empty, or an event lies outside of the sensor; says which of
+        these, not in which file. Also if `aedat` is not installed.
+    """
+    content = file.read_bytes()
+    if not content:
+        raise ValueError("the file has no bytes")
+    events = _aedat4(file, content) if file.suffix == ".aedat4" else _aedat2(content)
+    if not len(events):
+        raise ValueError("it has no events")
+    for axis in ("x", "y"):
+        if not 0 <= events[axis].min() <= events[axis].max() < SIDE:
+            raise ValueError(
+                f"it has events outside of the sensor's {SIDE} x {SIDE} pixels: {axis} = {_far(events[axis])}"
+            )
+    return events
+
+
+def _far(values: np.ndarray) -> int:
+    return int(values.min() if values.min() < 0 else values.max())
+
+
+def decoder():
+    """The class `aedat.Decoder`.
+
+    Raises:
+      ValueError: if `aedat` is not installed; says how to install it.
+    """
+    try:
+        from aedat import Decoder
+    except ImportError as e:
+        raise ValueError("reading .aedat4 files needs the library aedat: pip install 'tppjax[dvs]'") from e
+    return Decoder
+
+
+def _aedat4(file: Path, content: bytes) -> np.ndarray:
+    check_aedat4(content)
+    try:
+        packets = [packet["events"] for packet in decoder()(file) if "events" in packet]
+    except RuntimeError as e:
+        raise ValueError(f"it is damaged: {e}") from e
+    events = np.zeros(sum(map(len, packets)), EVENT)
+    for name in EVENT.names:
+        # Places are 16 bits with a sign; aedat gives them without.
+        of_packets = [packet[name].astype(np.int16) if name in "xy" else packet[name] for packet in packets]
+        events[name] = np.concatenate(of_packets) if packets else []
+    return events
+
+
+def check_aedat4(content: bytes) -> None:
+    """Goes through the layout of an AEDAT 4.0 file: header, packets one after the other, a table of the packets.
+
+    The header says at which byte the table begins, so a file that was cut before it is recognised, wherever. Without a
+    table (-1: the program that recorded never closed the file) only a cut within a packet is. Of a compressed table
+    only the beginning is looked for: a cut within it loses no event. The format has no checksum: other values inside a
+    packet are seen only if it can't be unpacked any more or an event leaves the sensor.
+
+    Raises:
+      ValueError: if the file is of another kind, damaged or cut short.
+    """
+    if not content.startswith(MAGIC):
+        raise ValueError("it is no AEDAT 4.0 file (other first line)")
+    try:
+        place, compressed, table = _header(content)
+        end = len(content) if table == -1 else table
+        if not place <= end <= len(content) or table == len(content):
+            raise ValueError(f"it is cut short or damaged: its table should begin at byte {table} of {len(content)}")
+        while place < end:
+            _, size = _numbers("<II", content, place)
+            place += 8 + size
+        if place != end:
+            raise ValueError(f"it is cut short or damaged: the last packet ends at byte {place}, not {end}")
+        if table != -1 and not compressed and table + 4 + _numbers("<I", content, table)[0] > len(content):
+            raise ValueError("it is cut short within its table of packets")
+    except (struct.error, UnicodeDecodeError) as e:
+        raise ValueError(f"it is damaged or cut short: {e}") from e
+
+
+def _header(content: bytes) -> tuple[int, bool, int]:
+    """Where packets begin, whether they are compressed, and where the table begins, or -1: the flatbuffer IOHeader.
+
+    Every number and text that `aedat` reads there without care is read here with care.
+    """
+    begin = len(MAGIC) + 4
+    (size,) = _numbers("<I", content, len(MAGIC))
+    header = content[begin : begin + size]
+    (root,) = _numbers("<I", header, 0)
+    fields = root - _numbers("<i", header, root)[0]
+    (length,) = _numbers("<H", header, fields)
+    places = [_numbers("<H", header, fields + i)[0] if i < length else 0 for i in (4, 6, 8)]  # 0: left at its default
+    compression, table, text = (root + place if place else None for place in places)
+    if text is None or len(header) < size:
+        raise ValueError("it is cut short or damaged within its header")
+    text += _numbers("<I", header, text)[0]
+    (letters,) = _numbers("<I", header, text)
+    _numbers(f"{letters}s", header, text + 4)[0].decode()
+    return (
+        begin + size,
+        compression is not None and _numbers("<i", header, compression)[0] != 0,
+        -1 if table is None else _numbers("<q", header, table)[0],
+    )
+
+
+def _numbers(kinds: str, data: bytes, place: int) -> tuple[int, ...]:
+    if place < 0:  # struct would count from the end
+        raise struct.error(f"a number at byte {place}")
+    return struct.unpack_from(kinds, data, place)
+
+
+def _aedat2(content: bytes) -> np.ndarray:
+    """Events of an AEDAT 2.0 file of jAER's, as the data set's authors publish them.
+
+    After lines that begin with #, an event is two big-endian numbers of 32 bits, address and microseconds. Bit 0 of an
+    address is the polarity (0 is on), bits 1 to 7 are the place from below, 8 to 14 that from the right, as
+    SpikingJelly reads them. The format holds no length: a file cut between two events can't be told from a whole one.
+    """
+    place = 0
+    while content[place : place + 1] == b"#":
+        line = content[place : content.find(b"\n", place) + 1]
+        if not line or (line.startswith(b"#!AER-DAT") and not line.startswith(b"#!AER-DAT2")):
+            raise ValueError(f"it is no AEDAT 2.0 file: its header has {content[place : place + 20]!r}")
+        place += len(line)
+    if (len(content) - place) % 8:
+        raise ValueError("it is cut short within an event, or no AEDAT 2.0 file")
+    address, t = np.frombuffer(content, ">u4", offset=place).reshape(-1, 2).T.astype(np.int64)
+    events = np.zeros(len(address), EVENT)
+    events["x"], events["y"] = SIDE - 1 - (address >> 8), SIDE - 1 - (address >> 1 & 0x7F)
+    events["t"], events["on"] = t, 1 - (address & 1)
+    return events
