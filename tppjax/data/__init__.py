@@ -96,6 +96,7 @@ _MODULES = {
     "cifar100": "cifar",
     "cifar10_dvs": "dvs",
     "digits": "digits",
+    "imagenet2012": "imagenet",
     "npz": "npz",
 }
 NAMES = tuple(_MODULES)

@@ -9,7 +9,6 @@ reads, and the other way round.
 import codecs
 import hashlib
 import io
-import json
 import os
 import pickle
 import tarfile
@@ -104,7 +103,7 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choos
       FileNotFoundError: if there is none; names the folder and the command that gets it. Nothing is downloaded here.
       ValueError: if it is incomplete or of another kind.
     """
-    folder = _prepared(name, prepared.root(data_dir))
+    folder = prepared.newest(name, prepared.root(data_dir), f"python -m tppjax.data.cifar --dataset {name}")
     classes = (folder / "label.labels.txt").read_text().split()
     if classes != CLASSES[name][FINE]:
         raise ValueError(f"{folder} has other classes than {name}: {', '.join(classes[:5])}, ...")
@@ -117,28 +116,6 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choos
         example = source[int(place)]
         images[i], labels[i] = Image.open(io.BytesIO(example["image"])), example["label"]
     return Images(images, labels)
-
-
-def _prepared(name: str, data_dir: Path) -> Path:
-    """The newest prepared version of the data set, checked without importing TFDS, which takes seconds."""
-    remedy = f"prepare it with: python -m tppjax.data.cifar --dataset {name} --data_dir {data_dir}"
-    versions = [f.parent for f in (data_dir / name).glob("*/dataset_info.json")]
-    if not versions:
-        raise FileNotFoundError(f"no {name} in {data_dir} (looked for {name}/VERSION/dataset_info.json); {remedy}")
-    folder = max(versions, key=lambda f: [int(n) if n.isdigit() else -1 for n in f.name.split(".")])
-    described = json.loads((folder / "dataset_info.json").read_text())
-    if described.get("fileFormat") != "array_record":
-        raise ValueError(
-            f"{folder} is in the format {described.get('fileFormat')}, which needs TensorFlow, not array_record; give "
-            f"another --data_dir and {remedy.replace(str(data_dir), 'IT')}"
-        )
-    for split in described["splits"]:
-        shards = len(split["shardLengths"])
-        for i in range(shards):
-            file = folder / f"{name}-{split['name']}.array_record-{i:05}-of-{shards:05}"
-            if not file.is_file():
-                raise ValueError(f"{folder} is incomplete: {file.name} is missing; remove the folder and {remedy}")
-    return folder
 
 
 def prepare(name: str, data_dir=None, archive=None, original: Archive | None = None) -> Path:

@@ -1,0 +1,58 @@
+"""Pictures of any size to a network's input, on the host, by Pillow: as torchvision does it, pixel for pixel."""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from tppjax.data import Preprocessing
+
+FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops: area in parts of the picture's, and width / height
+
+
+def check(like: Preprocessing) -> None:
+    """Raises a ValueError unless `like` says how pictures of any size become images."""
+    if like.interpolation not in FILTERS:
+        raise ValueError(f"unknown interpolation {like.interpolation!r}; known: {', '.join(FILTERS)}")
+    if like.resize is None or like.resize < max(like.input_shape[:2]) or like.input_shape[2] != 3:
+        raise ValueError(
+            f"pictures become images [H, W, 3] cut out of what has the shorter side resize, which is at least H and "
+            f"W; got input_shape {like.input_shape} and resize {like.resize}"
+        )
+
+
+def centre(picture: Image.Image, like: Preprocessing) -> Image.Image:
+    """The middle of the picture once its shorter side is `like.resize`."""
+    shorter, (height, width, _) = min(picture.size), like.input_shape
+    picture = _bring(picture, [like.resize * side // shorter for side in picture.size], like)
+    left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
+    return picture.crop((left, top, left + width, top + height))
+
+
+def drawn(picture: Image.Image, like: Preprocessing, rng: np.random.Generator) -> Image.Image:
+    """A part of the picture drawn at random (Szegedy et al., 2015), brought to size."""
+    height, width, _ = like.input_shape
+    return _bring(picture.crop(random_box(*picture.size, rng)), (width, height), like)
+
+
+def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom), in pixels, of a part of a picture so wide and high.
+
+    The area is uniform in `SCALE`, width / height log-uniform in `RATIO`; after 10 that do not fit, it is the largest
+    part in the middle whose ratio does.
+    """
+    for _ in range(10):
+        area = width * height * rng.uniform(*SCALE)
+        ratio = math.exp(rng.uniform(*map(math.log, RATIO)))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _bring(picture: Image.Image, size, like: Preprocessing) -> Image.Image:
+    return picture.resize(tuple(size), FILTERS[like.interpolation])

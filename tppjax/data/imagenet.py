@@ -1,0 +1,224 @@
+"""ImageNet (Russakovsky et al., 2015) in TFDS's layout, read from disk by grain while a network runs.
+
+`python -m tppjax.data.jpegs` prepares it, from the official archives or from folders of your own pictures.
+"""
+
+import contextlib
+import gc
+import io
+import os
+import resource
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image
+
+from tppjax.data import Preprocessing, crops, digest, prepared
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+SPLITS = {"train": "train", "test": "validation"}  # TFDS's own "test" has no labels
+# Threads of one process decode some 5 pictures at a time, for a fifth of the work holds Python's lock; processes more,
+# but they take seconds to start.
+LONG, FEW_CORES, MOST = 10_000, 4, 32
+
+
+def info(
+    name="imagenet2012",
+    data_dir: str | os.PathLike | None = None,
+    *,
+    size: int = 224,
+    resize: int = 256,
+    interpolation: str = "bilinear",
+) -> Preprocessing:
+    """Input `[size, size, 3]`, mean and standard deviation as torchvision has them, class names of the prepared data.
+
+    Args:
+      name: of the data set.
+      data_dir: folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets].
+      size: height and width of the network's input, in pixels.
+      resize: the shorter side that pictures are brought to before the centre is cut out.
+      interpolation: "bilinear" or "bicubic".
+
+    Raises:
+      FileNotFoundError: if there is no prepared data.
+      ValueError: if it is incomplete, or `resize` or `interpolation` can't be.
+    """
+    classes = (_folder(name, data_dir) / "label.labels.txt").read_text().splitlines()
+    resizing = {"resize": resize, "interpolation": interpolation}
+    like = Preprocessing(name, (size, size, 3), MEAN, STD, tuple(classes), **resizing)
+    crops.check(like)
+    return like
+
+
+def load(
+    name="imagenet2012",
+    split="train",
+    data_dir: str | os.PathLike | None = None,
+    choose=np.arange,
+    *,
+    like: Preprocessing,
+    workers: int | None = None,
+) -> "Stored":
+    """Pictures on disk; only those chosen, and read only when they are asked for.
+
+    Args:
+      name: of the data set.
+      split: "train", or "test", which is TFDS's `validation`.
+      data_dir: folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets].
+      choose: from the number of pictures there are to the places of those wanted, in this order.
+      like: what to make of the pictures: input_shape, resize and interpolation.
+      workers: processes that decode, handing over in shared memory (/dev/shm); 0 for threads of this one. Unless
+        given, one for each CPU core if those are many and much is read, else 0. Changes no pixel.
+
+    Raises:
+      FileNotFoundError: if there is no prepared data; names the folder and the command.
+      ValueError: if it is incomplete, `like` does not fit pictures, or grain is not installed.
+    """
+    folder = _folder(name, data_dir)
+    crops.check(like)
+    _grain()
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(folder)
+    if SPLITS[split] not in builder.info.splits:
+        raise ValueError(f"{folder} has no split {SPLITS[split]}, only {', '.join(builder.info.splits)}")
+    _allow_open_files(sum(len(s.shard_lengths) for s in builder.info.splits.values()))
+    source = builder.as_data_source(split=SPLITS[split], decoders={"image": tfds.decode.SkipDecoding()})
+    return Stored(source, np.asarray(choose(len(source))), like, workers)
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """Pictures of one split that stay on disk; offers what `Images` offers.
+
+    Attributes:
+      source: place to `{"image": JPEG bytes, "label", "file_name"}`, as TFDS reads them.
+      places: whole numbers `[N]`, in `source`, of the pictures that this is.
+      like: what to make of them.
+      workers: processes that decode; None chooses.
+    """
+
+    source: Sequence
+    places: np.ndarray
+    like: Preprocessing
+    workers: int | None = None
+
+    def __len__(self):
+        return len(self.places)
+
+    def __getitem__(self, index) -> "Stored":
+        return Stored(self.source, self.places[index], self.like, self.workers)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(height, width, channels) of every image."""
+        return self.like.input_shape
+
+    @property
+    def images(self) -> np.ndarray:
+        """All of them, read into memory anew each time, uint8 `[N, H, W, C]`: for small parts."""
+        images = np.empty((len(self), *self.image_shape), np.uint8)
+        for i, (pixels, _) in enumerate(self.stream(np.arange(len(self))[:, None])):
+            images[i] = pixels[0]
+        return images
+
+    @property
+    def labels(self) -> np.ndarray:
+        """All of them, int32 `[N]`: reads every record, and decodes no picture."""
+        return np.array([self.source[place]["label"] for place in self.places], np.int32)
+
+    def digest(self) -> str:
+        """Twelve hexadecimal digits that tell these pictures from others: by their places and form, and two of them."""
+        ends = [self.source[place]["image"] for place in self.places[[0, -1]]]
+        form = repr((len(self.source), self.like)).encode()
+        return digest(np.int64(self.places), *(np.frombuffer(text, np.uint8) for text in (form, *ends)))
+
+    def stream(self, places, draw=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`(pixels uint8 [B, H, W, C], labels int32 [B])` of each row of `places` `[steps, B]`, one after another.
+
+        Without `draw`, the shorter side is brought to `like.resize` and the centre cut out. With it, a part of the
+        picture is drawn at random and brought to size (Szegedy et al., 2015); it depends on these numbers and the
+        picture's place on disk alone, so a stream may begin with any row.
+
+        Args:
+          places: whole numbers, of pictures in this data set.
+          draw: numbers of at least 0 that seed the parts drawn; the same numbers, the same parts.
+
+        Raises:
+          ValueError: if `places` has another shape; on the way, if a picture is damaged: names it.
+          IndexError: if there are fewer pictures.
+        """
+        places = np.asarray(places)
+        if places.ndim != 2 or not np.issubdtype(places.dtype, np.integer):
+            raise ValueError(f"places are whole numbers [steps, B]; got {places.dtype} of shape {places.shape}")
+        cores = min(MOST, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        workers = self.workers
+        if workers is None:
+            workers = cores if cores > FEW_CORES and places.size >= LONG else 0
+        return _rows(_Read(self.source, self.like, draw), self.places[places], workers, 1 if workers else cores)
+
+
+def _rows(read, places: np.ndarray, workers: int, threads: int):
+    """What `read` makes of each row, in order; each process has so many threads."""
+    grain = _grain()
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
+    rows = grain.MapDataset.source(places).map(read).to_iter_dataset(ahead)
+    rows = rows.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    # Closed at once when the reader stops early: processes would stay, else, until Python collects them.
+    with contextlib.closing(iter(rows)) as rows:
+        yield from (tuple(map(np.array, row)) for row in rows)  # copies, so that shared memory is free again at once
+    del rows
+    if workers:
+        gc.collect()  # grain's iterators refer to each other, and the last rows would stay in shared memory
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One row of places to pixels and labels; sent to the processes as it is."""
+
+    source: Sequence
+    like: Preprocessing
+    draw: Sequence[int] | None
+
+    def __call__(self, row):
+        pixels = np.empty((len(row), *self.like.input_shape), np.uint8)
+        labels = np.empty(len(row), np.int32)
+        for i, place in enumerate(row):
+            example = self.source[place]
+            try:
+                picture = Image.open(io.BytesIO(example["image"])).convert("RGB")
+            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+                file = example["file_name"].decode()
+                raise ValueError(f"{file} (record {place} of {self.source!r}) can't be decoded: {e}") from e
+            if self.draw is None:
+                pixels[i] = crops.centre(picture, self.like)
+            else:
+                pixels[i] = crops.drawn(picture, self.like, np.random.default_rng((*self.draw, place)))
+            labels[i] = example["label"]
+        return pixels, labels
+
+
+def _folder(name: str, data_dir):
+    command = "python -m tppjax.data.jpegs --source SOURCE"
+    return prepared.newest(name, prepared.root(data_dir), command, mend="")
+
+
+def _allow_open_files(shards: int) -> None:
+    """Raises this process's limit: a shard stays open once read from, and most systems allow 1,024 files at first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = shards + 1024
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+
+
+def _grain():
+    try:
+        import grain
+        from absl import flags
+    except ImportError as e:
+        raise ValueError("reading pictures from disk needs grain: pip install 'tppjax[imagenet]'") from e
+    # Grain asks for flags of its own when it starts processes; absl answers only programs that have parsed theirs.
+    if not flags.FLAGS.is_parsed():
+        flags.FLAGS.mark_as_parsed()
+    return grain

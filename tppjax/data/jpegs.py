@@ -1,0 +1,186 @@
+"""Prepares ImageNet, or JPEG files of your own, in TFDS's layout of imagenet2012; without TensorFlow.
+
+python -m tppjax.data.jpegs --source SOURCE --data_dir DIR [--skip_damaged]
+
+SOURCE holds `train/CLASS/*.JPEG` and `validation/CLASS/*.JPEG` (or `val`, or `test`), or else the official archives
+`ILSVRC2012_img_train.tar` and `ILSVRC2012_img_val.tar`, which are read where they lie. An interrupted run goes on where
+it was.
+"""
+
+import tarfile
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from tqdm import tqdm
+
+from tppjax import cli
+from tppjax.data import prepared, shards
+from tppjax.data.shards import Picture
+
+NAME, VERSION = "imagenet2012", "5.1.0"  # of TFDS's builder, whose features these data have
+FOLDERS = {"train": ("train",), "validation": ("validation", "val", "test")}
+ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
+SUFFIXES = (".jpeg", ".jpg", ".jpe")
+
+
+@dataclass(frozen=True)
+class Original:
+    """What the official archives are recognised by, and what they do not say themselves.
+
+    Attributes:
+      classes: names, in the order of the labels.
+      validation: class of each validation picture, in the order of their names.
+      train: number of training pictures.
+    """
+
+    classes: list[str]
+    validation: list[str]
+    train: int
+
+
+def prepare(
+    source, data_dir=None, *, skip_damaged: bool = False, per_shard: int = 1250, original: Original | None = None
+) -> Path:
+    """Writes `data_dir/imagenet2012/VERSION`; files that are finished are left as they are.
+
+    Args:
+      source: folder of class folders, or of the official archives.
+      data_dir: folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets].
+      skip_damaged: leave damaged pictures out, instead of refusing them.
+      per_shard: pictures in a file, at least, where there are enough; 1,250 make TFDS's 1,024 files of ImageNet.
+      original: what the archives must be [default: ILSVRC 2012].
+
+    Returns:
+      The folder of the prepared data.
+
+    Raises:
+      FileNotFoundError: if the source, or one of its two splits, is not there.
+      ValueError: if it has neither layout, pictures are damaged, or the folder holds data of another source.
+    """
+    source, folder = Path(source).absolute(), prepared.root(data_dir) / NAME / VERSION
+    if not source.is_dir():
+        raise FileNotFoundError(f"there is no folder {source}")
+    if per_shard < 1:
+        raise ValueError(f"per_shard is {per_shard}; a file holds at least 1 picture")
+    if any((source / archive).is_file() for archive in ARCHIVES.values()):
+        classes, pictures = _in_archives(source, original or _ilsvrc())
+    else:
+        classes, pictures = _in_folders(source)
+    shards.write(NAME, folder, shards.plan(classes, pictures, per_shard), skip_damaged)
+    return folder
+
+
+def _in_folders(source: Path) -> tuple[list[str], dict[str, list[Picture]]]:
+    """Classes and pictures, from a folder for each split with a folder for each class in it."""
+    folders = {split: _split(source, split) for split in FOLDERS}
+    train, validation = (set(_visible(folder)) for folder in folders.values())
+    if train != validation:
+        raise ValueError(
+            f"{source} has other classes in {folders['train'].name} than in {folders['validation'].name}; in one only: "
+            f"{', '.join(sorted(train ^ validation)[:5])} ({len(train ^ validation)} in all)"
+        )
+    classes, pictures = sorted(train), {split: [] for split in FOLDERS}
+    for split, folder in folders.items():
+        for label in tqdm(classes, desc=f"listing {split}", disable=None, leave=False):
+            files = [folder / label / name for name in _visible(folder / label)]
+            if not files:
+                raise ValueError(f"{folder / label} is empty; every class needs pictures")
+            _refuse_others([f.name for f in files], folder / label)
+            pictures[split] += [Picture(f, 0, f.stat().st_size, f.name, label) for f in files]
+    return classes, pictures
+
+
+def _split(source: Path, split: str) -> Path:
+    """The split's folder, with nothing but folders in it."""
+    folders = [source / name for name in FOLDERS[split] if (source / name).is_dir()]
+    if not folders:
+        raise FileNotFoundError(
+            f"{source} has no {split} pictures; looked for {' or '.join(f'{n}/CLASS/*.JPEG' for n in FOLDERS[split])}, "
+            f"and for {' and '.join(ARCHIVES.values())}"
+        )
+    if astray := [name for name in _visible(folders[0]) if not (folders[0] / name).is_dir()]:
+        raise ValueError(f"{folders[0]} must hold a folder for each class, and nothing else; it holds {astray[0]}")
+    return folders[0]
+
+
+def _visible(folder: Path) -> list[str]:
+    """Names in a folder, without hidden ones, which file managers leave behind."""
+    return sorted(f.name for f in folder.iterdir() if not f.name.startswith("."))
+
+
+def _refuse_others(names: list[str], where: Path) -> None:
+    if others := [name for name in names if Path(name).suffix.lower() not in SUFFIXES]:
+        raise ValueError(
+            f"{where} must hold JPEG files ({', '.join(SUFFIXES)}) and nothing else; others: {', '.join(others[:5])} "
+            f"({len(others)} in all)"
+        )
+
+
+def _in_archives(source: Path, original: Original) -> tuple[list[str], dict[str, list[Picture]]]:
+    """Classes and pictures, from the official archives, which are checked against what they should hold."""
+    train, validation = (source / archive for archive in ARCHIVES.values())
+    for archive in (train, validation):
+        if not archive.is_file():
+            raise FileNotFoundError(f"{source} has no {archive.name}; needed are {' and '.join(ARCHIVES.values())}")
+    of_class = {Path(m.name).stem: m.offset_data for m in _members(train)}
+    if of_class.keys() != set(original.classes):
+        raise ValueError(f"{train} has {len(of_class)} classes, not the {len(original.classes)} that it should have")
+    pictures = {"train": [], "validation": []}
+    for label in tqdm(original.classes, desc="listing train", disable=None, leave=False):
+        pictures["train"] += [_picture(train, m, label) for m in _members(train, of_class[label])]
+    members = sorted(_members(validation), key=lambda m: m.name)
+    for archive, found, wanted in (
+        (train, len(pictures["train"]), original.train),
+        (validation, len(members), len(original.validation)),
+    ):
+        if found != wanted:
+            raise ValueError(f"{archive} has {found} pictures, not {wanted}: it is not whole; get it anew")
+    labels = zip(members, original.validation, strict=True)
+    pictures["validation"] = [_picture(validation, m, label) for m, label in labels]
+    for split, archive in zip(pictures, (train, validation), strict=True):
+        _refuse_others([p.name for p in pictures[split]], archive)
+    return original.classes, pictures
+
+
+def _members(archive: Path, offset: int = 0) -> list[tarfile.TarInfo]:
+    """Files in the tar that begins at `offset`; their `offset_data`, too, counts from where the archive begins."""
+    with archive.open("rb") as file:
+        file.seek(offset)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                return [member for member in tar if member.isfile()]
+        except tarfile.TarError as e:
+            raise ValueError(f"{archive} is damaged at byte {file.tell()} ({e}); get it anew") from e
+
+
+def _picture(archive: Path, member: tarfile.TarInfo, label: str) -> Picture:
+    return Picture(archive, member.offset_data, member.size, Path(member.name).name, label)
+
+
+def _ilsvrc() -> Original:
+    """ILSVRC 2012, from the lists that TFDS ships; its own functions for them need TensorFlow."""
+    lists = resources.files("tensorflow_datasets") / "datasets" / "imagenet2012"
+    classes, validation = ((lists / f).read_text().split() for f in ("labels.txt", "validation_labels.txt"))
+    return Original(classes, validation, train=1_281_167)
+
+
+@dataclass(frozen=True)
+class Prepare:
+    """Write ImageNet, or JPEG files of your own, in TFDS's layout of imagenet2012, without TensorFlow."""
+
+    source: Path
+    """Folder of train/CLASS/*.JPEG and validation/CLASS/*.JPEG (or val, or test), or of the two official archives."""
+
+    data_dir: Path | None = None
+    """Folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]."""
+
+    skip_damaged: bool = False
+    """Leave damaged pictures out, instead of refusing them."""
+
+    per_shard: int = 1250
+    """Pictures in a file, at least, where there are enough."""
+
+
+if __name__ == "__main__":
+    cli.run(lambda c: prepare(c.source, c.data_dir, skip_damaged=c.skip_damaged, per_shard=c.per_shard), Prepare)
