@@ -1,10 +1,10 @@
 """Recipes for CIFAR-10 and CIFAR-100 (Appendix C.2 of the paper)."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.training import Training
+from configs.training import Training, with_defaults, with_network
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,7 @@ def recipe(config: Cifar, given=None) -> Cifar:
       ValueError: if an option is not one of the network's, or not as `given` has it.
     """
     arch = config.arch or "resnet20"
-    network = {"arch": arch} | ({"hidden": (4096, 4096)} if arch == "vgg16" else {"shortcut": "projection", "width": 1})
-    if given is not None:
-        own = {name: getattr(given, name) for name in ("shortcut", "width", "hidden") if hasattr(given, name)}
-        arch, network = given.name, {"arch": given.name, **own}
-    for name in ("arch", "shortcut", "width", "hidden"):
-        asked = getattr(config, name)
-        if asked is not None and asked != network.get(name) and (given is not None or name not in network):
-            whose = network["arch"] if given is None else f"the network in --init_from {config.init_from}"
-            raise ValueError(f"{whose} has {name}={network.get(name)}; got --{name} {asked}")
+    own = {"hidden": (4096, 4096)} if arch == "vgg16" else {"shortcut": "projection", "width": 1}
+    config = with_network(config, ("shortcut", "width", "hidden"), {"arch": arch, **own}, given)
     lr = {"qcfs": 0.1 if config.dataset == "cifar10" else 0.05, "clipped_relu": 0.1, "relu": 0.1}[config.act]
-    defaults = {**network, "lr": lr, "L": (4 if arch == "vgg16" else 8) if config.act == "qcfs" else None}
-    return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
+    return with_defaults(config, lr=lr, L=(4 if config.arch == "vgg16" else 8) if config.act == "qcfs" else None)

@@ -1,6 +1,6 @@
 """The options every training command shares. A field left at None takes the recipe's value for the network chosen."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -83,3 +83,25 @@ def check(config: Training) -> None:
     for name, act in (("L", "qcfs"), ("bound", "clipped_relu")):
         if getattr(config, name) is not None and config.act != act:
             raise ValueError(f"--{name} is an option of --act {act}; got --act {config.act}")
+
+
+def with_defaults(config: Training, **defaults) -> Training:
+    """`config` with these values where it has None."""
+    return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
+
+
+def with_network(config: Training, options: tuple[str, ...], network: dict, given=None) -> Training:
+    """`config` with arch and the network's `options` filled in: as `given` has them, if it is a model, else `network`.
+
+    Raises:
+      ValueError: if one was asked for that the network does not have, or not so.
+    """
+    if given is not None:
+        own = {name: getattr(given, name) for name in options if hasattr(given, name)}
+        network = {"arch": given.name, **own}
+    for name in ("arch", *options):
+        asked = getattr(config, name)
+        if asked is not None and asked != network.get(name) and (given is not None or name not in network):
+            whose = network["arch"] if given is None else f"the network in --init_from {config.init_from}"
+            raise ValueError(f"{whose} has {name}={network.get(name)}; got --{name} {asked}")
+    return with_defaults(config, **network)

@@ -3,7 +3,7 @@
 python -m convert.from_torch resnet20.th --arch resnet20 --out nets/resnet20
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -224,7 +224,10 @@ def _preprocessing(layout: Layout, classes: int, dataset, mean, std, size) -> Pr
         raise ValueError(f"mean and std need one number a channel, std above 0; got {mean} and {std}")
     numbers = tuple(str(c) for c in range(classes))
     names = data.info(dataset).class_names if dataset in ("cifar10", "cifar100") else numbers
-    return Preprocessing(dataset, (size, size, len(mean)), tuple(mean), tuple(std), names)
+    info = Preprocessing(dataset, (size, size, len(mean)), tuple(mean), tuple(std), names)
+    if dataset != "imagenet2012":
+        return info
+    return replace(info, resize=round(size * 8 / 7), interpolation=layout.interpolation)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ class Layout:
       hidden: widths of the dense layers before the last of its VGG.
       shortcut: of its ResNet where the file has no weights for one.
       pool: "avg" or "max", as its authors train.
+      interpolation: with which pictures are brought to size.
       bgr: whether its images have blue first and red last.
     """
 
@@ -47,6 +48,7 @@ class Layout:
     hidden: tuple[int, ...] = (4096, 4096)
     shortcut: str = "projection"
     pool: str = "avg"
+    interpolation: str = "bilinear"
     bgr: bool = False
 
     def names(self, model: nn.Module, state: State) -> dict[str, str]:
@@ -198,6 +200,7 @@ LAYOUTS = {
         archs=("regnetx_4gf",),
         modules={RegNet: _timm},
         statistics={"imagenet2012": IMAGENET},
+        interpolation="bicubic",
     ),
     "torchvision": Layout(
         archs=("vgg16", "resnet18", "resnet34"),

@@ -36,13 +36,15 @@ def start(config: Training, model: nn.Module, preprocessing: Preprocessing, imag
       FileNotFoundError: if there is none.
     """
     if config.init_from is None:
-        x = jnp.zeros((1, *preprocessing.input_shape))
+        x = jnp.zeros((1, *preprocessing.input_shape))  # of a recording, what the network sees of it
         return Ann(jax.jit(model.init)(jax.random.key(config.seed), x), model, preprocessing)
     network = ann.load(config.init_from)
     if network.model.clone(act=model.act) != model:
         raise ValueError(f"--init_from {config.init_from} holds another network:\n{network.model}\nasked for:\n{model}")
-    same = dataclasses.replace(preprocessing, mean=network.preprocessing.mean, std=network.preprocessing.std)
-    if same != network.preprocessing:
+    kept = {name: getattr(network.preprocessing, name) for name in ("mean", "std")}
+    if network.preprocessing.class_names == tuple(map(str, range(len(preprocessing.class_names)))):
+        kept["class_names"] = network.preprocessing.class_names  # imported, without names
+    if dataclasses.replace(preprocessing, **kept) != network.preprocessing:
         raise ValueError(f"--init_from {config.init_from} was trained on {network.preprocessing.dataset}, other data")
     thetas = _thetas(config, model, network, images)
     kept = traverse_util.flatten_dict(network.variables["params"], sep="/")
@@ -61,5 +63,5 @@ def _thetas(config: Training, model: nn.Module, network: Ann, images: Images) ->
     if found := ann.thresholds(network.variables):
         return found
     how = {"T": model.act.L, "mode": "rounded"} if config.act == "qcfs" else {"method": "percentile"}
-    calibrated = thresholds.calibrate(network, images.images[:CALIBRATION], per="layer", **how)
+    calibrated = thresholds.calibrate(network, images[:CALIBRATION].images, per="layer", **how)
     return ann.thresholds(calibrated.variables)

@@ -1,0 +1,58 @@
+"""CIFAR10-DVS's commands, on small event files."""
+
+import jax
+import numpy as np
+import pytest
+
+from configs.dvs import Dvs
+from convert import evaluate
+from convert.evaluate import Evaluate
+from tests.data import aedat4_files
+from tppjax import data
+from tppjax.data import dvs as recordings
+from train import dvs
+
+SMALL = {"size": 32, "frames": 4, "epochs": 1, "batch_size": 8, "validation": 2, "L": 4}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Ten recordings of each class: 200 events at random places, more of them the higher the class; one is damaged."""
+    root = tmp_path_factory.mktemp("dvs")
+    rng = np.random.default_rng(0)
+    for label, name in enumerate(recordings.CLASSES):
+        for number in range(10):
+            places = rng.integers(0, 128, (200, 2))
+            events = [(1000 * i, x, y, int(i % 10 < label)) for i, (x, y) in enumerate(places.tolist())]
+            aedat4_files.write(root / "cifar10_dvs" / name / f"cifar10_{name}_{number}.aedat4", events)
+    (root / "cifar10_dvs" / "dog" / "cifar10_dog_9.aedat4").write_bytes(b"")  # the one that tests
+    return root
+
+
+def test_trained_and_evaluated_frame_by_frame(folder, tmp_path, capsys):
+    config = Dvs(out=tmp_path / "run", data_dir=folder, **SMALL)
+    network = dvs.main(config)
+    assert network.preprocessing.shape == (4, 32, 32, 2)
+    options = {"ann": config.out, "data_dir": folder, "modes": ("rounded",), "T": (4,)}
+    with pytest.raises(ValueError, match=r"1 of 10 recordings .* --skip_damaged: .*cifar10_dog_9"):
+        evaluate.main(Evaluate(**options))
+    results = evaluate.main(Evaluate(**options, skip_damaged=True))
+    assert "left out 1 of 10 recordings" in capsys.readouterr().out
+    assert (results["n"], results["rows"][0]["accuracy"]) == (9, [results["ann"]])  # T = L
+
+
+def test_frames_are_augmented_alike(folder, tmp_path, monkeypatch):
+    """The whole recording is shifted and mirrored, so frames add up to what their sum would be."""
+    taken = {}
+    monkeypatch.setattr(dvs, "fit", lambda *args: taken.update(network=args[0], augment=args[3]))
+    dvs.main(Dvs(out=tmp_path / "run", data_dir=folder, constant=True, **SMALL))
+    assert taken["network"].preprocessing.shape == (32, 32, 8)
+    dvs.main(Dvs(out=tmp_path / "run", data_dir=folder, **SMALL))
+    like = data.info("cifar10_dvs", frames=4, size=32)
+    images = data.load("cifar10_dvs", "train", folder, lambda n: np.arange(8), like).images
+    key = jax.random.key(0)
+    moved = np.asarray(taken["augment"](images, key))
+    alone = np.asarray(taken["augment"](images.sum(axis=1, dtype=np.uint8), key))
+    assert moved.shape == images.shape
+    assert (moved != images).any()
+    np.testing.assert_array_equal(moved.sum(axis=1), alone)
