@@ -9,25 +9,34 @@ from configs.training import Training, with_defaults, with_network
 
 @dataclass(frozen=True)
 class Cifar(Training):
-    """Train a VGG or ResNet on CIFAR.
+    """Train a VGG or ResNet on CIFAR: the networks of the paper's tables, 300 epochs each, ANN in percent.
 
-    The paper's QCFS networks (its Tables 1 and 7; 300 epochs; lr 0.02 in the paper, 0.1 for CIFAR-10 and 0.05 for
-    CIFAR-100 in the code of QCFS's authors, which is what None takes here):
+    QCFS (Tables 1 and 7; lr 0.02 in the paper, 0.1 for CIFAR-10 and 0.05 for CIFAR-100 in the code of its authors,
+    which is what None takes here):
 
         ANN 92.43  python -m train.cifar --act=qcfs --arch=resnet20 --autoaugment --out runs/qcfs-resnet20
         ANN 95.76  python -m train.cifar --act=qcfs --arch=vgg16 --autoaugment --out runs/qcfs-vgg16
         ANN 67.10  python -m train.cifar --act=qcfs --arch=resnet20 --dataset=cifar100 --out runs/qcfs-resnet20c
         ANN 76.21  python -m train.cifar --act=qcfs --arch=vgg16 --dataset=cifar100 --out runs/qcfs-vgg16c
 
-    Its RTS networks, whose neurons have the bound as threshold, and half a threshold more input over the T steps:
+    RTS (Tables 1 and 6), whose neurons have the bound as threshold, and half a threshold more input over the T steps:
 
-        python -m train.cifar --act=clipped_relu --arch=vgg16 --out runs/rts-vgg16
-        python -m convert.evaluate --ann runs/rts-vgg16
+        ANN 94.99  python -m train.cifar --act=clipped_relu --arch=vgg16 --out runs/rts-vgg16
+        ANN 91.07  python -m train.cifar --act=clipped_relu --arch=resnet20 --out runs/rts-resnet20
+        ANN 76.13  python -m train.cifar --act=clipped_relu --arch=vgg16 --dataset=cifar100 --out runs/rts-vgg16c
+        ANN 67.08  python -m train.cifar --act=clipped_relu --arch=resnet20 --dataset=cifar100 --out runs/rts-resnet20c
 
-    Its SNNC networks without calibration: plain ReLU, thresholds chosen afterwards (four times as wide a ResNet-20):
+    SNNC without calibration (Tables 1, 3 and 4): plain ReLU, thresholds chosen afterwards, a ResNet-20 four times as
+    wide:
 
-        python -m train.cifar --act=relu --arch=resnet20 --width=4 --autoaugment --out runs/snnc-resnet20
-        python -m convert.evaluate --ann runs/snnc-resnet20 --calibrate mse
+        ANN 96.95  python -m train.cifar --act=relu --arch=resnet20 --width=4 --autoaugment --out runs/snnc-resnet20
+        ANN 95.69  python -m train.cifar --act=relu --arch=vgg16 --hidden --autoaugment --out runs/snnc-vgg16
+        ANN 81.89  python -m train.cifar --act=relu --width=4 --autoaugment --dataset=cifar100 --out runs/snnc-r20c
+        ANN 77.87  python -m train.cifar --act=relu --arch=vgg16 --hidden --autoaugment --dataset=cifar100 --out runs/vc
+
+    The spiking versions of each, beside the paper's rows; of SNNC's networks with --calibrate mse:
+
+        python -m convert.studies accuracy --ann runs/qcfs-resnet20 --T 4 8 16 32 64 128 --data_dir DIR
     """
 
     arch: Literal["resnet20", "resnet32", "resnet44", "resnet56", "resnet18", "resnet34", "vgg16"] | None = None

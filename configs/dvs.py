@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.training import Training
+from configs.training import Training, with_defaults
 
 
 @dataclass(frozen=True)
@@ -50,3 +50,8 @@ class Dvs(Training):
 
     skip_damaged: bool = False
     """Leave out recordings that can't be read, with a count, instead of refusing."""
+
+
+def recipe(config: Dvs) -> Dvs:
+    """`config` with every None filled in."""
+    return with_defaults(config, L=8 if config.act == "qcfs" else None)

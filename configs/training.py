@@ -41,7 +41,7 @@ class Training:
     """What convolutions and dense layers multiply in; bfloat16 is faster on GPU and TPU. All else stays float32."""
 
     remat: bool = False
-    """Keep less for the backward pass, and compute it again: of each layer only what its products give."""
+    """Keep less for the backward pass, and compute it again: only what blocks of layers give."""
 
     distributed: bool = False
     """Train on several hosts, each of which runs this command with the same options and a shared folder for --out. They

@@ -15,7 +15,7 @@ from tppjax.models.layers import avg_pool
 LINEAR = {
     *("add", "add_any", "sub", "neg", "reduce_sum", "cumsum", "reduce_window_sum"),
     *("reshape", "transpose", "squeeze", "broadcast_in_dim", "expand_dims", "rev", "concatenate", "pad", "copy"),
-    *("slice", "split", "convert_element_type", "optimization_barrier", "sharding_constraint"),
+    *("slice", "split", "convert_element_type", "optimization_barrier", "sharding_constraint", "name"),
 }
 BILINEAR = {"mul", "dot_general", "conv_general_dilated"}
 FIRST_ONLY = {"div", "gather", "dynamic_slice"}  # linear in the first operand, the others must not depend on the input

@@ -1,5 +1,6 @@
 """`python -m train.cifar`: train a VGG or ResNet on CIFAR-10 or CIFAR-100."""
 
+import flax.linen as nn
 import jax
 
 from configs.cifar import Cifar, recipe
@@ -12,18 +13,19 @@ from train.loop import fit
 from train.start import activation, start
 
 
+def new(config: Cifar, classes: int) -> nn.Module:
+    """The network that a `recipe` describes."""
+    options = ("hidden",) if config.arch == "vgg16" else ("shortcut", "width")
+    return models.create(config.arch, classes, activation(config), **{name: getattr(config, name) for name in options})
+
+
 def main(config: Cifar) -> Ann:
     """Trains the network that `config` describes."""
     given = ann.load(config.init_from).model if config.init_from else None
     config = recipe(config, given)
     check(config)
     preprocessing = data.info(config.dataset, config.data_dir)
-    if given is None:
-        options = ("hidden",) if config.arch == "vgg16" else ("shortcut", "width")
-        options = {name: getattr(config, name) for name in options}
-        model = models.create(config.arch, len(preprocessing.class_names), activation(config), **options)
-    else:
-        model = given.clone(act=activation(config))
+    model = given.clone(act=activation(config)) if given else new(config, len(preprocessing.class_names))
     images = data.load(config.dataset, "train", config.data_dir)
     network = start(config, model, preprocessing, images)
     mean = [255 * m for m in network.preprocessing.mean]

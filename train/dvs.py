@@ -1,10 +1,11 @@
 """`python -m train.dvs`: train on the event recordings of CIFAR10-DVS."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from configs.dvs import Dvs
-from configs.training import check, with_defaults
+from configs.dvs import Dvs, recipe
+from configs.training import check
 from tppjax import cli, data, models
 from tppjax.ann import Ann
 from tppjax.data import augment
@@ -12,14 +13,19 @@ from train.loop import fit
 from train.start import activation, start
 
 
+def new(config: Dvs, classes: int) -> nn.Module:
+    """The network that a `recipe` describes."""
+    options = {} if config.arch == "vgg16" else {"stem": config.stem}
+    return models.create(config.arch, classes, activation(config), **options)
+
+
 def main(config: Dvs) -> Ann:
     """Trains the network that `config` describes; all frames of a recording are shifted and mirrored alike."""
+    config = recipe(config)
     check(config)
-    config = with_defaults(config, L=8 if config.act == "qcfs" else None)
     form = {name: getattr(config, name) for name in ("frames", "size", "constant")}
     preprocessing = data.info("cifar10_dvs", **form)
-    options = {} if config.arch == "vgg16" else {"stem": config.stem}
-    model = models.create(config.arch, len(preprocessing.class_names), activation(config), **options)
+    model = new(config, len(preprocessing.class_names))
     damaged = {"skip_damaged": config.skip_damaged}
     images = data.load("cifar10_dvs", "train", config.data_dir, like=preprocessing, **damaged)
     network = start(config, model, preprocessing, images)

@@ -1,5 +1,7 @@
 """`python -m train.imagenet`: train on ImageNet, or on pictures of your own that were prepared like it."""
 
+import flax.linen as nn
+
 from configs.imagenet import Imagenet, recipe
 from configs.training import check
 from tppjax import ann, cli, data, models
@@ -9,6 +11,13 @@ from train.loop import fit
 from train.start import activation, start
 
 
+def new(config: Imagenet, classes: int) -> nn.Module:
+    """The network that a `recipe` describes."""
+    options = {name: getattr(config, name) for name in ("stem", "pool", "hidden")}
+    options = {name: value for name, value in options.items() if value is not None}
+    return models.create(config.arch, classes, activation(config), **options)
+
+
 def main(config: Imagenet) -> Ann:
     """Trains the network that `config` describes; a random part of each picture is read, and mirrored at random."""
     given = ann.load(config.init_from) if config.init_from else None
@@ -16,12 +25,7 @@ def main(config: Imagenet) -> Ann:
     check(config)
     form = {name: getattr(config, name) for name in ("size", "resize", "interpolation")}
     preprocessing = data.info("imagenet2012", config.data_dir, **form)
-    if given is None:
-        options = {name: getattr(config, name) for name in ("stem", "pool", "hidden")}
-        options = {name: value for name, value in options.items() if value is not None}
-        model = models.create(config.arch, len(preprocessing.class_names), activation(config), **options)
-    else:
-        model = given.model.clone(act=activation(config))
+    model = given.model.clone(act=activation(config)) if given else new(config, len(preprocessing.class_names))
     images = data.load("imagenet2012", "train", config.data_dir, like=preprocessing, workers=config.workers)
     return fit(start(config, model, preprocessing, images), images, config, augment.flip)
 

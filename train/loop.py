@@ -15,8 +15,11 @@ from configs.training import Training
 from tppjax import ann, sharding
 from tppjax.ann import Ann
 from tppjax.data import Images
+from tppjax.models.layers import LANDMARK
 from train import feeds
 from train.run import Run
+
+LANDMARKS = jax.checkpoint_policies.save_only_these_names(LANDMARK)
 
 
 class State(struct.PyTreeNode):
@@ -128,13 +131,8 @@ def train_step(network: Ann, tx, augment, config: Training, state: State, pixels
     """One step of SGD on a batch."""
     pixels = augment(pixels, key)
 
-    def forward(params):
-        variables = {**state.variables, "params": params}
-        with nn.intercept_methods(partial(multiply_in, jnp.dtype(config.dtype))):
-            return network.model.apply(variables, network.input(pixels), train=True, mutable=["batch_stats"])
-
     def objective(params):
-        logits, updated = (jax.checkpoint(forward, policy=products) if config.remat else forward)(params)
+        logits, updated = forward(network, config, {**state.variables, "params": params}, pixels)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
         return loss, (updated, jnp.mean(logits.argmax(-1) == labels))
 
@@ -146,9 +144,14 @@ def train_step(network: Ann, tx, augment, config: Training, state: State, pixels
     return state.replace(variables=variables, opt_state=opt_state, step=state.step + 1, sums=sums)
 
 
-def products(primitive, *_, **__) -> bool:
-    """What `--remat` keeps for the backward pass: of convolutions and dense layers what they give, and nothing else."""
-    return primitive.name in ("conv_general_dilated", "dot_general")
+def forward(network: Ann, config: Training, variables, pixels):
+    """Logits `[B, K]` in training, and the statistics of batch norm that they leave."""
+
+    def apply(variables):
+        with nn.intercept_methods(partial(multiply_in, jnp.dtype(config.dtype))):
+            return network.model.apply(variables, network.input(pixels), train=True, mutable=["batch_stats"])
+
+    return (jax.checkpoint(apply, policy=LANDMARKS) if config.remat else apply)(variables)
 
 
 def multiply_in(dtype, call, args, kwargs, context):

@@ -164,6 +164,32 @@ def test_bfloat16_multiplies_but_nothing_else_is_rounded(digits_ann):
     assert not np.array_equal(after.sums[0], exact.sums[0])
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("resnet20", {}), ("vgg16", {"hidden": ()}), ("regnetx_4gf", {"widths": (8, 8, 8, 8), "group": 4, "stem": 4})],
+)
+def test_with_remat_the_backward_pass_keeps_less_and_gives_the_same(name, options):
+    model = models.create(name, 10, QCFS(), **options)
+    variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
+    network = ann.Ann(variables, model, data.info("cifar10"))
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+
+    def kept(remat):
+        config = replace(SMALL, remat=remat)
+        backward = jax.eval_shape(
+            lambda v: jax.vjp(lambda v: loop.forward(network, config, v, pixels), v)[1], variables
+        )
+        return sum(leaf.size for leaf in jax.tree.leaves(backward))
+
+    weights = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    assert kept(True) - weights < 0.25 * (kept(False) - weights)
+
+
+def test_remat_changes_no_step(digits_ann):
+    (_, plain), (_, again) = (one_step(digits_ann, remat=remat) for remat in (False, True))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), plain.variables, again.variables)
+
+
 def test_bfloat16_trains(tmp_path, digits_ann, digits_test):
     network = digits.main(Digits(out=tmp_path / "run", epochs=4, L=8, dtype="bfloat16"))
     assert network.model == digits_ann.model  # a network like any other

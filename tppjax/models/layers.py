@@ -6,6 +6,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 
 def convolution(lhs, rhs, window_strides, padding, feature_group_count=1, precision=None, **options):
@@ -56,6 +57,14 @@ def carry(block: nn.Module, x):
     if not block.has_variable("params", "shortcut_scale"):
         return x
     return x * jnp.broadcast_to(block.get_variable("params", "shortcut_scale"), x.shape)
+
+
+LANDMARK = "landmark"
+
+
+def landmark(x):
+    """`x`; with rematerialisation, what the backward pass keeps, and computes all between two of them again."""
+    return checkpoint_name(x, LANDMARK)
 
 
 def flatten(x):

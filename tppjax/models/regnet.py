@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from tppjax.models.layers import carry, conv_norm
+from tppjax.models.layers import carry, conv_norm, landmark
 
 
 class Block(nn.Module):
@@ -27,7 +27,7 @@ class Block(nn.Module):
             shortcut = carry(self, x)
         else:
             shortcut = conv_norm(x, self.channels, train, "_shortcut", self.norm, strides=self.stride, **pointwise)
-        return self.act.copy(name="act3")(y + shortcut)
+        return landmark(self.act.copy(name="act3")(y + shortcut))
 
 
 class RegNet(nn.Module):

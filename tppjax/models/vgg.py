@@ -2,7 +2,7 @@
 
 import flax.linen as nn
 
-from tppjax.models.layers import avg_pool, check_pool, conv, flatten, norm
+from tppjax.models.layers import avg_pool, check_pool, conv, flatten, landmark, norm
 
 WINDOW = (2, 2, 0)  # size, stride, padding
 
@@ -40,7 +40,7 @@ class VGG(nn.Module):
                     x = norm(train, name=f"norm{i}_{j}")(x)
                 at_site = WINDOW if self.pool == "max" and j == len(channels) else None
                 x = self.act.copy(name=f"act{i}_{j}", max_pool=at_site)(x)
-            x = avg_pool(x, WINDOW) if self.pool == "avg" else x
+            x = landmark(avg_pool(x, WINDOW) if self.pool == "avg" else x)
         x = flatten(x)
         for i, width in enumerate(self.hidden, 1):
             x = nn.Dense(width, name=f"dense{i}")(x)
