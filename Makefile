@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-torch bench lint format clean
+.PHONY: help setup demo test test-torch bench bench-imagenet lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -36,6 +36,9 @@ bench: setup  ## costs against the ANN, PyTorch and SpikingJelly, which this ins
 	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'
 	$(BIN)/python -m pip install --quiet --no-deps spikingjelly # its neurons need none of what it asks for
 	$(BIN)/python -m benchmarks
+
+bench-imagenet: setup  ## time and memory of networks of ImageNet's size, on made pictures (ten minutes)
+	$(BIN)/python -m benchmarks.imagenet
 
 lint: setup  ## formatter and linter, changing nothing
 	$(BIN)/ruff format --check .

@@ -1,0 +1,109 @@
+"""`python -m benchmarks.imagenet`: what spiking networks of ImageNet's size cost, in time and memory, on made pictures.
+
+JPEG files of 500 x 375 pixels are made, prepared like ImageNet and read back by `convert.evaluate`, each network in a
+process of its own. Weights are random, so accuracies mean nothing.
+"""
+
+import json
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from PIL import Image
+from tqdm import tqdm
+
+from convert.results import about
+from tppjax import ann, data, models
+from tppjax.activations import QCFS
+from tppjax.ann import Ann
+from tppjax.data import jpegs
+
+# Name of a case: network, its options, mode, images a call (None: as evaluate chooses), numbers of steps. The first of
+# these pays for compiling, where one compilation serves all.
+CASES = {
+    "resnet34, stem deep": ("resnet34", {"stem": "deep"}, "tpp", 32, (4, 32)),
+    "resnet34, stem cifar": ("resnet34", {"stem": "cifar"}, "tpp", None, (4, 32)),
+    "vgg16": ("vgg16", {}, "tpp", 32, (4, 32)),
+    "regnetx_4gf": ("regnetx_4gf", {}, "tpp", 32, (4, 32)),
+    "resnet34, stem deep, rounded": ("resnet34", {"stem": "deep"}, "rounded", 32, (4, 32)),
+    "resnet34, stem deep, baseline": ("resnet34", {"stem": "deep"}, "baseline", None, (4,)),
+}
+CLASSES = 8
+
+
+@dataclass(frozen=True)
+class Imagenet:
+    """Measure networks of ImageNet's size on made pictures."""
+
+    pictures: int = 64
+    """To evaluate on."""
+
+    out: Path = Path("benchmarks/imagenet.json")
+    """File of the results."""
+
+    limit_gib: float = 6.0
+    """Memory that no network may exceed."""
+
+
+def main(config: Imagenet) -> list[dict]:
+    """Runs every case, prints and writes a line each.
+
+    Raises:
+      RuntimeError: if a case fails, or takes more memory than it may.
+    """
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        make(Path(folder), config.pictures)
+        for name, case in tqdm(CASES.items(), disable=None):
+            rows.append({"case": name, **measure(Path(folder), *case)})
+            print(json.dumps(rows[-1]), flush=True)
+            config.out.write_text(json.dumps({**about("benchmarks.imagenet"), "rows": rows}, indent=1) + "\n")
+    if large := [row["case"] for row in rows if row["peak_gib"] > config.limit_gib]:
+        raise RuntimeError(f"more than {config.limit_gib} GiB: {', '.join(large)}")
+    return rows
+
+
+def make(folder: Path, n: int) -> None:
+    """Writes `n` pictures to evaluate on, one a class to train on, and prepares them in `folder`."""
+    rng = np.random.default_rng(0)
+    for i in range(n + CLASSES):
+        split, label = ("train", i) if i < CLASSES else ("val", i % CLASSES)
+        file = folder / "source" / split / f"n{label:02}" / f"{i}.JPEG"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        small = Image.fromarray(rng.integers(0, 256, (12, 16, 3), dtype=np.uint8))
+        small.resize((500, 375), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)
+    jpegs.prepare(folder / "source", folder)
+
+
+def measure(folder: Path, arch: str, options: dict, mode: str, batch: int | None, steps: tuple[int, ...]) -> dict:
+    """Evaluates one network in a process of its own."""
+    out = Path(tempfile.mkdtemp(dir=folder))
+    info = data.info("imagenet2012", folder)
+    model = models.create(arch, CLASSES, QCFS(L=8), **options)
+    variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, *info.input_shape), np.float32))
+    ann.save(Ann(variables, model, info), out / "ann")
+    command = [sys.executable, "-m", "convert.evaluate", "--ann", str(out), "--data_dir", str(folder), "--seeds", "1"]
+    command += ["--modes", mode, "--T", *map(str, steps), *(["--batch_size", str(batch)] if batch else [])]
+    child = os.posix_spawn(sys.executable, command, os.environ)
+    _, status, used = os.wait4(child, 0)
+    if status:
+        raise RuntimeError(f"{' '.join(command)} failed with status {status}")
+    results = json.loads((out / "snn" / "results.json").read_text())
+    seconds = {row["T"]: row["seconds"] for row in results["rows"]}
+    n = results["n"]
+    return {
+        "mode": mode,
+        "batch_size": batch,
+        "neurons": sum(int(np.prod(site.shape)) for site in ann.sites(model, info.input_shape).values()),
+        "images_per_second": {str(T): n / s for T, s in seconds.items()},
+        "peak_gib": used.ru_maxrss / 2**20,
+    }
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Imagenet))
