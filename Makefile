@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-torch bench bench-imagenet lint format clean
+.PHONY: help setup demo test test-slow test-torch bench bench-imagenet lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -27,6 +27,9 @@ demo: setup  ## train on the embedded digits, convert, evaluate every mode (unde
 
 test: setup  ## the tests, under 8 minutes on 2 cores
 	$(BIN)/python -m pytest
+
+test-slow: setup  ## whole runs of the commands for ImageNet, event recordings and several hosts (two minutes)
+	$(BIN)/python -m pytest -m slow
 
 test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]'

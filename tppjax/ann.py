@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 from functools import partial
@@ -220,15 +221,27 @@ def _tuples(value):
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
 
 
-def accuracy(ann: Ann, images: Images, batch_size: int = 250) -> float:
+def images_at_once(model: nn.Module, input_shape, kept: bool = False) -> int:
+    """Images a call, at most 250, that keep within `sharding.budget()` on each device of this host.
+
+    Layers come one after another: some four floats a neuron of the largest; or, if all that reaches a site is `kept`, a
+    float a neuron of every one.
+    """
+    neurons = [math.prod(site.shape) for site in sites(model, (1, *input_shape[-3:])).values()]
+    needed = 4 * sum(neurons) if kept else 16 * max(neurons)
+    return min(250, jax.local_device_count() * max(1, sharding.budget() // needed))
+
+
+def accuracy(ann: Ann, images: Images, at_once: int | None = None) -> float:
     """Share of images that the network names rightly, in percent.
 
     Args:
       ann: the network.
       images: with their labels.
-      batch_size: images a call.
+      at_once: images a call; by default as many as suit the device's memory.
     """
-    return 100 * float(np.mean(map_examples(partial(_correct, ann), images, batch_size)))
+    at_once = at_once or images_at_once(ann.model, images[:1].images.shape)
+    return 100 * float(np.mean(map_examples(partial(_correct, ann), images, at_once)))
 
 
 @jax.jit

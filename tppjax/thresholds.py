@@ -9,7 +9,7 @@ from flax import traverse_util
 
 from tppjax import counts
 from tppjax.activations import ReLU
-from tppjax.ann import Ann, site_inputs
+from tppjax.ann import Ann, images_at_once, site_inputs
 from tppjax.batching import batches
 from tppjax.counts import check_steps
 from tppjax.histogram import Histogram
@@ -29,7 +29,7 @@ def calibrate(
     mode: str = "tpp",
     percentile: float = 99.9,
     observed: dict[str, Histogram] | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
 ) -> Ann:
     """The network with a threshold at each site, from its activations on `images`.
 
@@ -44,7 +44,7 @@ def calibrate(
         is SNNC's own, which always rounds down.
       percentile: of all activations, zeros included, in percent.
       observed: what `observe` found on these images, to choose again for another T or mode without another pass.
-      batch_size: images a call.
+      batch_size: images a call; by default as many as suit the device's memory.
 
     Returns:
       The network with a leaf `theta` at each site, `[C]` or `[]`; a dead channel has the largest threshold of its site.
@@ -59,13 +59,14 @@ def calibrate(
     return with_thresholds(ann, thetas, f"thresholds: {method}{detail} per {per}, from {len(images)} images")
 
 
-def observe(ann: Ann, images, batch_size: int = 100) -> dict[str, Histogram]:
+def observe(ann: Ann, images, batch_size: int | None = None) -> dict[str, Histogram]:
     """Histograms of what reaches each site, on `images`; one pass. Arguments and errors as `calibrate`."""
     check_plain(ann)
     _check_images(images)
     run = jax.jit(lambda ann, x: site_inputs(ann.model, ann.variables, ann.input(x))[1])
     found: dict[str, Histogram] = {}
-    for batch in batches(images, batch_size):
+    at_once = batch_size or images_at_once(ann.model, images.shape, kept=True)
+    for batch in batches(images, at_once):
         for site, x in run(ann, batch).items():
             found.setdefault(site, Histogram(x.shape[-1])).add(np.asarray(x))
     return found

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tppjax import ann, data, models
+from tppjax import ann, data, models, sharding
 from tppjax.activations import QCFS, ClippedReLU
 from tppjax.ann import Ann
 
@@ -24,7 +24,7 @@ def test_saved_and_loaded_it_is_the_same(network, tmp_path, digits_test):
     loaded = ann.load(tmp_path / "net")
     assert (loaded.model, loaded.preprocessing) == (network.model, network.preprocessing)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, network.variables)
-    assert ann.accuracy(loaded, digits_test) == ann.accuracy(network, digits_test, batch_size=7)
+    assert ann.accuracy(loaded, digits_test) == ann.accuracy(network, digits_test, at_once=7)
 
 
 def test_what_training_leaves_is_found_by_its_run_folder(digits_run):
@@ -98,3 +98,13 @@ def test_preprocessing_normalises_pixels_and_refuses_what_does_not_fit(network):
         take(np.zeros((2, 32, 32, 3), np.uint8))
     with pytest.raises(ValueError, match="uint8 pixels, or floats already normalised; got int64"):
         take(np.zeros((2, 8, 8, 1), np.int64))
+
+
+def test_images_a_call_keep_within_the_budget(digits_test, monkeypatch):
+    """Four floats a neuron of the largest layer, 8 x 8 x 16; or one of every neuron, 2 (1,024 + 512), that is kept."""
+    shape, model = digits_test.images.shape, models.create("vgg_small", 10, QCFS())
+    monkeypatch.setattr(sharding, "budget", lambda: 2**18)
+    assert ann.images_at_once(model, shape) == 16
+    assert ann.images_at_once(model, shape, kept=True) == 2**18 // (4 * 2 * (1024 + 512))
+    monkeypatch.setattr(sharding, "budget", lambda: 1)
+    assert ann.images_at_once(model, shape) == 1

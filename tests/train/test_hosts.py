@@ -76,6 +76,7 @@ def alone(tmp_path_factory):
     return digits.main(replace(TRAINING, out=out)), evaluate.main(Evaluate(ann=out, **EVALUATION))
 
 
+@pytest.mark.slow
 def test_a_run_on_two_hosts_outlives_one_of_them_and_ends_as_on_one_device(alone, tmp_path):
     """Killed after the second epoch, before its checkpoint; all then go on from the one before, within that epoch."""
     out = tmp_path / "run"

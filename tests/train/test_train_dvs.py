@@ -29,6 +29,7 @@ def folder(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 def test_trained_and_evaluated_frame_by_frame(folder, tmp_path, capsys):
     config = Dvs(out=tmp_path / "run", data_dir=folder, **SMALL)
     network = dvs.main(config)

@@ -41,6 +41,7 @@ def whole(prepared):
     return imagenet.main(config), config
 
 
+@pytest.mark.slow
 def test_a_run_killed_within_an_epoch_goes_on_with_the_very_pictures_and_crops(whole, prepared, monkeypatch):
     network, config = whole
     cut, step = replace(config, out=prepared / "cut"), loop.Run.checkpoint
@@ -58,6 +59,7 @@ def test_a_run_killed_within_an_epoch_goes_on_with_the_very_pictures_and_crops(w
     jax.tree.map(np.testing.assert_array_equal, resumed.variables, network.variables)
 
 
+@pytest.mark.slow
 def test_what_was_trained_is_evaluated_on_validation_pictures(whole, prepared):
     network, config = whole
     assert network.preprocessing.class_names == tuple(pictures.CLASSES)
@@ -67,6 +69,7 @@ def test_what_was_trained_is_evaluated_on_validation_pictures(whole, prepared):
     assert results["rows"][0]["accuracy"] == [results["ann"]]  # T = L
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_another_network_and_thresholds_are_chosen_on_pictures(whole, prepared):
     _, config = whole
     small = {"epochs": 1, "batch_size": 8, "validation": 4, "limit_train": 8, "workers": 0}
