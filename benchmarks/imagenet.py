@@ -5,7 +5,7 @@ process of its own. Weights are random, so accuracies mean nothing.
 """
 
 import json
-import os
+import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -34,6 +34,13 @@ CASES = {
     "resnet34, stem deep, baseline": ("resnet34", {"stem": "deep"}, "baseline", None, (4,)),
 }
 CLASSES = 8
+# What the kernel says of the process itself (Linux); ru_maxrss would begin with what its parent had.
+CHILD = """
+from convert.evaluate import Evaluate, main
+from tppjax import cli
+cli.run(main, Evaluate)
+print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")))
+"""
 
 
 @dataclass(frozen=True)
@@ -87,12 +94,11 @@ def measure(folder: Path, arch: str, options: dict, mode: str, batch: int | None
     model = models.create(arch, CLASSES, QCFS(L=8), **options)
     variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, *info.input_shape), np.float32))
     ann.save(Ann(variables, model, info), out / "ann")
-    command = [sys.executable, "-m", "convert.evaluate", "--ann", str(out), "--data_dir", str(folder), "--seeds", "1"]
+    command = [sys.executable, "-c", CHILD, "--ann", str(out), "--data_dir", str(folder), "--seeds", "1"]
     command += ["--modes", mode, "--T", *map(str, steps), *(["--batch_size", str(batch)] if batch else [])]
-    child = os.posix_spawn(sys.executable, command, os.environ)
-    _, status, used = os.wait4(child, 0)
-    if status:
-        raise RuntimeError(f"{' '.join(command)} failed with status {status}")
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
     results = json.loads((out / "snn" / "results.json").read_text())
     seconds = {row["T"]: row["seconds"] for row in results["rows"]}
     n = results["n"]
@@ -101,7 +107,7 @@ def measure(folder: Path, arch: str, options: dict, mode: str, batch: int | None
         "batch_size": batch,
         "neurons": sum(int(np.prod(site.shape)) for site in ann.sites(model, info.input_shape).values()),
         "images_per_second": {str(T): n / s for T, s in seconds.items()},
-        "peak_gib": used.ru_maxrss / 2**20,
+        "peak_gib": int(done.stdout.split()[-2]) / 2**20,
     }
 
 
