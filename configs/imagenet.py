@@ -82,7 +82,7 @@ def recipe(config: Imagenet, given=None, like=None) -> Imagenet:
     own = {"regnetx_4gf": {}, "vgg16": {"pool": "avg", "hidden": (4096, 4096)}}
     network = {"arch": arch, **own.get(arch, {"stem": "imagenet", "pool": "avg"})}
     config = with_network(config, ("stem", "pool", "hidden"), network, given)
-    size = config.size or (like.input_shape[0] if like else 224)
+    size = (like.input_shape[0] if like else 224) if config.size is None else config.size
     reading = {"size": size, "resize": round(size * 8 / 7), "interpolation": "bilinear"}
     if like:
         reading |= {"resize": like.resize or reading["resize"], "interpolation": like.interpolation}

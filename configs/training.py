@@ -73,12 +73,13 @@ class Training:
 
 def check(config: Training) -> None:
     """Raises ValueError, naming the option, if a number is out of range or an option has nothing to act on."""
-    for name in ("L", "bound", "lr", "epochs", "batch_size", "validation", "limit_train", "checkpoint_every", "width"):
+    counts = ("L", "epochs", "batch_size", "validation", "limit_train", "checkpoint_every", "width", "size", "resize")
+    for name in (*counts, "bound", "lr"):
         value = getattr(config, name, None)
         if value is not None and not value > 0:
             raise ValueError(f"--{name} must be above 0; got {value}")
-    for name in ("momentum", "weight_decay", "pad", "cutout"):
-        if not getattr(config, name, 0) >= 0:
+    for name in ("momentum", "weight_decay", "pad", "cutout", "workers"):
+        if not (getattr(config, name, 0) or 0) >= 0:
             raise ValueError(f"--{name} must not be below 0; got {getattr(config, name)}")
     for name, act in (("L", "qcfs"), ("bound", "clipped_relu")):
         if getattr(config, name) is not None and config.act != act:

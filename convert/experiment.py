@@ -223,5 +223,7 @@ def _calibration_images(network: ann.Ann, config: Experiment):
 
 
 def _load(name: str, split: str, network: ann.Ann, config: Experiment, choose) -> data.Images:
+    if config.skip_damaged and name != "cifar10_dvs":
+        raise ValueError(f"--skip_damaged is an option of cifar10_dvs; the data set is {name}")
     options = {"skip_damaged": True} if config.skip_damaged else {}
     return data.load(name, split, config.data_dir, choose, network.preprocessing, **options)

@@ -84,9 +84,7 @@ class Snn(struct.PyTreeNode):
         neurons = [math.prod(site.shape) for site in found]
         per_step = 12 * traced + act.shared_order
         kept = 16 * max(neurons) if act.folded and not traced else (16 + per_step * act.T) * sum(neurons)
-        devices = jax.local_devices()
-        kept *= sharding.side_by_side(sharding.mesh(devices), seeds)
-        return len(devices) * max(1, sharding.budget() // kept)
+        return sharding.at_once(kept * sharding.side_by_side(sharding.mesh(jax.local_devices()), seeds))
 
     def apply(self, x, key=None):
         """Logits `[B, K]`, the mean over T; where every site is two-phase, at the cost of one pass whatever T.
@@ -140,7 +138,7 @@ class Snn(struct.PyTreeNode):
             return steps.run(self.model, self._at(modes), x, keys, tuple(modes.items()), at_once, apply=apply)[:2]
         variables = self._at(modes)
 
-        x = x if x.ndim == 4 else x.mean(axis=1)
+        x = self.ann.input(x)  # of a recording, the mean
 
         def one(x, key):
             rngs = None if key is None else {"spikes": key}

@@ -229,7 +229,7 @@ def images_at_once(model: nn.Module, input_shape, kept: bool = False) -> int:
     """
     neurons = [math.prod(site.shape) for site in sites(model, (1, *input_shape[-3:])).values()]
     needed = 4 * sum(neurons) if kept else 16 * max(neurons)
-    return min(250, jax.local_device_count() * max(1, sharding.budget() // needed))
+    return min(250, sharding.at_once(needed))
 
 
 def accuracy(ann: Ann, images: Images, at_once: int | None = None) -> float:

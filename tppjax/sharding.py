@@ -75,6 +75,11 @@ def budget() -> int:
     return statistics["bytes_limit"] // 8 if statistics else 2**27
 
 
+def at_once(example: int) -> int:
+    """How many examples of so many bytes each keep within `budget` on each device of this host: one at least."""
+    return jax.local_device_count() * max(1, budget() // example)
+
+
 def replicate(tree, over: Mesh):
     """The tree with a whole copy on each device; every host has the same to begin with."""
     return jax.tree.map(lambda leaf: _placed(leaf, whole(over)), tree)
@@ -118,7 +123,7 @@ def batch_of_host(over: Mesh, batch_size: int) -> slice:
     return slice(min(start for start, *_ in parts), max(stop for _, stop, _ in parts))
 
 
-def join(tree, over: Mesh):
+def assemble(tree, over: Mesh):
     """A batch cut over the devices, of which each host gives the examples of `batch_of_host`."""
     cut = NamedSharding(over, PartitionSpec(AXIS))
     return jax.tree.map(lambda part: jax.make_array_from_process_local_data(cut, part), tree)

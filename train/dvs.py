@@ -2,7 +2,6 @@
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from configs.dvs import Dvs, recipe
 from configs.training import check
@@ -30,15 +29,12 @@ def main(config: Dvs) -> Ann:
     images = data.load("cifar10_dvs", "train", config.data_dir, like=preprocessing, **damaged)
     network = start(config, model, preprocessing, images)
 
-    def augmented(counts, key):
+    def moved(images, key):
         crop_key, flip_key = jax.random.split(key)
-        as_channels = jnp.moveaxis(counts, 1, -1) if counts.ndim == 5 else counts
-        flat = as_channels.reshape(*as_channels.shape[:3], -1)
-        flat = augment.flip(augment.crop(flat, crop_key, config.pad), flip_key)
-        moved = flat.reshape(as_channels.shape)
-        return jnp.moveaxis(moved, -1, 1) if counts.ndim == 5 else moved
+        return augment.flip(augment.crop(images, crop_key, config.pad), flip_key)
 
-    return fit(network, images, config, augmented)
+    every_frame = jax.vmap(moved, in_axes=(1, None), out_axes=1)
+    return fit(network, images, config, every_frame if preprocessing.frames else moved)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ def streamed(step, images, over: Mesh):
         mine = sharding.batch_of_host(over, places.shape[1])
         stream = images.stream(places[first:, mine], draw)
         for i, batch in enumerate(stream, first):
-            state = one_step(state, *sharding.join(batch, over), key, i)
+            state = one_step(state, *sharding.assemble(batch, over), key, i)
             yield i + 1, state
 
     return feed

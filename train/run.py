@@ -10,7 +10,7 @@ import orbax.checkpoint as ocp
 from configs.training import Training
 from tppjax import sharding
 
-NOT_COMPARED = ("out", "resume", "overwrite", "data_dir", "distributed", "checkpoint_every")
+NOT_COMPARED = ("out", "resume", "overwrite", "data_dir", "distributed", "checkpoint_every", "workers")
 
 
 class Run:

@@ -77,7 +77,7 @@ def test_only_what_is_chosen(prepared, like, train):
     np.testing.assert_array_equal(chosen.images, train.images[[14, 0, 7]])
     np.testing.assert_array_equal(chosen.labels, train.labels[[14, 0, 7]])
     part = train[4:10][np.array([2, 0])]
-    assert (len(part), part.image_shape) == (2, (SIZE, SIZE, 3))
+    assert (len(part), part.images.shape) == (2, (2, SIZE, SIZE, 3))
     np.testing.assert_array_equal(part.images, train.images[[6, 4]])
     # A picture's crop is its own, whatever the part that it is in.
     np.testing.assert_array_equal(rows(part, [[0, 1]], (1, 2))[0], rows(train, [[6, 4]], (1, 2))[0])

@@ -1,5 +1,7 @@
 """CIFAR10-DVS's commands, on small event files."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
@@ -42,18 +44,20 @@ def test_trained_and_evaluated_frame_by_frame(folder, tmp_path, capsys):
     assert (results["n"], results["rows"][0]["accuracy"]) == (9, [results["ann"]])  # T = L
 
 
+def test_only_recordings_can_be_left_out(digits_run):
+    with pytest.raises(ValueError, match="--skip_damaged is an option of cifar10_dvs; the data set is digits"):
+        evaluate.main(Evaluate(ann=digits_run, skip_damaged=True))
+
+
 def test_frames_are_augmented_alike(folder, tmp_path, monkeypatch):
     """The whole recording is shifted and mirrored, so frames add up to what their sum would be."""
-    taken = {}
-    monkeypatch.setattr(dvs, "fit", lambda *args: taken.update(network=args[0], augment=args[3]))
-    dvs.main(Dvs(out=tmp_path / "run", data_dir=folder, constant=True, **SMALL))
-    assert taken["network"].preprocessing.shape == (32, 32, 8)
-    dvs.main(Dvs(out=tmp_path / "run", data_dir=folder, **SMALL))
-    like = data.info("cifar10_dvs", frames=4, size=32)
-    images = data.load("cifar10_dvs", "train", folder, lambda n: np.arange(8), like).images
+    monkeypatch.setattr(dvs, "fit", lambda network, images, config, augment: (network.preprocessing, augment))
+    config = Dvs(out=tmp_path / "run", data_dir=folder, **SMALL)
+    constant, one_by_one = (dvs.main(replace(config, constant=c)) for c in (True, False))
+    assert (constant[0].shape, one_by_one[0].shape) == ((32, 32, 8), (4, 32, 32, 2))
+    images = data.load("cifar10_dvs", "train", folder, lambda n: np.arange(8), one_by_one[0]).images
     key = jax.random.key(0)
-    moved = np.asarray(taken["augment"](images, key))
-    alone = np.asarray(taken["augment"](images.sum(axis=1, dtype=np.uint8), key))
+    moved = np.asarray(one_by_one[1](images, key))
     assert moved.shape == images.shape
     assert (moved != images).any()
-    np.testing.assert_array_equal(moved.sum(axis=1), alone)
+    np.testing.assert_array_equal(moved.sum(axis=1), constant[1](images.sum(axis=1, dtype=np.uint8), key))

@@ -55,7 +55,7 @@ def test_a_run_killed_within_an_epoch_goes_on_with_the_very_pictures_and_crops(w
     with pytest.raises(Killed):
         imagenet.main(cut)
     monkeypatch.undo()
-    resumed = imagenet.main(replace(cut, resume=True))
+    resumed = imagenet.main(replace(cut, resume=True, workers=None))
     jax.tree.map(np.testing.assert_array_equal, resumed.variables, network.variables)
 
 
@@ -99,5 +99,8 @@ def test_recipes_fill_in_what_depends_on_the_network():
         40,
         "bicubic",
     )
+    for options, said in (({"size": 0}, "--size must be above 0"), ({"workers": -1}, "--workers must not be below 0")):
+        with pytest.raises(ValueError, match=said):
+            imagenet.main(Imagenet("x", **options))
     with pytest.raises(ValueError, match="takes 32 pixels a side; got --size 64"):
         recipe(Imagenet("x", init_from="y", size=64), given, like)

@@ -82,8 +82,7 @@ def load(
     chosen = [files[int(place)] for place in choose(len(files))]
     if any(file.suffix == ".aedat4" for file, _ in chosen):
         recordings.decoder()  # if it is missing, that is said once, not of every file
-    shape = like.input_shape if like.frames is None else (frames, *like.input_shape)
-    images, labels, damaged = np.empty((len(chosen), *shape), np.uint8), np.empty(len(chosen), np.int32), {}
+    images, labels, damaged = np.empty((len(chosen), *like.shape), np.uint8), np.empty(len(chosen), np.int32), {}
     # One after the other: threads were measured to be slower.
     for i, (file, label) in enumerate(tqdm(chosen, desc=f"reading {name} {split}", disable=None, leave=False)):
         try:
@@ -91,7 +90,7 @@ def load(
         except (ValueError, OSError) as e:
             damaged[i] = f"{file}: {e}"
             continue
-        images[i] = counts.transpose(1, 2, 0, 3).reshape(shape) if like.frames is None else counts
+        images[i] = counts.transpose(1, 2, 0, 3).reshape(like.shape) if like.frames is None else counts
         labels[i] = label
     if not damaged:
         return Images(images, labels)

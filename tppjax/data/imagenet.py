@@ -111,14 +111,9 @@ class Stored:
         return Stored(self.source, self.places[index], self.like, self.workers)
 
     @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(height, width, channels) of every image."""
-        return self.like.input_shape
-
-    @property
     def images(self) -> np.ndarray:
         """All of them, read into memory anew each time, uint8 `[N, H, W, C]`: for small parts."""
-        images = np.empty((len(self), *self.image_shape), np.uint8)
+        images = np.empty((len(self), *self.like.input_shape), np.uint8)
         for i, (pixels, _) in enumerate(self.stream(np.arange(len(self))[:, None])):
             images[i] = pixels[0]
         return images
