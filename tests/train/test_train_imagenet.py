@@ -1,5 +1,6 @@
 """ImageNet's commands, on a small set of real JPEG files."""
 
+import json
 from dataclasses import replace
 
 import jax
@@ -37,14 +38,14 @@ class Killed(Exception):
 @pytest.fixture(scope="module")
 def whole(prepared):
     """The network of an uninterrupted run, and the run's options."""
-    config = Imagenet(out=prepared / "whole", data_dir=prepared, L=4, checkpoint_every=3, **SMALL)
+    config = Imagenet(out=prepared / "whole", data_dir=prepared, L=4, **SMALL)
     return imagenet.main(config), config
 
 
 @pytest.mark.slow
 def test_a_run_killed_within_an_epoch_goes_on_with_the_very_pictures_and_crops(whole, prepared, monkeypatch):
     network, config = whole
-    cut, step = replace(config, out=prepared / "cut"), loop.Run.checkpoint
+    cut, step = replace(config, out=prepared / "cut", checkpoint_every=3), loop.Run.checkpoint
 
     def killed(run, state):
         if int(state.step) == 4:  # of 4 steps an epoch; the last checkpoint is that of step 3
@@ -57,6 +58,12 @@ def test_a_run_killed_within_an_epoch_goes_on_with_the_very_pictures_and_crops(w
     monkeypatch.undo()
     resumed = imagenet.main(replace(cut, resume=True, workers=None))
     jax.tree.map(np.testing.assert_array_equal, resumed.variables, network.variables)
+    assert metrics(cut) == metrics(config)
+
+
+def metrics(config):
+    lines = (config.out / "metrics.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "seconds": 0} for line in lines]
 
 
 @pytest.mark.slow
