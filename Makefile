@@ -28,7 +28,7 @@ demo: setup  ## train on the embedded digits, convert, evaluate every mode (unde
 test: setup  ## the tests, under 8 minutes on 2 cores
 	$(BIN)/python -m pytest
 
-test-slow: setup  ## whole runs of the commands for ImageNet, event recordings and several hosts (two minutes)
+test-slow: setup  ## whole runs of commands and pages, on several hosts too (three minutes)
 	$(BIN)/python -m pytest -m slow
 
 test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)

@@ -25,6 +25,7 @@ def test_readme(digits_run, tmp_path, monkeypatch):
     run("README.md")
 
 
+@pytest.mark.slow
 def test_convert_your_network(real_weights, real_cifar10, tmp_path, monkeypatch):
     shutil.copy(real_weights, tmp_path)
     monkeypatch.chdir(tmp_path)

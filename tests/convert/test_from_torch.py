@@ -146,6 +146,7 @@ def test_published_resnet20_has_the_logits_of_pytorch(torch, networks, real_weig
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_published_resnet20_has_its_published_accuracy(real_weights, real_cifar10, tmp_path):
     main(FromTorch(real_weights, arch="resnet20", out=tmp_path / "net"))
     test = data.load("cifar10", "test", real_cifar10)

@@ -26,6 +26,7 @@ from convert.studies import (
 from tppjax import cli
 
 
+@pytest.mark.slow
 def test_all_and_what_is_left_of_it(subject, tmp_path, monkeypatch):
     """A report with every picture; a second run computes nothing; another plan is refused."""
     for module, kind, options in (

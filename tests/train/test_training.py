@@ -203,6 +203,7 @@ def test_other_activations_train(act, tmp_path):
     assert thetas == ([2.0] * 4 if act == "clipped_relu" else [])  # the bound stays, weight decay or not
 
 
+@pytest.mark.slow
 def test_cifar_trains_on_tfds_data(tmp_path):
     """`python -m train.cifar --limit_train`, on a made data set of 200 images."""
     original, _ = make_archive(tmp_path / "a.tar.gz", "cifar10", per_file=40)
