@@ -26,7 +26,7 @@ demo: setup  ## train on the embedded digits, convert, evaluate every mode (unde
 		--modes baseline shuffle tpp rounded unbiased --T 1 2 4 8 16 32 --seeds 5
 
 test: setup  ## the tests, under 8 minutes on 2 cores
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: setup  ## whole runs of commands and pages, on several hosts too (three minutes)
 	$(BIN)/python -m pytest -m slow

@@ -74,7 +74,7 @@ def recipe(config: Cifar, given=None) -> Cifar:
     """`config` with every None filled in: by the model to begin with, if one is `given`, else by the recipe.
 
     Raises:
-      ValueError: if an option is not one of the network's, or not as `given` has it.
+      InputError: if an option is not one of the network's, or not as `given` has it.
     """
     arch = config.arch or "resnet20"
     own = {"hidden": (4096, 4096)} if arch == "vgg16" else {"shortcut": "projection", "width": 1}

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from configs.training import Training, with_defaults, with_network
+from tppjax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def recipe(config: Imagenet, given=None, like=None) -> Imagenet:
     """`config` with every None filled in; by the model and the preprocessing to begin with, if they are `given`.
 
     Raises:
-      ValueError: if an option is not one of the network's, or not as it is given.
+      InputError: if an option is not one of the network's, or not as it is given.
     """
     arch = config.arch or "resnet34"
     own = {"regnetx_4gf": {}, "vgg16": {"pool": "avg", "hidden": (4096, 4096)}}
@@ -87,6 +88,6 @@ def recipe(config: Imagenet, given=None, like=None) -> Imagenet:
     if like:
         reading |= {"resize": like.resize or reading["resize"], "interpolation": like.interpolation}
         if size != like.input_shape[0]:
-            raise ValueError(f"the network in --init_from takes {like.input_shape[0]} pixels a side; got --size {size}")
+            raise InputError(f"the network in --init_from takes {like.input_shape[0]} pixels a side; got --size {size}")
     L = {"vgg16": 16}.get(config.arch, 8) if config.act == "qcfs" else None
     return with_defaults(config, L=L, **reading)

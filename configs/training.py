@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from tppjax.errors import InputError
+
 
 @dataclass(frozen=True)
 class Training:
@@ -72,18 +74,18 @@ class Training:
 
 
 def check(config: Training) -> None:
-    """Raises ValueError, naming the option, if a number is out of range or an option has nothing to act on."""
+    """Raises InputError, naming the option, if a number is out of range or an option has nothing to act on."""
     counts = ("L", "epochs", "batch_size", "validation", "limit_train", "checkpoint_every", "width", "size", "resize")
     for name in (*counts, "bound", "lr"):
         value = getattr(config, name, None)
         if value is not None and not value > 0:
-            raise ValueError(f"--{name} must be above 0; got {value}")
+            raise InputError(f"--{name} must be above 0; got {value}")
     for name in ("momentum", "weight_decay", "pad", "cutout", "workers"):
         if not (getattr(config, name, 0) or 0) >= 0:
-            raise ValueError(f"--{name} must not be below 0; got {getattr(config, name)}")
+            raise InputError(f"--{name} must not be below 0; got {getattr(config, name)}")
     for name, act in (("L", "qcfs"), ("bound", "clipped_relu")):
         if getattr(config, name) is not None and config.act != act:
-            raise ValueError(f"--{name} is an option of --act {act}; got --act {config.act}")
+            raise InputError(f"--{name} is an option of --act {act}; got --act {config.act}")
 
 
 def with_defaults(config: Training, **defaults) -> Training:
@@ -95,7 +97,7 @@ def with_network(config: Training, options: tuple[str, ...], network: dict, give
     """`config` with arch and the network's `options` filled in: as `given` has them, if it is a model, else `network`.
 
     Raises:
-      ValueError: if one was asked for that the network does not have, or not so.
+      InputError: if one was asked for that the network does not have, or not so.
     """
     if given is not None:
         own = {name: getattr(given, name) for name in options if hasattr(given, name)}
@@ -104,5 +106,5 @@ def with_network(config: Training, options: tuple[str, ...], network: dict, give
         asked = getattr(config, name)
         if asked is not None and asked != network.get(name) and (given is not None or name not in network):
             whose = network["arch"] if given is None else f"the network in --init_from {config.init_from}"
-            raise ValueError(f"{whose} has {name}={network.get(name)}; got --{name} {asked}")
+            raise InputError(f"{whose} has {name}={network.get(name)}; got --{name} {asked}")
     return with_defaults(config, **network)

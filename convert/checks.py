@@ -6,6 +6,7 @@ import numpy as np
 from convert.linear import fixed_axes, nonlinear
 from tppjax.activations import ACTIVATIONS
 from tppjax.ann import Ann, sites, thresholds
+from tppjax.errors import InputError
 from tppjax.spiking import MODES, TWO_PHASE, max_pool_refused
 
 
@@ -14,14 +15,14 @@ def check_activation(model) -> None:
     act = getattr(model, "act", None)
     if type(act) not in ACTIVATIONS.values():
         known = ", ".join(cls.__name__ for cls in ACTIVATIONS.values())
-        raise ValueError(
+        raise InputError(
             f"{type(model).__name__} has {'no field act' if act is None else f'act={act}'}, which can't be converted: "
             f"give it one of {known} as act, and put self.act.copy(name=...) at each site"
         )
 
 
-def _no_threshold(where: str) -> ValueError:
-    return ValueError(
+def _no_threshold(where: str) -> InputError:
+    return InputError(
         f"no threshold at {where}: a network with plain ReLU learns none; choose them: convert.calibrate(ann, images), "
         "ann being Ann(variables, model) if it is your own, or --calibrate mse in convert.evaluate"
     )
@@ -33,7 +34,7 @@ def check_thresholds(found) -> None:
         raise _no_threshold("any site")
     for site, theta in found.items():
         if not isinstance(theta, jax.core.Tracer) and not np.all(np.isfinite(theta) & (np.asarray(theta) > 0)):
-            raise ValueError(f"thresholds must be positive and finite; theta at {site} is {np.asarray(theta)}")
+            raise InputError(f"thresholds must be positive and finite; theta at {site} is {np.asarray(theta)}")
 
 
 def check_mode(mode, known_sites):
@@ -41,27 +42,27 @@ def check_mode(mode, known_sites):
     names = {"all sites": mode} if isinstance(mode, str) else dict(mode)
     for site, name in names.items():
         if name not in MODES:
-            raise ValueError(f"unknown mode {name!r} for {site}; known: {', '.join(MODES)}")
+            raise InputError(f"unknown mode {name!r} for {site}; known: {', '.join(MODES)}")
     if isinstance(mode, str):
         return mode
     if mode.keys() != known_sites.keys():
         unknown, missing = sorted(mode.keys() - known_sites.keys()), sorted(known_sites.keys() - mode.keys())
-        raise ValueError(f"mode needs one entry for every site; unknown: {unknown}; missing: {missing}")
+        raise InputError(f"mode needs one entry for every site; unknown: {unknown}; missing: {missing}")
     return tuple(sorted(mode.items()))
 
 
 def check_order(order, T: int, modes: set[str]) -> None:
     """`order` is a permutation of the T steps, and some site has a use for it."""
     if sorted(np.asarray(order).tolist()) != list(range(T)):
-        raise ValueError(f"order has each of the steps 0 to {T - 1} once; got {order}")
+        raise InputError(f"order has each of the steps 0 to {T - 1} once; got {order}")
     if "shuffle" not in modes:
-        raise ValueError(f"an order is for mode 'shuffle'; got {', '.join(sorted(modes))}")
+        raise InputError(f"an order is for mode 'shuffle'; got {', '.join(sorted(modes))}")
 
 
 def check_frames(frames: int | None, T: int) -> None:
-    """Raises ValueError unless `frames` of a recording can be spread evenly over `T` steps; None are still images."""
+    """Raises InputError unless `frames` of a recording can be spread evenly over `T` steps; None are still images."""
     if frames is not None and T % frames and frames % T:
-        raise ValueError(
+        raise InputError(
             f"recordings of {frames} frames can't be spread evenly over T={T} steps: let T be a multiple of {frames}, "
             "or divide it"
         )
@@ -71,7 +72,7 @@ def check_network(ann: Ann, mode, input_shape) -> None:
     """What can be told only with the shape of an image."""
     name, model = type(ann.model).__name__, ann.model
     if problem := fixed_axes(model, ann.variables, input_shape):
-        raise ValueError(
+        raise InputError(
             f"{name} can't be converted, since it works on batches [B, H, W, C] only, not on one image [H, W, C] or "
             "with time before the batch: count axes from the end, as in x.mean(axis=(-3, -2)) or "
             f"x.reshape(*x.shape[:-3], -1). {problem}"
@@ -82,9 +83,9 @@ def check_network(ann: Ann, mode, input_shape) -> None:
     for site, (_, max_pool) in found.items():
         at_site = mode if isinstance(mode, str) else dict(mode)[site]
         if max_pool and at_site not in TWO_PHASE:
-            raise ValueError(max_pool_refused(at_site, site))
+            raise InputError(max_pool_refused(at_site, site))
     if operations := nonlinear(model, ann.variables, input_shape):
-        raise ValueError(
+        raise InputError(
             f"{name} can't be converted, since it is not linear between its sites: {'; '.join(operations)}. "
             "Put self.act.copy(name=...) there if it is an activation, average pooling if it is max pooling"
         )

@@ -43,7 +43,7 @@ def main(config: Evaluate, program: str = "convert.evaluate") -> dict:
     """Prints the table, writes the files, and returns what results.json holds; `program` is the module called.
 
     Raises:
-      ValueError, FileNotFoundError: on options out of range, data that does not fit the network, or none.
+      InputError, FileNotFoundError: on options out of range, data that does not fit the network, or none.
     """
     experiment.check_steps(config.T, config.modes)
     subject = experiment.begin(config, config.modes)

@@ -12,6 +12,7 @@ import numpy as np
 import convert
 from tppjax import ann, data, prng, sharding, thresholds
 from tppjax.batching import map_examples
+from tppjax.errors import InputError
 
 CONVERSION = (
     *("calibrate", "per", "percentile", "correct_bias", "correct_weights", "calibration_images"),
@@ -108,14 +109,14 @@ def begin(config: Experiment, modes: tuple[str, ...]) -> Subject:
     """Loads what `config` names, and refuses what can't be converted to these modes.
 
     Raises:
-      ValueError, FileNotFoundError: on options out of range, data that does not fit the network, or none.
+      InputError, FileNotFoundError: on options out of range, data that does not fit the network, or none.
     """
     for name in ("seeds", "batch_size", "limit", "calibration_images"):
         value = getattr(config, name)
         if value is not None and value < 1:
-            raise ValueError(f"--{name} must be at least 1; got {value}")
+            raise InputError(f"--{name} must be at least 1; got {value}")
     if config.per != "channel" and not config.calibrate:
-        raise ValueError("--per is for thresholds that --calibrate chooses; give both or neither")
+        raise InputError("--per is for thresholds that --calibrate chooses; give both or neither")
     network = ann.load(config.ann)
     images = _images(network, config)
     _check_conversion(network, config, modes)
@@ -133,9 +134,9 @@ def begin(config: Experiment, modes: tuple[str, ...]) -> Subject:
 
 
 def check_steps(T: tuple[int, ...], modes: tuple[str, ...] = ("any",)) -> None:
-    """Raises ValueError unless both have entries, and each T is at least 1."""
+    """Raises InputError unless both have entries, and each T is at least 1."""
     if not T or not modes or any(t < 1 for t in T):
-        raise ValueError(f"--modes and --T need at least one entry, and T at least 1; got {modes}, {T}")
+        raise InputError(f"--modes and --T need at least one entry, and T at least 1; got {modes}, {T}")
 
 
 def over_seeds(fn, snn: convert.Snn, images: data.Images, seeds: int, batch_size: int, progress: str | None = None):
@@ -198,14 +199,14 @@ def _images(network: ann.Ann, config: Experiment) -> data.Images:
     expected = network.preprocessing
     name = config.dataset or expected.dataset
     if config.dataset is None and name not in data.NAMES:
-        raise ValueError(
+        raise InputError(
             f"the network in {config.ann} is for {name}, which is not one of the data sets here ("
             f"{', '.join(data.NAMES)}): put your images in a file and give --dataset npz --data_dir FILE.npz"
         )
     info = data.info(name, config.data_dir)
     shape = expected.input_shape if name in data.READ_LIKE else info.input_shape  # those come as the network takes them
     if (shape, len(info.class_names)) != (expected.input_shape, len(expected.class_names)):
-        raise ValueError(
+        raise InputError(
             f"{name} has images of {info.input_shape} and {len(info.class_names)} classes; the network in {config.ann} "
             f"was trained on {expected.dataset}: {expected.input_shape} and {len(expected.class_names)} classes"
         )
@@ -224,6 +225,6 @@ def _calibration_images(network: ann.Ann, config: Experiment):
 
 def _load(name: str, split: str, network: ann.Ann, config: Experiment, choose) -> data.Images:
     if config.skip_damaged and name != "cifar10_dvs":
-        raise ValueError(f"--skip_damaged is an option of cifar10_dvs; the data set is {name}")
+        raise InputError(f"--skip_damaged is an option of cifar10_dvs; the data set is {name}")
     options = {"skip_damaged": True} if config.skip_damaged else {}
     return data.load(name, split, config.data_dir, choose, network.preprocessing, **options)

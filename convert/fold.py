@@ -6,6 +6,7 @@ import numpy as np
 from flax import traverse_util
 
 from tppjax.ann import Ann, thresholds
+from tppjax.errors import InputError
 from tppjax.models.layers import EPSILON
 from tppjax.models.regnet import RegNet
 from tppjax.models.resnet import ResNet
@@ -18,12 +19,12 @@ def fold_batch_norm(ann: Ann) -> Ann:
     Exact but for rounding. A network without batch norm comes back as it is.
 
     Raises:
-      ValueError: if the model has no option `norm`.
+      InputError: if the model has no option `norm`.
     """
     if "batch_stats" not in ann.variables:
         return ann
     if not hasattr(ann.model, "norm"):
-        raise ValueError(f"{type(ann.model).__name__} has batch norm but no option norm to do without it")
+        raise InputError(f"{type(ann.model).__name__} has batch norm but no option norm to do without it")
     params = traverse_util.flatten_dict(ann.variables["params"])
     statistics = traverse_util.flatten_dict(ann.variables["batch_stats"])
     for *above, norm, leaf in statistics:
@@ -46,14 +47,14 @@ def fold_thresholds(ann: Ann) -> Ann:
     no kernel and carries `theta_before / theta_behind` as a leaf `shortcut_scale`. Batch norm is folded first.
 
     Raises:
-      ValueError: if a site has no threshold, or the network is not one of `models.MODELS`.
+      InputError: if a site has no threshold, or the network is not one of `models.MODELS`.
     """
     ann = fold_batch_norm(ann)
     thetas = thresholds(ann.variables)
     params = jax.tree.map(np.asarray, traverse_util.flatten_dict(ann.variables["params"], sep="/"))
     for path, before, behind in _wiring(ann.model):
         for site in {before, behind} - {None, *thetas}:
-            raise ValueError(f"no threshold at {site}: calibrate the network first")
+            raise InputError(f"no threshold at {site}: calibrate the network first")
         into, out = (np.float32(1) if site is None else np.asarray(thetas[site]) for site in (before, behind))
         if path.endswith("shortcut_scale"):
             params[path] = _padded(into, out) / out
@@ -92,7 +93,7 @@ def _wiring(model):
         case RegNet():
             yield from _wiring_of_regnet(model)
         case _:
-            raise ValueError(f"thresholds can be folded into models.MODELS; got {type(model).__name__}")
+            raise InputError(f"thresholds can be folded into models.MODELS; got {type(model).__name__}")
 
 
 def _wiring_of_vgg(model: VGG):

@@ -18,6 +18,7 @@ from tppjax import ann, cli, data, models
 from tppjax.activations import QCFS, ClippedReLU, ReLU
 from tppjax.ann import Ann
 from tppjax.data import Preprocessing
+from tppjax.errors import InputError
 
 # Pixels a side and number of classes of the data sets that the layouts know.
 SIZES = {"cifar10": (32, 10), "cifar100": (32, 100), "imagenet2012": (224, 1000)}
@@ -83,7 +84,7 @@ def main(config: FromTorch) -> Ann:
     """Imports, saves, and says what was taken for granted.
 
     Raises:
-      ValueError, FileNotFoundError, FileExistsError: if the file or the options don't fit; says how.
+      InputError, FileNotFoundError, FileExistsError: if the file or the options don't fit; says how.
     """
     if (config.out / "config.json").exists():
         raise FileExistsError(
@@ -120,11 +121,11 @@ def _chosen(config: FromTorch, learned: str | None) -> nn.Module:
     """The activation that the options ask for; `learned` is what thresholds are called in the file, None if none."""
     name = config.act or ("qcfs" if learned else "relu")
     if (config.L is None) == (name == "qcfs"):
-        raise ValueError(
+        raise InputError(
             f"--L, the number of levels, is not in the file: give it for qcfs, and only then; act is {name}"
         )
     if (config.bound is None) == (name == "clipped_relu" and not learned):
-        raise ValueError(f"give --bound for clipped_relu without thresholds in the file, and only then; act is {name}")
+        raise InputError(f"give --bound for clipped_relu without thresholds in the file, and only then; act is {name}")
     if name == "qcfs":
         return QCFS(L=config.L)
     return ReLU() if name == "relu" else ClippedReLU(**({} if config.bound is None else {"bound": config.bound}))
@@ -160,23 +161,23 @@ def import_state_dict(
       The network; one with ReLU has no thresholds yet.
 
     Raises:
-      ValueError: if keys are missing, unknown or misshapen (lists them), a threshold is not positive, or something
+      InputError: if keys are missing, unknown or misshapen (lists them), a threshold is not positive, or something
         is neither told by the file nor by an argument.
     """
     state = _plain(state)
     layout = layout or recognise(state)
     if layout not in LAYOUTS:
-        raise ValueError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
+        raise InputError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
     known = LAYOUTS[layout]
     if arch not in known.archs:
-        raise ValueError(f"layout {layout} has {', '.join(known.archs)}; got {arch}")
+        raise InputError(f"layout {layout} has {', '.join(known.archs)}; got {arch}")
     found = options(arch, known, state) | ({"pool": pool} if pool else {})
     model = models.create(arch, act=_activation(act, threshold_name(state)), **found)
     preprocessing = _preprocessing(known, model.num_classes, dataset, mean, std, size)
     try:
         variables = torch_variables.variables(model, known.names(model, state), state, preprocessing.input_shape)
     except ValueError as e:
-        raise ValueError(f"the file does not fit {arch} of layout {layout}: {e}") from e
+        raise InputError(f"the file does not fit {arch} of layout {layout}: {e}") from e
     if known.bgr:  # our images have red first
         stem = variables["params"]["conv_stem"]
         stem["kernel"] = stem["kernel"][:, :, ::-1].copy()
@@ -192,14 +193,14 @@ def _plain(state: State) -> State:
 
 def _activation(act: nn.Module | None, learned: str | None) -> nn.Module:
     if learned and not isinstance(act, QCFS | ClippedReLU):
-        raise ValueError(
+        raise InputError(
             f"the file has learned thresholds (.{learned}): give act=QCFS(L=...), whose number of levels is not in it, "
             f"or ClippedReLU(); got {act}"
         )
     if not learned and isinstance(act, QCFS):
-        raise ValueError("the file has no thresholds for qcfs: import it with relu, then calibrate or fine-tune it")
+        raise InputError("the file has no thresholds for qcfs: import it with relu, then calibrate or fine-tune it")
     if isinstance(act, QCFS) and act.L < 1:
-        raise ValueError(f"--L must be at least 1; got {act.L}; QCFS's clip without levels is --act clipped_relu")
+        raise InputError(f"--L must be at least 1; got {act.L}; QCFS's clip without levels is --act clipped_relu")
     return ReLU() if act is None else act
 
 
@@ -212,16 +213,16 @@ def _preprocessing(layout: Layout, classes: int, dataset, mean, std, size) -> Pr
     side, expected = SIZES.get(dataset, (None, classes))
     size = side if size is None else size
     if lacking := [n for n, v in {"dataset": dataset, "mean": mean, "std": std, "size": size}.items() if v is None]:
-        raise ValueError(
+        raise InputError(
             f"nothing tells how images with {classes} classes are prepared for this network: give --"
             + " and --".join(lacking)
         )
     if size < 1:
-        raise ValueError(f"--size must be at least 1; got {size}")
+        raise InputError(f"--size must be at least 1; got {size}")
     if expected != classes:
-        raise ValueError(f"the file has {classes} classes, {dataset} {expected}; give another --dataset")
+        raise InputError(f"the file has {classes} classes, {dataset} {expected}; give another --dataset")
     if len(mean) != len(std) or not all(s > 0 for s in std):
-        raise ValueError(f"mean and std need one number a channel, std above 0; got {mean} and {std}")
+        raise InputError(f"mean and std need one number a channel, std above 0; got {mean} and {std}")
     numbers = tuple(str(c) for c in range(classes))
     names = data.info(dataset).class_names if dataset in ("cifar10", "cifar100") else numbers
     info = Preprocessing(dataset, (size, size, len(mean)), tuple(mean), tuple(std), names)

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 
 from tppjax import sharding
+from tppjax.errors import InputError
 
 FILE = "results.json"
 
@@ -39,7 +40,7 @@ class Results:
 
         Raises:
           FileExistsError: if they were measured with other settings, unless they may be overwritten; says which.
-          ValueError: if the file is damaged.
+          InputError: if the file is damaged.
         """
         settings = json.loads(json.dumps(settings))  # as they come back from the file
         file = folder / FILE
@@ -51,7 +52,7 @@ class Results:
             for row in rows:
                 _ = row["command"], row["hardware"], row["versions"]
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as e:
-            raise ValueError(f"{file} is damaged ({e!r}): move it away, or give --overwrite") from e
+            raise InputError(f"{file} is damaged ({e!r}): move it away, or give --overwrite") from e
         if other := _differences(before, settings):
             listed = "; ".join(other)
             raise FileExistsError(

@@ -14,6 +14,7 @@ from tppjax import sharding
 from tppjax.activations import QCFS
 from tppjax.ann import Ann, sites, thresholds
 from tppjax.counts import check_steps
+from tppjax.errors import InputError
 from tppjax.spiking import RANDOM, TWO_PHASE, Spiking, in_time
 
 
@@ -90,7 +91,7 @@ class Snn(struct.PyTreeNode):
         """Logits `[B, K]`, the mean over T; where every site is two-phase, at the cost of one pass whatever T.
 
         Raises:
-          ValueError: if a random mode gets no key, or `x` does not fit the network.
+          InputError: if a random mode gets no key, or `x` does not fit the network.
         """
         return self.activity(x, key)[0]
 
@@ -98,7 +99,7 @@ class Snn(struct.PyTreeNode):
         """Logits `[B, K]` and `{site: number of spikes of each neuron}`, `[B, ...]`.
 
         Raises:
-          ValueError: as `apply`.
+          InputError: as `apply`.
         """
         return self._run(x, key)
 
@@ -110,10 +111,10 @@ class Snn(struct.PyTreeNode):
         """Logits, spikes and potentials at every step; time is never folded here, so T passes are paid.
 
         Raises:
-          ValueError: as `apply`.
+          InputError: as `apply`.
         """
         if self.T is None:
-            raise ValueError("a network for any T can't be traced: trace the one that for_any_T() was called on")
+            raise InputError("a network for any T can't be traced: trace the one that for_any_T() was called on")
         x, keys, modes = self._inputs(x, key)
         model = self.model.clone(act=self.model.act.clone(folded=False))
         run = steps.run(model, self._at(modes), x, keys, tuple(modes.items()), len(x), traced=True)
@@ -169,9 +170,9 @@ class Snn(struct.PyTreeNode):
         if not self.random:
             return None
         if key is None:
-            raise ValueError(f"mode {self.mode!r} draws at random and needs a key: pass key=jax.random.key(seed)")
+            raise InputError(f"mode {self.mode!r} draws at random and needs a key: pass key=jax.random.key(seed)")
         if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) or key.shape not in ((), (batch,)):
-            raise ValueError(
+            raise InputError(
                 f"key is one typed PRNG key, such as jax.random.key(0), or one per example, [{batch}]; "
                 f"got {getattr(key, 'dtype', type(key))} of shape {getattr(key, 'shape', ())}"
             )
@@ -217,7 +218,7 @@ def to_snn(
       The spiking network.
 
     Raises:
-      ValueError: if an argument is out of range, a threshold is missing, not positive or not finite, something between
+      InputError: if an argument is out of range, a threshold is missing, not positive or not finite, something between
         two sites is not linear, or a layer counts axes from the front. Says what, and where; for raw variables, the
         last two when images come.
 
@@ -253,7 +254,7 @@ def _ann(params, model) -> Ann:
     if isinstance(params, Ann):
         return params if model is None else params.replace(model=model)
     if model is None or not hasattr(params, "keys") or "params" not in params:
-        raise ValueError(
+        raise InputError(
             "to_snn takes an Ann (tppjax.ann.load gives one), or raw variables {'params': ...} with model= the module "
             f"they belong to; got {type(params).__name__}" + (" without model=" if model is None else "")
         )
@@ -266,7 +267,7 @@ def _beginning(act, v_init, shift) -> tuple[float, float]:
         return (0.5, 0.0) if isinstance(act, QCFS) else (0.0, 0.5)
     for name, value in (("v_init", v_init), ("shift", shift)):
         if value is not None and not math.isfinite(value):
-            raise ValueError(f"{name} is a finite number of thresholds; got {value}")
+            raise InputError(f"{name} is a finite number of thresholds; got {value}")
     return float(v_init or 0), float(shift or 0)
 
 

@@ -8,6 +8,8 @@ import numpy as np
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from tppjax.errors import InputError
+
 # Under one of these keys training scripts put the weights, beside the epoch, the optimiser's state and the like.
 WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
 
@@ -21,7 +23,7 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if it is damaged, holds code or anything but weights, is neither kind, or PyTorch is missing.
+      InputError: if it is damaged, holds code or anything but weights, is neither kind, or PyTorch is missing.
     """
     path = Path(path)
     if not path.is_file():
@@ -32,33 +34,33 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
         return _arrays(path, _unpickled(path))
     if start[8:9] == b"{":
         return _safetensors(path)
-    raise ValueError(f"{path} is neither a safetensors file nor one that torch.save wrote")
+    raise InputError(f"{path} is neither a safetensors file nor one that torch.save wrote")
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
         return safetensors.numpy.load_file(path)
     except (SafetensorError, KeyError, TypeError, ValueError) as e:
-        raise ValueError(f"{path} is not a whole safetensors file of float32, float64 or float16: {e}") from e
+        raise InputError(f"{path} is not a whole safetensors file of float32, float64 or float16: {e}") from e
 
 
 def _unpickled(path: Path):
     try:
         import torch
     except ImportError as e:
-        raise ValueError(
+        raise InputError(
             f"{path} is a pickle of PyTorch's, which only PyTorch reads: pip install 'tppjax[torch]', or save the "
             "weights as safetensors where PyTorch is"
         ) from e
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as e:
-        raise ValueError(
+        raise InputError(
             f"{path} is damaged, or holds code and not only weights, and is refused: where you trust it, save "
             "model.state_dict() from it anew"
         ) from e
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as e:
-        raise ValueError(f"{path} is damaged: {e}") from e
+        raise InputError(f"{path} is damaged: {e}") from e
 
 
 def _arrays(path: Path, content) -> dict[str, np.ndarray]:
@@ -69,9 +71,9 @@ def _arrays(path: Path, content) -> dict[str, np.ndarray]:
             break
         content = inner
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{path} holds no state dict, neither by itself nor under one of {', '.join(WRAPPERS)}")
+        raise InputError(f"{path} holds no state dict, neither by itself nor under one of {', '.join(WRAPPERS)}")
     if others := [str(key) for key, value in content.items() if not hasattr(value, "numpy")]:
-        raise ValueError(f"{path} holds other things than weights: {', '.join(others[:8])}")
+        raise InputError(f"{path} holds other things than weights: {', '.join(others[:8])}")
     return {str(key): _numpy(value) for key, value in content.items()}
 
 

@@ -12,6 +12,7 @@ import flax.linen as nn
 import numpy as np
 
 from tppjax import data
+from tppjax.errors import InputError
 from tppjax.models.regnet import RegNet
 from tppjax.models.resnet import ResNet
 from tppjax.models.vgg import VGG
@@ -60,14 +61,14 @@ def recognise(state: State) -> str:
     """The layout that a key of the file gives away.
 
     Raises:
-      ValueError: if none does.
+      InputError: if none does.
     """
     for key, layout in MARKS.items():
         if key in state:
             return layout
     if not state:
-        raise ValueError("the file holds no weights")
-    raise ValueError(
+        raise InputError("the file holds no weights")
+    raise InputError(
         f"no known layout has these keys: {', '.join(list(state)[:5])}, ...; if it is one of {', '.join(LAYOUTS)}, say "
         "which with --layout"
     )

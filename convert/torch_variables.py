@@ -9,6 +9,7 @@ import numpy as np
 from flax import traverse_util
 
 from convert.torch_layouts import State, threshold_name
+from tppjax.errors import InputError
 from tppjax.models.vgg import VGG
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
@@ -25,7 +26,7 @@ def variables(model: nn.Module, names: dict[str, str], state: State, input_shape
       input_shape: of one image.
 
     Raises:
-      ValueError: if keys are missing, unknown or misshapen (lists them), or a number is not finite, or a threshold not
+      InputError: if keys are missing, unknown or misshapen (lists them), or a number is not finite, or a threshold not
         positive.
     """
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
@@ -37,7 +38,7 @@ def variables(model: nn.Module, names: dict[str, str], state: State, input_shape
     for path, leaf in leaves.items():
         if not np.all(np.isfinite(leaf)) or (path[-1] == "theta" and leaf <= 0):
             rule = "thresholds must be positive and finite" if path[-1] == "theta" else "weights must be finite"
-            raise ValueError(f"{rule}; {keys.get(path, 'bound')} is {np.array2string(leaf, threshold=4)}")
+            raise InputError(f"{rule}; {keys.get(path, 'bound')} is {np.array2string(leaf, threshold=4)}")
     return traverse_util.unflatten_dict(leaves)
 
 
@@ -75,7 +76,7 @@ def _check_keys(keys: dict, shapes: dict, state: State) -> None:
         ],
     }
     if any(lists.values()):
-        raise ValueError("; ".join(f"{what}: {_shown(found)}" for what, found in lists.items() if found))
+        raise InputError("; ".join(f"{what}: {_shown(found)}" for what, found in lists.items() if found))
 
 
 def _shown(items: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Imports run one way: configs -> nothing; tppjax -> libraries; convert -> tppjax; train -> tppjax, configs."""
+"""Imports run one way: configs -> tppjax.errors; tppjax -> libraries; convert -> tppjax; train -> tppjax, configs."""
 
 import ast
 from pathlib import Path
@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-ALLOWED = {"configs": set(), "tppjax": set(), "convert": {"tppjax"}, "train": {"tppjax", "configs"}}
+ALLOWED = {"configs": {"tppjax"}, "tppjax": set(), "convert": {"tppjax"}, "train": {"tppjax", "configs"}}
 WITHIN_TPPJAX = {  # what the bottom of the core may import of the core
-    "counts.py": set(),
+    "errors.py": set(),
+    "files.py": {"errors"},
+    "counts.py": {"errors"},
     "neurons.py": {"counts"},
     "activations.py": {"counts"},
-    "spiking.py": {"counts", "neurons", "activations"},
+    "spiking.py": {"counts", "neurons", "activations", "errors"},
 }
 
 
@@ -33,6 +35,11 @@ def test_packages(package):
     for file in files:
         ours = {name.split(".")[0] for name in imported(file)} & ALLOWED.keys()
         assert ours <= ALLOWED[package] | {package}, file
+
+
+def test_configs_take_only_the_error():
+    names = {name for file in (ROOT / "configs").glob("*.py") for name in imported(file)}
+    assert {name for name in names if name.startswith("tppjax")} == {"tppjax.errors.InputError"}
 
 
 @pytest.mark.parametrize("file", WITHIN_TPPJAX)

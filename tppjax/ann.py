@@ -21,6 +21,7 @@ from tppjax import activations, models, sharding
 from tppjax.activations import ACTIVATIONS
 from tppjax.batching import map_examples
 from tppjax.data import Images, Preprocessing
+from tppjax.errors import InputError
 
 
 class Ann(struct.PyTreeNode):
@@ -46,7 +47,7 @@ class Ann(struct.PyTreeNode):
         """What enters the network, `[B, H, W, C]`: normalised, if the images are pixels; of frames the mean.
 
         Raises:
-          ValueError: as `frames`.
+          InputError: as `frames`.
         """
         x = self.frames(images)
         return x if x.ndim == 4 else x.mean(axis=1)
@@ -55,18 +56,18 @@ class Ann(struct.PyTreeNode):
         """What a spiking network sees, step after step where these are recordings: normalised, if they are pixels.
 
         Raises:
-          ValueError: if `images` are not a batch that the network takes: `[B, H, W, C]`, or recordings
+          InputError: if `images` are not a batch that the network takes: `[B, H, W, C]`, or recordings
             `[B, frames, H, W, C]`.
         """
         if getattr(images, "ndim", None) not in (4, 5):
-            raise ValueError(f"the network takes a batch of images [B, H, W, C]; got shape {np.shape(images)}")
+            raise InputError(f"the network takes a batch of images [B, H, W, C]; got shape {np.shape(images)}")
         if self.preprocessing is not None:
             if images.ndim == 5 and images.shape[1] != self.preprocessing.frames:
                 expected = self.preprocessing.frames or "no"
-                raise ValueError(f"the network takes recordings of {expected} frames; got shape {images.shape}")
+                raise InputError(f"the network takes recordings of {expected} frames; got shape {images.shape}")
             return self.preprocessing(images)
         if not jnp.issubdtype(images.dtype, jnp.floating):
-            raise ValueError(f"a network without preprocessing takes floats, already normalised; got {images.dtype}")
+            raise InputError(f"a network without preprocessing takes floats, already normalised; got {images.dtype}")
         return images
 
 
@@ -92,13 +93,13 @@ def sites(model: nn.Module, input_shape) -> dict[str, Site]:
     """Every copy of `model.act` by its path, in the order in which they run.
 
     Raises:
-      ValueError: if one copy runs twice, since spiking neurons can stand at one place only.
+      InputError: if one copy runs twice, since spiking neurons can stand at one place only.
     """
     found = {}
 
     def record(site, module, x, y):
         if site in found:
-            raise ValueError(f"the activation {site!r} runs twice: put a copy at each site, self.act.copy(name=...)")
+            raise InputError(f"the activation {site!r} runs twice: put a copy at each site, self.act.copy(name=...)")
         found[site] = Site(y.shape, module.max_pool)
 
     with watching((type(model.act),), record):
@@ -135,7 +136,7 @@ def save(ann: Ann, folder: str | os.PathLike) -> None:
     Of several hosts all must call it, and the first one writes.
 
     Raises:
-      ValueError: if the model is not one that `models.create` makes.
+      InputError: if the model is not one that `models.create` makes.
       FileExistsError: if `folder` holds anything but a saved network.
     """
     folder = Path(folder).absolute()
@@ -163,7 +164,7 @@ def load(folder: str | os.PathLike) -> Ann:
 
     Raises:
       FileNotFoundError: if there is none; says what was looked for.
-      ValueError: if what is there is damaged or of another kind.
+      InputError: if what is there is damaged or of another kind.
     """
     folder = Path(folder).absolute()
     folder = folder / "ann" if (folder / "ann" / "ann.json").is_file() else folder
@@ -175,12 +176,12 @@ def load(folder: str | os.PathLike) -> Ann:
         preprocessing = Preprocessing(**{k: _tuples(v) for k, v in description["preprocessing"].items()})
         history = tuple(description.get("history", ()))
     except (json.JSONDecodeError, KeyError, TypeError) as e:
-        raise ValueError(f"{folder / 'ann.json'} does not describe a network of this library: {e!r}") from e
+        raise InputError(f"{folder / 'ann.json'} does not describe a network of this library: {e!r}") from e
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             variables = checkpointer.restore(folder / "variables")
     except Exception as e:
-        raise ValueError(f"{folder / 'variables'} is damaged or incomplete, train or import again: {e}") from e
+        raise InputError(f"{folder / 'variables'} is damaged or incomplete, train or import again: {e}") from e
     return Ann(variables, model, preprocessing, history)
 
 
@@ -195,7 +196,7 @@ def _nothing_at(folder: Path) -> str:
 def _describe(ann: Ann) -> dict:
     model, names = ann.model, {cls: name for name, cls in ACTIVATIONS.items()}
     if model.name not in models.MODELS or type(model.act) not in names:
-        raise ValueError(f"only models from models.create can be saved; got {model}")
+        raise InputError(f"only models from models.create can be saved; got {model}")
     return {
         "model": {
             "name": model.name,

@@ -8,13 +8,18 @@ import jax
 import tyro
 
 from tppjax import sharding
+from tppjax.errors import InputError
+
+INTERRUPTED = 130  # as shells have it
 
 
 def run(main, options: type) -> None:
     """Calls `main` with the `options` read from the command line; bad input ends with its sentence and status 2.
 
-    What is compiled is kept in the user's cache folder, or where JAX_COMPILATION_CACHE_DIR says. With an option
-    `distributed`, the hosts are joined first, and only the first one prints.
+    Bad input is what our code raises as `InputError`, and what the operating system refuses (`OSError`); any other
+    error keeps its traceback, since it is a bug. What is compiled is kept in the user's cache folder, or where
+    JAX_COMPILATION_CACHE_DIR says. With an option `distributed`, the hosts are joined first, and only the first one
+    prints.
     """
     config = tyro.cli(options)
     if jax.config.jax_compilation_cache_dir is None:
@@ -25,6 +30,32 @@ def run(main, options: type) -> None:
             sharding.join_hosts()
         with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if sharding.primary() else nowhere):
             main(config)
-    except (ValueError, FileNotFoundError, FileExistsError) as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(2)
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever read the output has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except KeyboardInterrupt:
+        _end("interrupted", INTERRUPTED)
+    except InputError as e:
+        _end(f"error: {e}", 2)
+    except OSError as e:
+        _end(f"error: {_refused(e)}", 2)
+    except MemoryError:
+        _end("error: the memory does not suffice; try a smaller --batch_size or fewer images", 2)
+    except jax.errors.JaxRuntimeError as e:
+        if "RESOURCE_EXHAUSTED" not in str(e):
+            raise
+        _end(f"error: the device's memory does not suffice ({str(e).splitlines()[0]}); try a smaller --batch_size", 2)
+
+
+def _refused(e: OSError) -> str:
+    """Our own sentence, or the operating system's with the file that it is about."""
+    if e.errno is None:
+        return str(e)
+    files = " and ".join(str(f) for f in (e.filename, e.filename2) if f is not None)
+    return f"{files}: {e.strerror}" if files else f"a file could not be read or written: {e.strerror}"
+
+
+def _end(sentence: str, status: int) -> None:
+    print(sentence, file=sys.stderr)
+    sys.exit(status)

@@ -19,6 +19,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tppjax.errors import InputError
+
 DEGREES = 8, 4, 9  # of the polynomial that the law is computed from, in each variable and in all
 
 
@@ -159,6 +161,6 @@ def law(f, T: int) -> np.ndarray:
 
 
 def check_steps(T) -> None:
-    """Raises ValueError unless `T` is a whole number of at least 1."""
+    """Raises InputError unless `T` is a whole number of at least 1."""
     if isinstance(T, bool) or not isinstance(T, int | np.integer) or T < 1:
-        raise ValueError(f"T is the number of time steps, a whole number of at least 1; got {T!r}")
+        raise InputError(f"T is the number of time steps, a whole number of at least 1; got {T!r}")

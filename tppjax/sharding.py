@@ -15,6 +15,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from tppjax.errors import InputError
+
 AXIS, EXAMPLES = "devices", "examples"
 
 
@@ -26,13 +28,13 @@ def join_hosts() -> None:
     JAX_PROCESS_ID.
 
     Raises:
-      ValueError: if it can't tell how many there are.
+      InputError: if it can't tell how many there are.
     """
     given = {name: os.environ.get(f"JAX_{name.upper()}") for name in ("num_processes", "process_id")}
     try:
         jax.distributed.initialize(**{name: int(value) for name, value in given.items() if value is not None})
     except ValueError as e:
-        raise ValueError(
+        raise InputError(
             f"--distributed finds no other hosts ({e}): outside of TPU pods, Slurm and Open MPI, set "
             "JAX_COORDINATOR_ADDRESS=HOST:PORT of the first process, JAX_NUM_PROCESSES and JAX_PROCESS_ID"
         ) from e
@@ -109,10 +111,10 @@ def split(array, over: Mesh, axis: int = 0):
     """The array with one axis, the leading one by default, cut evenly over the devices.
 
     Raises:
-      ValueError: if the axis does not divide by the number of devices.
+      InputError: if the axis does not divide by the number of devices.
     """
     if array.shape[axis] % over.shape[AXIS]:
-        raise ValueError(f"{array.shape[axis]} do not divide evenly over {over.shape[AXIS]} devices")
+        raise InputError(f"{array.shape[axis]} do not divide evenly over {over.shape[AXIS]} devices")
     return _placed(array, NamedSharding(over, PartitionSpec(*[None] * axis, AXIS)))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from tppjax import counts, neurons
 from tppjax.activations import max_pool
+from tppjax.errors import InputError
 
 TWO_PHASE = ("tpp", "rounded", "unbiased")
 MODES = ("baseline", "shuffle", *TWO_PHASE)
@@ -56,7 +57,7 @@ class Spiking(nn.Module):
         theta = self.get_variable("params", "theta")
         mode = self.mode if isinstance(self.mode, str) else dict(self.mode)["/".join(self.path)]
         if self.max_pool and mode not in TWO_PHASE:
-            raise ValueError(max_pool_refused(mode, "/".join(self.path)))
+            raise InputError(max_pool_refused(mode, "/".join(self.path)))
         return self._rate(mode, x, theta) if self.folded else self._step(mode, x, theta)
 
     def _rate(self, mode, x, theta):

@@ -12,6 +12,7 @@ from tppjax.activations import ReLU
 from tppjax.ann import Ann, images_at_once, site_inputs
 from tppjax.batching import batches
 from tppjax.counts import check_steps
+from tppjax.errors import InputError
 from tppjax.histogram import Histogram
 from tppjax.spiking import MODES
 
@@ -50,7 +51,7 @@ def calibrate(
       The network with a leaf `theta` at each site, `[C]` or `[]`; a dead channel has the largest threshold of its site.
 
     Raises:
-      ValueError: on unknown names, no images, or a network that has thresholds, which were trained with it.
+      InputError: on unknown names, no images, or a network that has thresholds, which were trained with it.
     """
     _check(ann, images, method, per, T, mode, percentile)
     observed = observe(ann, images, batch_size) if observed is None else observed
@@ -85,7 +86,7 @@ def choose(histograms: dict[str, Histogram], method: str, per: str, *, T: int, m
             case "mse":
                 theta = least_error(histogram, T, mode)
         if not theta.max() > 0:
-            raise ValueError(f"nothing ever fires at {site} on the calibration images: are they those of the network?")
+            raise InputError(f"nothing ever fires at {site} on the calibration images: are they those of the network?")
         theta = np.where(theta > 0, theta, theta.max()).astype(np.float32)
         thetas[site] = theta if per == "channel" else theta[0]
     return thetas
@@ -142,19 +143,19 @@ def _check(ann, images, method, per, T, mode, percentile):
     known = {"method": (method, METHODS), "per": (per, ("channel", "layer")), "mode": (mode, (*MODES, "floor"))}
     for name, (value, names) in known.items():
         if value not in names:
-            raise ValueError(f"unknown {name} {value!r}; known: {', '.join(names)}")
+            raise InputError(f"unknown {name} {value!r}; known: {', '.join(names)}")
     if not 0 < percentile <= 100:
-        raise ValueError(f"percentile is above 0 and at most 100, in percent; got {percentile}")
+        raise InputError(f"percentile is above 0 and at most 100, in percent; got {percentile}")
     check_plain(ann)
     _check_images(images)
 
 
 def check_plain(ann: Ann) -> None:
-    """Raises ValueError if the network has thresholds of its own."""
+    """Raises InputError if the network has thresholds of its own."""
     if not isinstance(ann.model.act, ReLU):
-        raise ValueError(f"a network with {type(ann.model.act).__name__} learned its thresholds: nothing to calibrate")
+        raise InputError(f"a network with {type(ann.model.act).__name__} learned its thresholds: nothing to calibrate")
 
 
 def _check_images(images):
     if len(images) == 0:
-        raise ValueError("calibration needs images of the training set; got none")
+        raise InputError("calibration needs images of the training set; got none")

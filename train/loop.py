@@ -15,6 +15,7 @@ from configs.training import Training
 from tppjax import ann, sharding
 from tppjax.ann import Ann
 from tppjax.data import Images
+from tppjax.errors import InputError
 from tppjax.models.layers import LANDMARK
 from train import feeds
 from train.run import Run
@@ -53,12 +54,12 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
       The best network.
 
     Raises:
-      ValueError: if there are too few images for one batch and the validation split, or too many devices.
+      InputError: if there are too few images for one batch and the validation split, or too many devices.
     """
     train, held_out = split(images, config)
     over = sharding.mesh()
     if config.batch_size % over.size:
-        raise ValueError(f"--batch_size {config.batch_size} does not divide evenly over {over.size} devices")
+        raise InputError(f"--batch_size {config.batch_size} does not divide evenly over {over.size} devices")
     run = Run.open(config)
     steps = len(train) // config.batch_size
     tx = optimizer(config, steps)
@@ -107,7 +108,7 @@ def split(images: Images, config: Training) -> tuple[Images, Images]:
     order = np.random.default_rng(config.seed).permutation(len(images))
     held_out, train = order[: config.validation], order[config.validation :][: config.limit_train]
     if config.validation < 1 or len(train) < config.batch_size:
-        raise ValueError(
+        raise InputError(
             f"{len(images)} images with --validation {config.validation} leave {len(train)} to train on, which must be "
             f"at least --batch_size {config.batch_size}; --validation must be at least 1"
         )

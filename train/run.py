@@ -9,6 +9,7 @@ import orbax.checkpoint as ocp
 
 from configs.training import Training
 from tppjax import sharding
+from tppjax.errors import InputError
 
 NOT_COMPARED = ("out", "resume", "overwrite", "data_dir", "distributed", "checkpoint_every", "workers")
 
@@ -32,7 +33,7 @@ class Run:
         Raises:
           FileExistsError: if something is there and neither --resume nor --overwrite was given.
           FileNotFoundError: on --resume where no run is.
-          ValueError: on --resume of a run that was given other options.
+          InputError: on --resume of a run that was given other options.
         """
         folder, described = config.out.absolute(), _described(config)
         if config.resume:
@@ -59,7 +60,7 @@ class Run:
           steps: of an epoch.
 
         Raises:
-          ValueError: if the checkpoint is damaged or holds another network.
+          InputError: if the checkpoint is damaged or holds another network.
         """
         newest = self._checkpoints.latest_step()
         if newest is None:
@@ -67,7 +68,7 @@ class Run:
         try:
             restored = self._checkpoints.restore(newest, args=ocp.args.StandardRestore(state))
         except Exception as e:
-            raise ValueError(f"checkpoint {newest} in {self.folder} is damaged or of another network: {e}") from e
+            raise InputError(f"checkpoint {newest} in {self.folder} is damaged or of another network: {e}") from e
         metrics = self.folder / "metrics.jsonl"
         if sharding.primary() and metrics.is_file():
             metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[: newest // steps]))
@@ -106,7 +107,7 @@ def _check_same(folder: Path, described: dict) -> None:
     other = {k for k in before.keys() | described.keys() if before.get(k) != described.get(k)}
     if other:
         listed = "; ".join(f"{k} was {before.get(k)}, is {described.get(k)}" for k in sorted(other))
-        raise ValueError(f"--resume needs the options the run in {folder} began with: {listed}")
+        raise InputError(f"--resume needs the options the run in {folder} began with: {listed}")
 
 
 def _previous(folder: Path) -> Path:

@@ -12,6 +12,7 @@ from configs.training import Training
 from tppjax import activations, ann, thresholds
 from tppjax.ann import Ann
 from tppjax.data import Images, Preprocessing
+from tppjax.errors import InputError
 
 CALIBRATION = 500  # images, for thresholds that the network lacks
 
@@ -32,7 +33,7 @@ def start(config: Training, model: nn.Module, preprocessing: Preprocessing, imag
       images: the training images, for thresholds that the network in `init_from` lacks.
 
     Raises:
-      ValueError: if the network in `init_from` is another one, or was trained on other data.
+      InputError: if the network in `init_from` is another one, or was trained on other data.
       FileNotFoundError: if there is none.
     """
     if config.init_from is None:
@@ -40,12 +41,12 @@ def start(config: Training, model: nn.Module, preprocessing: Preprocessing, imag
         return Ann(jax.jit(model.init)(jax.random.key(config.seed), x), model, preprocessing)
     network = ann.load(config.init_from)
     if network.model.clone(act=model.act) != model:
-        raise ValueError(f"--init_from {config.init_from} holds another network:\n{network.model}\nasked for:\n{model}")
+        raise InputError(f"--init_from {config.init_from} holds another network:\n{network.model}\nasked for:\n{model}")
     kept = {name: getattr(network.preprocessing, name) for name in ("mean", "std")}
     if network.preprocessing.class_names == tuple(map(str, range(len(preprocessing.class_names)))):
         kept["class_names"] = network.preprocessing.class_names  # imported, without names
     if dataclasses.replace(preprocessing, **kept) != network.preprocessing:
-        raise ValueError(f"--init_from {config.init_from} was trained on {network.preprocessing.dataset}, other data")
+        raise InputError(f"--init_from {config.init_from} was trained on {network.preprocessing.dataset}, other data")
     thetas = _thetas(config, model, network, images)
     kept = traverse_util.flatten_dict(network.variables["params"], sep="/")
     kept = {path: leaf for path, leaf in kept.items() if not path.endswith("/theta")}

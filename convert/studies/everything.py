@@ -16,6 +16,7 @@ from convert.results import about, all_or_none
 from convert.studies import accuracy, anytime, misalignment, orders, potentials, single_layer, spikes, study, theorem
 from tppjax import ann
 from tppjax.ann import sites
+from tppjax.errors import InputError
 
 FEWEST = 100  # test images, below which accuracy says little
 
@@ -63,7 +64,7 @@ class All(Experiment):
 def main(config: All) -> str:
     """Runs the studies and writes the report."""
     if not config.minutes > 0:
-        raise ValueError(f"--minutes must be above 0; got {config.minutes}")
+        raise InputError(f"--minutes must be above 0; got {config.minutes}")
     subject = experiment.begin(config, ("baseline", "shuffle", "tpp"))
     out = config.out or config.ann / "studies"
     out.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from convert import evaluate, experiment, pictures
 from convert.experiment import Experiment, Subject
 from convert.studies import study
 from convert.studies.study import Section
+from tppjax.errors import InputError
 
 NAME = "orders"
 TITLE = "One given order of the steps at every layer (figures 11 and 12)"
@@ -34,7 +35,7 @@ def main(config: Orders) -> Section:
     """Runs the study.
 
     Raises:
-      ValueError: if there are too many orders to try, or no two steps can be fixed while others move.
+      InputError: if there are too many orders to try, or no two steps can be fixed while others move.
     """
     _check(config)
     subject = experiment.begin(config, ("baseline", "shuffle"))
@@ -63,9 +64,9 @@ def main(config: Orders) -> Section:
 
 def _check(config: Orders) -> None:
     if not 2 <= config.T <= 5:
-        raise ValueError(f"--T is 2 to 5, since all T! orders are tried; got {config.T}")
+        raise InputError(f"--T is 2 to 5, since all T! orders are tried; got {config.T}")
     if config.T_pairs and (config.T_pairs < 4 or config.samples < 1):
-        raise ValueError(
+        raise InputError(
             f"--T_pairs is at least 4, or 0 for no pairs, and --samples at least 1; got {config.T_pairs} and "
             f"{config.samples}"
         )

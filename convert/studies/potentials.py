@@ -15,6 +15,7 @@ from convert.studies import study
 from convert.studies.study import Section
 from tppjax import ann
 from tppjax.counts import in_thresholds
+from tppjax.errors import InputError
 
 NAME = "potentials"
 TITLE = "Membrane potential before firing (figures 4 and 7 to 10)"
@@ -45,13 +46,13 @@ def main(config: Potentials) -> Section:
     """Runs the study.
 
     Raises:
-      ValueError: on a step, layer or channel that is not there.
+      InputError: on a step, layer or channel that is not there.
     """
     experiment.check_steps((config.T,), config.modes)
     if config.steps is None:
         config = replace(config, steps=tuple(2**i for i in range(config.T.bit_length())))
     if not config.steps or not all(1 <= t <= config.T for t in config.steps):
-        raise ValueError(f"--steps lie between 1 and --T {config.T}; got {config.steps}")
+        raise InputError(f"--steps lie between 1 and --T {config.T}; got {config.steps}")
     subject = experiment.begin(config, config.modes)
     chosen = _sites(subject.network, config)
     outcome = _Outcome(tuple(chosen), tuple(config.steps), config.channel)
@@ -80,12 +81,12 @@ def main(config: Potentials) -> Section:
 def _sites(network, config: Potentials) -> list[str]:
     known = ann.sites(network.model, network.preprocessing.input_shape)
     if unknown := set(config.sites) - known.keys():
-        raise ValueError(f"--sites {', '.join(sorted(unknown))}: no such layers; known: {', '.join(known)}")
+        raise InputError(f"--sites {', '.join(sorted(unknown))}: no such layers; known: {', '.join(known)}")
     spread = [list(known)[i] for i in sorted({round(i) for i in np.linspace(0, len(known) - 1, 4)})]
     chosen = list(config.sites) or spread
     channels = {site: known[site].shape[-1] for site in chosen}
     if config.channel is not None and not all(0 <= config.channel < n for n in channels.values()):
-        raise ValueError(f"--channel {config.channel}: not in every layer; they have {channels}")
+        raise InputError(f"--channel {config.channel}: not in every layer; they have {channels}")
     return chosen
 
 

@@ -14,6 +14,7 @@ from convert.results import Results, about
 from convert.studies import study
 from convert.studies.study import Section
 from tppjax import counts, neurons
+from tppjax.errors import InputError
 
 NAME = "theorem"
 TITLE = "The paper's two theorems in numbers (theorem 1, appendix G)"
@@ -41,9 +42,9 @@ def main(config: Theorem) -> Section:
     """Runs the study."""
     experiment.check_steps(config.T)
     if not all(2 <= T <= 128 for T in config.T):
-        raise ValueError(f"--T is 2 to 128 here: at 1 there is nothing to say, beyond it memory ends; got {config.T}")
+        raise InputError(f"--T is 2 to 128 here: at 1 there is nothing to say, beyond it memory ends; got {config.T}")
     if config.draws < 1:
-        raise ValueError(f"--draws must be at least 1; got {config.draws}")
+        raise InputError(f"--draws must be at least 1; got {config.draws}")
     settings = {"draws": config.draws, "potentials_per_threshold": GRID}
     results = Results.open(config.out / NAME, settings, study.PROGRAM, config.overwrite)
     rows = [

@@ -8,6 +8,8 @@ from importlib import import_module
 import jax.numpy as jnp
 import numpy as np
 
+from tppjax.errors import InputError
+
 
 @dataclasses.dataclass(frozen=True)
 class Images:
@@ -76,16 +78,16 @@ class Preprocessing:
         """Pixels to network input: uint8 `[..., H, W, C]` are normalised; floats have been, and pass as they are.
 
         Raises:
-          ValueError: if the shape is not the network's, or the type is neither uint8 nor floating.
+          InputError: if the shape is not the network's, or the type is neither uint8 nor floating.
         """
         if images.shape[-3:] != self.input_shape:
-            raise ValueError(
+            raise InputError(
                 f"the network takes images of shape {self.input_shape} (trained on {self.dataset}); got {images.shape}"
             )
         if jnp.issubdtype(images.dtype, jnp.floating):
             return images
         if images.dtype != jnp.uint8:
-            raise ValueError(f"images are uint8 pixels, or floats already normalised; got {images.dtype}")
+            raise InputError(f"images are uint8 pixels, or floats already normalised; got {images.dtype}")
         mean, std = (jnp.broadcast_to(jnp.float32(a), images.shape) for a in (self.mean, self.std))
         return (images / jnp.float32(255) - mean) / std
 
@@ -112,7 +114,7 @@ def info(name: str, data_dir: str | os.PathLike | None = None, **form) -> Prepro
       **form: how to read a data set of `READ_LIKE`, as its module's `info` has it; such as `size=64, frames=8`.
 
     Raises:
-      ValueError: on an unknown name, or damaged data.
+      InputError: on an unknown name, or damaged data.
       FileNotFoundError: if it takes the data to tell, and the data is not there.
     """
     return _module(name).info(name, data_dir, **form)
@@ -140,11 +142,11 @@ def load(
       The images; those of imagenet2012 stay on disk, and have the same methods.
 
     Raises:
-      ValueError: on an unknown name or split, or damaged data.
+      InputError: on an unknown name or split, or damaged data.
       FileNotFoundError: if the data is not there; says where it was looked for and how to get it.
     """
     if split not in ("train", "test"):
-        raise ValueError(f"unknown split {split!r}; known: train, test")
+        raise InputError(f"unknown split {split!r}; known: train, test")
     if name in READ_LIKE:
         options["like"] = like or info(name, data_dir)
     return _module(name).load(name, split, data_dir, choose, **options)
@@ -160,5 +162,5 @@ def digest(*arrays) -> str:
 
 def _module(name: str):
     if name not in _MODULES:
-        raise ValueError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
+        raise InputError(f"unknown data set {name!r}; known: {', '.join(NAMES)}")
     return import_module(f"tppjax.data.{_MODULES[name]}")

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from tppjax.errors import InputError
+
 FILL = 128.0
 # (probability, operation, magnitude in 0..9), twice.
 POLICIES = (
@@ -45,10 +47,10 @@ def cifar10_policy(images, key):
     """One of the 25 policies for each image, drawn uniformly: uint8 `[B, H, W, 3]`.
 
     Raises:
-      ValueError: if the images have no three channels.
+      InputError: if the images have no three channels.
     """
     if images.shape[-1] != 3:
-        raise ValueError(f"AutoAugment's policy is for images of three channels; got {images.shape}")
+        raise InputError(f"AutoAugment's policy is for images of three channels; got {images.shape}")
     names = tuple(OPERATIONS)
     steps = np.array([[(p, names.index(name), MAGNITUDES[name][m]) for p, name, m in policy] for policy in POLICIES])
     choice_key, key = jax.random.split(key)

@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from tppjax import cli
 from tppjax.data import Images, Preprocessing, prepared
+from tppjax.errors import InputError
 
 SHAPE = (32, 32, 3)
 VERSION = "3.0.2"  # of TFDS's builders, whose features and names these data sets have
@@ -101,12 +102,12 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choos
 
     Raises:
       FileNotFoundError: if there is none; names the folder and the command that gets it. Nothing is downloaded here.
-      ValueError: if it is incomplete or of another kind.
+      InputError: if it is incomplete or of another kind.
     """
     folder = prepared.newest(name, prepared.root(data_dir), f"python -m tppjax.data.cifar --dataset {name}")
     classes = (folder / "label.labels.txt").read_text().split()
     if classes != CLASSES[name][FINE]:
-        raise ValueError(f"{folder} has other classes than {name}: {', '.join(classes[:5])}, ...")
+        raise InputError(f"{folder} has other classes than {name}: {', '.join(classes[:5])}, ...")
     tfds = _tfds()
     as_bytes = {"image": tfds.decode.SkipDecoding()}
     source = tfds.builder_from_directory(folder).as_data_source(split=split, decoders=as_bytes)
@@ -132,7 +133,7 @@ def prepare(name: str, data_dir=None, archive=None, original: Archive | None = N
 
     Raises:
       FileNotFoundError: if `archive` is not there.
-      ValueError: if it is not the original one, is damaged, or holds anything but arrays.
+      InputError: if it is not the original one, is damaged, or holds anything but arrays.
     """
     data_dir, original = prepared.root(data_dir), original or ARCHIVES[name]
     local = data_dir / "downloads" / original.url.rsplit("/", 1)[1]
@@ -178,20 +179,20 @@ def _unpack(archive: Path, original: Archive, classes: dict[str, list[str]]) -> 
     with archive.open("rb") as f:
         md5 = hashlib.file_digest(f, "md5").hexdigest()
     if md5 != original.md5:
-        raise ValueError(f"{archive} is not the original archive: its md5 is {md5}, not {original.md5}; get it anew")
+        raise InputError(f"{archive} is not the original archive: its md5 is {md5}, not {original.md5}; get it anew")
     meta, keys = original.meta
     wanted = {meta, *(file for files in original.files.values() for file in files)}
     with tarfile.open(archive) as tar:
         members = {Path(m.name).name: m for m in tar.getmembers() if m.isfile()}
         if missing := wanted - members.keys():
-            raise ValueError(f"{archive} lacks {', '.join(sorted(missing))}")
+            raise InputError(f"{archive} lacks {', '.join(sorted(missing))}")
         contents = {file: _Plain(tar.extractfile(members[file]), encoding="bytes").load() for file in wanted}
     for kind, key in keys.items():
         if [n.decode() for n in contents[meta][key]] != classes[kind]:
-            raise ValueError(f"{archive} has other class names than TFDS for {kind}")
+            raise InputError(f"{archive} has other class names than TFDS for {kind}")
     for split, files in original.files.items():
         if (n := sum(len(contents[file][b"data"]) for file in files)) != original.counts[split]:
-            raise ValueError(f"{archive} has {n} images in {split}, not {original.counts[split]}")
+            raise InputError(f"{archive} has {n} images in {split}, not {original.counts[split]}")
     return contents
 
 
@@ -222,7 +223,7 @@ class _Plain(pickle.Unpickler):
     def find_class(self, module, name):
         """What the pickle may name."""
         if f"{module}.{name}" not in self.ADMITTED:
-            raise ValueError(f"the archive asks for {module}.{name}, which is neither data nor an array: refused")
+            raise InputError(f"the archive asks for {module}.{name}, which is neither data nor an array: refused")
         return self.ADMITTED[f"{module}.{name}"]
 
 

@@ -6,17 +6,18 @@ import numpy as np
 from PIL import Image
 
 from tppjax.data import Preprocessing
+from tppjax.errors import InputError
 
 FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops: area in parts of the picture's, and width / height
 
 
 def check(like: Preprocessing) -> None:
-    """Raises a ValueError unless `like` says how pictures of any size become images."""
+    """Raises a InputError unless `like` says how pictures of any size become images."""
     if like.interpolation not in FILTERS:
-        raise ValueError(f"unknown interpolation {like.interpolation!r}; known: {', '.join(FILTERS)}")
+        raise InputError(f"unknown interpolation {like.interpolation!r}; known: {', '.join(FILTERS)}")
     if like.resize is None or like.resize < max(like.input_shape[:2]) or like.input_shape[2] != 3:
-        raise ValueError(
+        raise InputError(
             f"pictures become images [H, W, 3] cut out of what has the shorter side resize, which is at least H and "
             f"W; got input_shape {like.input_shape} and resize {like.resize}"
         )

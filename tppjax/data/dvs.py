@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from tppjax.data import Images, Preprocessing, prepared, recordings
+from tppjax.errors import InputError
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 LONGEST = 2**32  # microseconds, 71 minutes: what a recording's 32 bits of time can tell apart
@@ -38,7 +39,7 @@ def info(
       frames.
 
     Raises:
-      ValueError: if `frames` or `size` is impossible.
+      InputError: if `frames` or `size` is impossible.
     """
     channels = 2 * frames if constant else 2
     # Pixels are divided by 255 on their way into the network: this standard deviation takes that back.
@@ -75,7 +76,7 @@ def load(
 
     Raises:
       FileNotFoundError: if there are no recordings of some class; says where they were looked for.
-      ValueError: if some are damaged, cut short, empty or of another camera, and names them; or if `like` does not fit.
+      InputError: if some are damaged, cut short, empty or of another camera, and names them; or if `like` does not fit.
     """
     frames, size = _frames_and_size(like)
     files = _files(prepared.root(data_dir) / name, split)
@@ -110,11 +111,11 @@ def count(events: np.ndarray, frames: int, size: int) -> np.ndarray:
       size: pixels a side, a divisor of 128.
 
     Raises:
-      ValueError: if the times are impossible.
+      InputError: if the times are impossible.
     """
     t = events["t"] - events["t"].min()
     if not 0 <= t.min() <= t.max() < LONGEST:
-        raise ValueError(f"its times are damaged: from {events['t'].min()} to {events['t'].max()} microseconds")
+        raise InputError(f"its times are damaged: from {events['t'].min()} to {events['t'].max()} microseconds")
     block = recordings.SIDE // size
     frame, y, x = t * frames // (t.max() + 1), events["y"] // block, events["x"] // block
     places = ((frame * size + y) * size + x) * 2 + events["on"]
@@ -126,9 +127,9 @@ def _frames_and_size(like: Preprocessing) -> tuple[int, int]:
     height, width, channels = like.input_shape
     frames = channels // 2 if like.frames is None else like.frames
     if frames < 1 or channels != (2 * frames if like.frames is None else 2):
-        raise ValueError(f"recordings have 1 frame or more, with 2 channels each; got {frames} and {channels} channels")
+        raise InputError(f"recordings have 1 frame or more, with 2 channels each; got {frames} and {channels} channels")
     if height != width or height < 1 or recordings.SIDE % height:
-        raise ValueError(f"frames are square, of a size that divides {recordings.SIDE}; got {height} x {width}")
+        raise InputError(f"frames are square, of a size that divides {recordings.SIDE}; got {height} x {width}")
     return frames, height
 
 
@@ -141,7 +142,7 @@ def _files(folder: Path, split: str) -> list[tuple[Path, int]]:
         )
     # The two forms need not be the same way up.
     if len({file.suffix for files in of_class.values() for file in files}) > 1:
-        raise ValueError(f"{folder} holds both .aedat4 and .aedat files; keep one kind")
+        raise InputError(f"{folder} holds both .aedat4 and .aedat files; keep one kind")
     chosen = []
     for label, files in enumerate(of_class.values()):
         numbered = _by_number(files)
@@ -155,10 +156,10 @@ def _by_number(files: list[Path]) -> list[Path]:
     for file in sorted(files):
         number = re.search(r"\d+$", file.stem)
         if number is None:
-            raise ValueError(f"{file} has no number at the end of its name; recordings are called CLASS_NUMBER.aedat4")
+            raise InputError(f"{file} has no number at the end of its name; recordings are called CLASS_NUMBER.aedat4")
         other = numbered.setdefault(int(number[0]), file)
         if other is not file:
-            raise ValueError(f"{other} and {file.name} have the same number; keep one")
+            raise InputError(f"{other} and {file.name} have the same number; keep one")
     return [numbered[number] for number in sorted(numbered)]
 
 
@@ -168,4 +169,4 @@ def _report(damaged: list[str], of: int, skip: bool) -> None:
         return
     remedy = "none is left" if skip else "get them anew, or go on without them with --skip_damaged"
     more = f"; and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-    raise ValueError(f"{len(damaged)} of {of} recordings can't be read whole; {remedy}: {'; '.join(damaged[:5])}{more}")
+    raise InputError(f"{len(damaged)} of {of} recordings can't be read whole; {remedy}: {'; '.join(damaged[:5])}{more}")

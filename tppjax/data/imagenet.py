@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from tppjax.data import Preprocessing, crops, digest, prepared
+from tppjax.errors import InputError
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPLITS = {"train": "train", "test": "validation"}  # TFDS's own "test" has no labels
@@ -42,7 +43,7 @@ def info(
 
     Raises:
       FileNotFoundError: if there is no prepared data.
-      ValueError: if it is incomplete, or `resize` or `interpolation` can't be.
+      InputError: if it is incomplete, or `resize` or `interpolation` can't be.
     """
     classes = (_folder(name, data_dir) / "label.labels.txt").read_text().splitlines()
     resizing = {"resize": resize, "interpolation": interpolation}
@@ -73,7 +74,7 @@ def load(
 
     Raises:
       FileNotFoundError: if there is no prepared data; names the folder and the command.
-      ValueError: if it is incomplete, `like` does not fit pictures, or grain is not installed.
+      InputError: if it is incomplete, `like` does not fit pictures, or grain is not installed.
     """
     folder = _folder(name, data_dir)
     crops.check(like)
@@ -82,7 +83,7 @@ def load(
 
     builder = tfds.builder_from_directory(folder)
     if SPLITS[split] not in builder.info.splits:
-        raise ValueError(f"{folder} has no split {SPLITS[split]}, only {', '.join(builder.info.splits)}")
+        raise InputError(f"{folder} has no split {SPLITS[split]}, only {', '.join(builder.info.splits)}")
     _allow_open_files(sum(len(s.shard_lengths) for s in builder.info.splits.values()))
     source = builder.as_data_source(split=SPLITS[split], decoders={"image": tfds.decode.SkipDecoding()})
     return Stored(source, np.asarray(choose(len(source))), like, workers)
@@ -141,12 +142,12 @@ class Stored:
           draw: numbers of at least 0 that seed the parts drawn; the same numbers, the same parts.
 
         Raises:
-          ValueError: if `places` has another shape; on the way, if a picture is damaged: names it.
+          InputError: if `places` has another shape; on the way, if a picture is damaged: names it.
           IndexError: if there are fewer pictures.
         """
         places = np.asarray(places)
         if places.ndim != 2 or not np.issubdtype(places.dtype, np.integer):
-            raise ValueError(f"places are whole numbers [steps, B]; got {places.dtype} of shape {places.shape}")
+            raise InputError(f"places are whole numbers [steps, B]; got {places.dtype} of shape {places.shape}")
         cores = min(MOST, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
         workers = self.workers
         if workers is None:
@@ -185,7 +186,7 @@ class _Read:
                 picture = Image.open(io.BytesIO(example["image"])).convert("RGB")
             except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
                 file = example["file_name"].decode()
-                raise ValueError(f"{file} (record {place} of {self.source!r}) can't be decoded: {e}") from e
+                raise InputError(f"{file} (record {place} of {self.source!r}) can't be decoded: {e}") from e
             if self.draw is None:
                 pixels[i] = crops.centre(picture, self.like)
             else:
@@ -212,7 +213,7 @@ def _grain():
         import grain
         from absl import flags
     except ImportError as e:
-        raise ValueError("reading pictures from disk needs grain: pip install 'tppjax[imagenet]'") from e
+        raise InputError("reading pictures from disk needs grain: pip install 'tppjax[imagenet]'") from e
     # Grain asks for flags of its own when it starts processes; absl answers only programs that have parsed theirs.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()

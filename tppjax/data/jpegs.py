@@ -17,6 +17,7 @@ from tqdm import tqdm
 from tppjax import cli
 from tppjax.data import prepared, shards
 from tppjax.data.shards import Picture
+from tppjax.errors import InputError
 
 NAME, VERSION = "imagenet2012", "5.1.0"  # of TFDS's builder, whose features these data have
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "test")}
@@ -56,13 +57,13 @@ def prepare(
 
     Raises:
       FileNotFoundError: if the source, or one of its two splits, is not there.
-      ValueError: if it has neither layout, pictures are damaged, or the folder holds data of another source.
+      InputError: if it has neither layout, pictures are damaged, or the folder holds data of another source.
     """
     source, folder = Path(source).absolute(), prepared.root(data_dir) / NAME / VERSION
     if not source.is_dir():
         raise FileNotFoundError(f"there is no folder {source}")
     if per_shard < 1:
-        raise ValueError(f"per_shard is {per_shard}; a file holds at least 1 picture")
+        raise InputError(f"per_shard is {per_shard}; a file holds at least 1 picture")
     if any((source / archive).is_file() for archive in ARCHIVES.values()):
         classes, pictures = _in_archives(source, original or _ilsvrc())
     else:
@@ -76,7 +77,7 @@ def _in_folders(source: Path) -> tuple[list[str], dict[str, list[Picture]]]:
     folders = {split: _split(source, split) for split in FOLDERS}
     train, validation = (set(_visible(folder)) for folder in folders.values())
     if train != validation:
-        raise ValueError(
+        raise InputError(
             f"{source} has other classes in {folders['train'].name} than in {folders['validation'].name}; in one only: "
             f"{', '.join(sorted(train ^ validation)[:5])} ({len(train ^ validation)} in all)"
         )
@@ -85,7 +86,7 @@ def _in_folders(source: Path) -> tuple[list[str], dict[str, list[Picture]]]:
         for label in tqdm(classes, desc=f"listing {split}", disable=None, leave=False):
             files = [folder / label / name for name in _visible(folder / label)]
             if not files:
-                raise ValueError(f"{folder / label} is empty; every class needs pictures")
+                raise InputError(f"{folder / label} is empty; every class needs pictures")
             _refuse_others([f.name for f in files], folder / label)
             pictures[split] += [Picture(f, 0, f.stat().st_size, f.name, label) for f in files]
     return classes, pictures
@@ -100,7 +101,7 @@ def _split(source: Path, split: str) -> Path:
             f"and for {' and '.join(ARCHIVES.values())}"
         )
     if astray := [name for name in _visible(folders[0]) if not (folders[0] / name).is_dir()]:
-        raise ValueError(f"{folders[0]} must hold a folder for each class, and nothing else; it holds {astray[0]}")
+        raise InputError(f"{folders[0]} must hold a folder for each class, and nothing else; it holds {astray[0]}")
     return folders[0]
 
 
@@ -111,7 +112,7 @@ def _visible(folder: Path) -> list[str]:
 
 def _refuse_others(names: list[str], where: Path) -> None:
     if others := [name for name in names if Path(name).suffix.lower() not in SUFFIXES]:
-        raise ValueError(
+        raise InputError(
             f"{where} must hold JPEG files ({', '.join(SUFFIXES)}) and nothing else; others: {', '.join(others[:5])} "
             f"({len(others)} in all)"
         )
@@ -125,7 +126,7 @@ def _in_archives(source: Path, original: Original) -> tuple[list[str], dict[str,
             raise FileNotFoundError(f"{source} has no {archive.name}; needed are {' and '.join(ARCHIVES.values())}")
     of_class = {Path(m.name).stem: m.offset_data for m in _members(train)}
     if of_class.keys() != set(original.classes):
-        raise ValueError(f"{train} has {len(of_class)} classes, not the {len(original.classes)} that it should have")
+        raise InputError(f"{train} has {len(of_class)} classes, not the {len(original.classes)} that it should have")
     pictures = {"train": [], "validation": []}
     for label in tqdm(original.classes, desc="listing train", disable=None, leave=False):
         pictures["train"] += [_picture(train, m, label) for m in _members(train, of_class[label])]
@@ -135,7 +136,7 @@ def _in_archives(source: Path, original: Original) -> tuple[list[str], dict[str,
         (validation, len(members), len(original.validation)),
     ):
         if found != wanted:
-            raise ValueError(f"{archive} has {found} pictures, not {wanted}: it is not whole; get it anew")
+            raise InputError(f"{archive} has {found} pictures, not {wanted}: it is not whole; get it anew")
     labels = zip(members, original.validation, strict=True)
     pictures["validation"] = [_picture(validation, m, label) for m, label in labels]
     for split, archive in zip(pictures, (train, validation), strict=True):
@@ -151,7 +152,7 @@ def _members(archive: Path, offset: int = 0) -> list[tarfile.TarInfo]:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 return [member for member in tar if member.isfile()]
         except tarfile.TarError as e:
-            raise ValueError(f"{archive} is damaged at byte {file.tell()} ({e}); get it anew") from e
+            raise InputError(f"{archive} is damaged at byte {file.tell()} ({e}); get it anew") from e
 
 
 def _picture(archive: Path, member: tarfile.TarInfo, label: str) -> Picture:

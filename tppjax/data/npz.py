@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from tppjax.data import Images, Preprocessing
+from tppjax.errors import InputError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -28,7 +29,7 @@ def load(name="npz", split="train", data_dir: str | os.PathLike | None = None, c
 
     Raises:
       FileNotFoundError: if there is no such file.
-      ValueError: if an array is missing or does not fit; names it and says how it should be.
+      InputError: if an array is missing or does not fit; names it and says how it should be.
     """
     arrays = _read(data_dir)
     images = Images(arrays[f"x_{split}"], arrays[f"y_{split}"].astype(np.int32))
@@ -37,7 +38,7 @@ def load(name="npz", split="train", data_dir: str | os.PathLike | None = None, c
 
 def _read(data_dir) -> dict[str, np.ndarray]:
     if data_dir is None:
-        raise ValueError("data set npz needs data_dir, the path of the .npz file")
+        raise InputError("data set npz needs data_dir, the path of the .npz file")
     path = Path(data_dir)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path.absolute()}; make it with np.savez(path, {', '.join(ARRAYS)})")
@@ -45,12 +46,12 @@ def _read(data_dir) -> dict[str, np.ndarray]:
         with np.load(path, allow_pickle=False) as file:
             arrays = dict(file)
     except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-        raise ValueError(f"{path} is not an .npz file of plain arrays: {e}") from e
+        raise InputError(f"{path} is not an .npz file of plain arrays: {e}") from e
     if arrays.keys() != set(ARRAYS):
-        raise ValueError(f"{path} must hold {', '.join(ARRAYS)}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+        raise InputError(f"{path} must hold {', '.join(ARRAYS)}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
     arrays = {name: a[..., None] if name[0] == "x" and a.ndim == 3 else a for name, a in arrays.items()}
     for problem in _problems(arrays):
-        raise ValueError(f"{path}: {problem}")
+        raise InputError(f"{path}: {problem}")
     return arrays
 
 

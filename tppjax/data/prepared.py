@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from tppjax.errors import InputError
+
 
 def root(data_dir: str | os.PathLike | None) -> Path:
     """Folder of TFDS data sets: `data_dir`, else `$TFDS_DATA_DIR`, else ~/tensorflow_datasets."""
@@ -21,7 +23,7 @@ def newest(name: str, data_dir: Path, command: str, mend: str = "remove the fold
 
     Raises:
       FileNotFoundError: if there is none; names the folder and the command.
-      ValueError: if it is in another file format, or files of it are missing.
+      InputError: if it is in another file format, or files of it are missing.
     """
     remedy = f"prepare it with: {command} --data_dir"
     versions = [f.parent for f in (data_dir / name).glob("*/dataset_info.json")]
@@ -32,7 +34,7 @@ def newest(name: str, data_dir: Path, command: str, mend: str = "remove the fold
     folder = max(versions, key=lambda f: [int(n) if n.isdigit() else -1 for n in f.name.split(".")])
     described = json.loads((folder / "dataset_info.json").read_text())
     if described.get("fileFormat") != "array_record":
-        raise ValueError(
+        raise InputError(
             f"{folder} is in the format {described.get('fileFormat')}, which needs TensorFlow, not array_record; give "
             f"another --data_dir and {remedy} IT"
         )
@@ -41,7 +43,7 @@ def newest(name: str, data_dir: Path, command: str, mend: str = "remove the fold
         for i in range(shards):
             file = shard(folder, name, split["name"], i, shards)
             if not file.is_file():
-                raise ValueError(f"{folder} is incomplete: {file.name} is missing; {mend}{remedy} {data_dir}")
+                raise InputError(f"{folder} is incomplete: {file.name} is missing; {mend}{remedy} {data_dir}")
     return folder
 
 

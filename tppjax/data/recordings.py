@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from tppjax.errors import InputError
+
 SIDE = 128
 SUFFIXES = (".aedat4", ".aedat")
 EVENT = np.dtype([("t", np.int64), ("x", np.int64), ("y", np.int64), ("on", np.int64)])
@@ -24,18 +26,18 @@ def read(file: Path) -> np.ndarray:
       Structured array `[events]`: t in microseconds, as in the file; x to the right and y down, 0 to 127; on, 0 or 1.
 
     Raises:
-      ValueError: if the file is damaged, cut short or empty, or an event lies outside of the sensor; says which of
+      InputError: if the file is damaged, cut short or empty, or an event lies outside of the sensor; says which of
         these, not in which file. Also if `aedat` is not installed.
     """
     content = file.read_bytes()
     if not content:
-        raise ValueError("the file has no bytes")
+        raise InputError("the file has no bytes")
     events = _aedat4(file, content) if file.suffix == ".aedat4" else _aedat2(content)
     if not len(events):
-        raise ValueError("it has no events")
+        raise InputError("it has no events")
     for axis in ("x", "y"):
         if not 0 <= events[axis].min() <= events[axis].max() < SIDE:
-            raise ValueError(
+            raise InputError(
                 f"it has events outside of the sensor's {SIDE} x {SIDE} pixels: {axis} = {_far(events[axis])}"
             )
     return events
@@ -49,12 +51,12 @@ def decoder():
     """The class `aedat.Decoder`.
 
     Raises:
-      ValueError: if `aedat` is not installed; says how to install it.
+      InputError: if `aedat` is not installed; says how to install it.
     """
     try:
         from aedat import Decoder
     except ImportError as e:
-        raise ValueError("reading .aedat4 files needs the library aedat: pip install 'tppjax[dvs]'") from e
+        raise InputError("reading .aedat4 files needs the library aedat: pip install 'tppjax[dvs]'") from e
     return Decoder
 
 
@@ -63,7 +65,7 @@ def _aedat4(file: Path, content: bytes) -> np.ndarray:
     try:
         packets = [packet["events"] for packet in decoder()(file) if "events" in packet]
     except RuntimeError as e:
-        raise ValueError(f"it is damaged: {e}") from e
+        raise InputError(f"it is damaged: {e}") from e
     events = np.zeros(sum(map(len, packets)), EVENT)
     for name in EVENT.names:
         # Places are 16 bits with a sign; aedat gives them without.
@@ -81,24 +83,24 @@ def check_aedat4(content: bytes) -> None:
     packet are seen only if it can't be unpacked any more or an event leaves the sensor.
 
     Raises:
-      ValueError: if the file is of another kind, damaged or cut short.
+      InputError: if the file is of another kind, damaged or cut short.
     """
     if not content.startswith(MAGIC):
-        raise ValueError("it is no AEDAT 4.0 file (other first line)")
+        raise InputError("it is no AEDAT 4.0 file (other first line)")
     try:
         place, compressed, table = _header(content)
         end = len(content) if table == -1 else table
         if not place <= end <= len(content) or table == len(content):
-            raise ValueError(f"it is cut short or damaged: its table should begin at byte {table} of {len(content)}")
+            raise InputError(f"it is cut short or damaged: its table should begin at byte {table} of {len(content)}")
         while place < end:
             _, size = _numbers("<II", content, place)
             place += 8 + size
         if place != end:
-            raise ValueError(f"it is cut short or damaged: the last packet ends at byte {place}, not {end}")
+            raise InputError(f"it is cut short or damaged: the last packet ends at byte {place}, not {end}")
         if table != -1 and not compressed and table + 4 + _numbers("<I", content, table)[0] > len(content):
-            raise ValueError("it is cut short within its table of packets")
+            raise InputError("it is cut short within its table of packets")
     except (struct.error, UnicodeDecodeError) as e:
-        raise ValueError(f"it is damaged or cut short: {e}") from e
+        raise InputError(f"it is damaged or cut short: {e}") from e
 
 
 def _header(content: bytes) -> tuple[int, bool, int]:
@@ -115,7 +117,7 @@ def _header(content: bytes) -> tuple[int, bool, int]:
     places = [_numbers("<H", header, fields + i)[0] if i < length else 0 for i in (4, 6, 8)]  # 0: left at its default
     compression, table, text = (root + place if place else None for place in places)
     if text is None or len(header) < size:
-        raise ValueError("it is cut short or damaged within its header")
+        raise InputError("it is cut short or damaged within its header")
     text += _numbers("<I", header, text)[0]
     (letters,) = _numbers("<I", header, text)
     _numbers(f"{letters}s", header, text + 4)[0].decode()
@@ -143,10 +145,10 @@ def _aedat2(content: bytes) -> np.ndarray:
     while content[place : place + 1] == b"#":
         line = content[place : content.find(b"\n", place) + 1]
         if not line or (line.startswith(b"#!AER-DAT") and not line.startswith(b"#!AER-DAT2")):
-            raise ValueError(f"it is no AEDAT 2.0 file: its header has {content[place : place + 20]!r}")
+            raise InputError(f"it is no AEDAT 2.0 file: its header has {content[place : place + 20]!r}")
         place += len(line)
     if (len(content) - place) % 8:
-        raise ValueError("it is cut short within an event, or no AEDAT 2.0 file")
+        raise InputError("it is cut short within an event, or no AEDAT 2.0 file")
     address, t = np.frombuffer(content, ">u4", offset=place).reshape(-1, 2).T.astype(np.int64)
     events = np.zeros(len(address), EVENT)
     events["x"], events["y"] = SIDE - 1 - (address >> 8), SIDE - 1 - (address >> 1 & 0x7F)

@@ -13,6 +13,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from tppjax.data import prepared
+from tppjax.errors import InputError
 
 PLAN = "plan.json"  # lies beside the shards, and says what they are made from
 FIRST = 5  # pictures that an error names
@@ -84,7 +85,7 @@ def write(name: str, folder: Path, plan: Plan, skip_damaged: bool) -> None:
       skip_damaged: leave damaged pictures out, instead of refusing them; either way they are named.
 
     Raises:
-      ValueError: if pictures are damaged, or the folder holds something else.
+      InputError: if pictures are damaged, or the folder holds something else.
     """
     pictures = [p for parts in plan.shards.values() for part in parts for p in part]
     if not skip_damaged:
@@ -104,7 +105,7 @@ def write(name: str, folder: Path, plan: Plan, skip_damaged: bool) -> None:
     }
     for split, of_split in lengths.items():
         if not sum(of_split):
-            raise ValueError(f"no picture of {split} is whole")
+            raise InputError(f"no picture of {split} is whole")
     _describe(name, folder, features, lengths)
     counts = ", ".join(f"{sum(n):,} {split}" for split, n in lengths.items())
     left_out = len(pictures) - sum(map(sum, lengths.values()))
@@ -121,7 +122,7 @@ def _claim(folder: Path, plan: Plan) -> None:
         incomplete.write_text(json.dumps(note, indent=2))
         os.replace(incomplete, file)
     elif not file.is_file() or json.loads(file.read_text()) != note:
-        raise ValueError(
+        raise InputError(
             f"{folder} holds data from another source, or in other shards ({PLAN} there does not agree); go on with "
             "that source, remove the folder, or give another --data_dir"
         )
@@ -167,7 +168,7 @@ def _read(picture: Picture) -> tuple[bytes, str]:
 def _refuse(damaged: list[str]) -> None:
     if damaged:
         named = "; ".join(damaged[:FIRST]) + "; ..." * (len(damaged) > FIRST)
-        raise ValueError(
+        raise InputError(
             f"damaged pictures, at least {len(damaged)}: {named}. Get them anew, or leave damaged ones out with "
             "--skip_damaged"
         )

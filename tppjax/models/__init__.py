@@ -8,6 +8,7 @@ from functools import partial
 
 import flax.linen as nn
 
+from tppjax.errors import InputError
 from tppjax.models.regnet import RegNet
 from tppjax.models.resnet import ResNet
 from tppjax.models.vgg import VGG
@@ -37,11 +38,11 @@ def create(name: str, num_classes: int, act: nn.Module, **options) -> nn.Module:
       **options: attributes of the model's class that differ from the named model's, such as `hidden=()` or `width=4`.
 
     Raises:
-      ValueError: on an unknown name or option.
+      InputError: on an unknown name or option.
     """
     if name not in MODELS:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
+        raise InputError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
     known = set(MODELS[name].func.__annotations__) - {"act", "num_classes"}
     if unknown := set(options) - known:
-        raise ValueError(f"{name} has no option {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
+        raise InputError(f"{name} has no option {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
     return MODELS[name](act=act, num_classes=num_classes, name=name, **options)

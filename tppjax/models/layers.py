@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from tppjax.errors import InputError
+
 
 def convolution(lhs, rhs, window_strides, padding, feature_group_count=1, precision=None, **options):
     """`jax.lax.conv_general_dilated` as `nn.Conv` calls it, and fast where the kernel is larger than the image.
@@ -83,4 +85,4 @@ def avg_pool(x, window: tuple[int, int, int] | None):
 def check_pool(pool: str) -> None:
     """Refuses what is neither "avg" nor "max"."""
     if pool not in ("avg", "max"):
-        raise ValueError(f"pool is 'avg' or 'max'; got {pool!r}")
+        raise InputError(f"pool is 'avg' or 'max'; got {pool!r}")

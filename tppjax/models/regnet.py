@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 
+from tppjax.errors import InputError
 from tppjax.models.layers import carry, conv_norm, landmark
 
 
@@ -53,7 +54,7 @@ class RegNet(nn.Module):
 
     def __post_init__(self):
         if len(self.blocks) != len(self.widths) or any(width % self.group for width in self.widths):
-            raise ValueError(
+            raise InputError(
                 f"each stage has blocks and a width that {self.group} divides; got {self.blocks} and {self.widths}"
             )
         super().__post_init__()

@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
+from tppjax.errors import InputError
 from tppjax.models.layers import avg_pool, carry, check_pool, conv_norm, landmark
 
 
@@ -63,9 +64,9 @@ class ResNet(nn.Module):
 
     def __post_init__(self):
         if self.shortcut not in ("projection", "pad"):
-            raise ValueError(f"shortcut is 'projection' or 'pad' (option A); got {self.shortcut!r}")
+            raise InputError(f"shortcut is 'projection' or 'pad' (option A); got {self.shortcut!r}")
         if self.stem not in ("cifar", "imagenet", "deep"):
-            raise ValueError(f"stem is 'cifar', 'imagenet' or 'deep'; got {self.stem!r}")
+            raise InputError(f"stem is 'cifar', 'imagenet' or 'deep'; got {self.stem!r}")
         check_pool(self.pool)
         super().__post_init__()
 

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.correct import feeding
+from convert.correction import feeding
 from convert.snn import Snn, example_keys
 from tppjax import prng
 from tppjax.ann import Ann, thresholds, watching
 from tppjax.batching import batches
+from tppjax.errors import InputError
 from tppjax.thresholds import squared_error
 
 
@@ -91,10 +92,10 @@ def report(snn: Snn, images, ann: Ann | None = None, key=None, batch_size: int |
       The report.
 
     Raises:
-      ValueError: if there are no images, or they don't fit the network.
+      InputError: if there are no images, or they don't fit the network.
     """
     if len(images) == 0:
-        raise ValueError("a report needs images; got none")
+        raise InputError("a report needs images; got none")
     ann = snn.ann if ann is None else ann
     key = jax.random.key(0, impl=prng.HASH) if key is None else key
     keys = example_keys(key, np.arange(len(images)))

@@ -20,6 +20,7 @@ from convert.snn import example_keys, to_snn
 from tppjax import prng
 from tppjax.ann import Ann, watching
 from tppjax.batching import batches
+from tppjax.errors import InputError
 
 LOGITS = "logits"  # where the network ends
 
@@ -63,11 +64,11 @@ def correct(
       The corrected network, without batch norm.
 
     Raises:
-      ValueError: as `to_snn`; if there are no images; or if a layer has no bias, has groups, or is not one of those
+      InputError: as `to_snn`; if there are no images; or if a layer has no bias, has groups, or is not one of those
         whose sum feeds a site.
     """
     if len(images) == 0:
-        raise ValueError("correction needs images of the training set; got none")
+        raise InputError("correction needs images of the training set; got none")
     ann = fold_batch_norm(ann)
     snn = to_snn(ann, T, mode, **options)
     batch_size = batch_size or min(100, snn.batch_size(images.shape[1:]))
@@ -111,9 +112,9 @@ def feeding(ann: Ann, input_shape) -> dict[str, tuple[Linear, ...]]:
 def _check(fed: dict[str, tuple[Linear, ...]], weights: bool) -> None:
     for site, layers in fed.items():
         if unfit := [layer.path for layer in layers if weights and not layer.plain]:
-            raise ValueError(f"can't correct the weights of {', '.join(unfit)}: groups, dilation or uneven padding")
+            raise InputError(f"can't correct the weights of {', '.join(unfit)}: groups, dilation or uneven padding")
         if len({layer.shape for layer in layers}) != 1:
-            raise ValueError(
+            raise InputError(
                 f"can't correct what feeds {site}: it takes one layer, or several whose outputs are added; found "
                 + (", ".join(f"{layer.path} {layer.shape[1:]}" for layer in layers) or "none")
             )
@@ -180,6 +181,6 @@ def _changed(variables, layers: tuple[Linear, ...], change: np.ndarray) -> dict:
         params[f"{layer.path}/kernel"] = np.float32(old + part)
     at = f"{layers[0].path}/bias"
     if at not in params:
-        raise ValueError(f"{layers[0].path} has no bias to correct; build the network with use_bias=True there")
+        raise InputError(f"{layers[0].path} has no bias to correct; build the network with use_bias=True there")
     params[at] = np.float32(params[at] + bias)
     return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}

@@ -1,0 +1,122 @@
+"""Files that are whole or not there: written beside their place, then renamed; read with one sentence if damaged."""
+
+import fcntl
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tppjax.errors import InputError
+
+
+@contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """A path beside `path` to write a file to; if nothing goes wrong, that file takes the place of `path` in the end.
+
+    Raises:
+      OSError: if the folder can't be made or written to; what was at `path` is as it was then.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        yield new
+        with new.open("rb") as written:
+            os.fsync(written.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Writes the file whole, or not at all."""
+    with replacing(path) as new:
+        new.write_text(text)
+
+
+def write_json(path: str | os.PathLike, content) -> None:
+    """Writes the file whole, or not at all; NaN and infinity are refused with a ValueError."""
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: str | os.PathLike, remedy: str) -> dict:
+    """The object in a JSON file.
+
+    Args:
+      path: of the file.
+      remedy: what to do if it is damaged, for the message.
+
+    Raises:
+      InputError: if the file is damaged or holds something other than an object.
+      OSError: if it can't be read.
+    """
+
+    def constant(name):
+        raise ValueError(f"{name} is not a number")
+
+    try:
+        content = json.loads(Path(path).read_bytes(), parse_constant=constant)
+        if not isinstance(content, dict):
+            raise ValueError(f"it holds a {type(content).__name__}, not an object")
+    except (ValueError, RecursionError) as e:
+        raise InputError(f"{path} is damaged ({e}): {remedy}") from e
+    return content
+
+
+def whole_folder(folder: Path) -> Path:
+    """Where the content is: `folder`, or beside it if `replacing_folder` was killed between its renames."""
+    new, old = _beside(folder, "new"), _beside(folder, "old")
+    return next((place for place in (folder, new, old) if place.exists()), folder)
+
+
+@contextmanager
+def replacing_folder(folder: Path, *, writes: bool = True) -> Iterator[Path]:
+    """A path beside `folder` to make a folder at; if nothing goes wrong, it takes the place of `folder` in the end.
+
+    A kill at any moment leaves the old content or the new one whole, where `whole_folder` finds it.
+
+    Args:
+      folder: to be made or replaced.
+      writes: whether this process renames and removes; false on all hosts but one.
+    """
+    written, new = _beside(folder, "writing"), _beside(folder, "new")
+    if writes:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        _settle(folder)
+        shutil.rmtree(written, ignore_errors=True)
+    try:
+        yield written
+        if writes:
+            written.rename(new)  # from here on it is whole
+            _settle(folder)
+    finally:
+        if writes:
+            shutil.rmtree(written, ignore_errors=True)
+
+
+def _settle(folder: Path) -> None:
+    """Finishes a replacement: nothing is removed before its successor is in place."""
+    new, old = _beside(folder, "new"), _beside(folder, "old")
+    if not folder.exists() and not new.exists() and old.exists():
+        old.rename(folder)
+    if new.exists():
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            folder.rename(old)
+        new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(folder: Path, state: str) -> Path:
+    return folder.with_name(f".{folder.name}.{state}")
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """While this is open, other processes that lock the folder wait; the lock ends with the process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
