@@ -8,9 +8,7 @@ import jax
 import tyro
 
 from tppjax import sharding
-from tppjax.errors import InputError
-
-INTERRUPTED = 130  # as shells have it
+from tppjax.errors import InputError, Stopped
 
 
 def run(main, options: type) -> None:
@@ -34,8 +32,10 @@ def run(main, options: type) -> None:
     except BrokenPipeError:  # whoever read the output has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except Stopped as e:
+        _end(str(e), e.status)
     except KeyboardInterrupt:
-        _end("interrupted", INTERRUPTED)
+        _end("interrupted", 130)
     except InputError as e:
         _end(f"error: {e}", 2)
     except OSError as e:

@@ -16,7 +16,7 @@ from tppjax.data import Images
 
 
 def resident(step, images: Images, over: Mesh):
-    """All images lie on each device, and several steps are one call where that suits it.
+    """All images lie on each device; on accelerators the steps of a call are one scan, on CPUs each step is a call.
 
     Args:
       step: `(state, pixels [B, ...], labels [B], key) -> state`.
@@ -24,24 +24,32 @@ def resident(step, images: Images, over: Mesh):
       over: the devices that share a batch.
     """
     pixels, labels = sharding.replicate((images.images, images.labels), over)
-    some_steps = jax.jit(partial(steps_of_places, step), donate_argnums=0, out_shardings=sharding.whole(over))
+    jit = partial(jax.jit, donate_argnums=0, out_shardings=sharding.whole(over))
+    one_step, many_steps = (jit(partial(fn, step)) for fn in (step_at, steps_at))
 
     def feed(state, places, first, key, draw):
-        at_once = sharding.steps_at_once(over, len(places))
-        for i in range(first, len(places), at_once):
-            now = sharding.split(places[i : i + at_once], over, axis=1)
-            state = some_steps(state, pixels, labels, now, key, i)
-            yield i + len(now), state
+        if sharding.loops_are_fast(over):
+            now = sharding.split(places[first:], over, axis=1)
+            yield len(places), many_steps(state, pixels, labels, now, key, first)
+            return
+        for i in range(first, len(places)):
+            state = one_step(state, pixels, labels, sharding.split(places[i], over), key, i)
+            yield i + 1, state
 
     return feed
 
 
-def steps_of_places(step, state, pixels, labels, places, key, first):
-    """`step` on the images at each row of `places` `[steps, B]` as one scan; `first` is the place of the first."""
+def step_at(step, state, pixels, labels, places, key, i):
+    """`step` on the images at `places` `[B]`, as the `i`-th of the epoch."""
+    return step(state, pixels[places], labels[places], jax.random.fold_in(key, i))
+
+
+def steps_at(step, state, pixels, labels, places, key, first):
+    """`step_at` for each row of `places` `[steps, B]` as one scan; `first` is the number of the first."""
 
     def body(state, now):
         batch, i = now
-        return step(state, pixels[batch], labels[batch], jax.random.fold_in(key, i)), None
+        return step_at(step, state, pixels, labels, batch, key, i), None
 
     return jax.lax.scan(body, state, (places, first + jnp.arange(len(places))))[0]
 

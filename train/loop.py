@@ -15,11 +15,12 @@ from configs.training import Training
 from tppjax import ann, sharding
 from tppjax.ann import Ann
 from tppjax.data import Images
-from tppjax.errors import InputError
+from tppjax.errors import InputError, Stopped
 from tppjax.models.layers import LANDMARK
 from train import feeds
-from train.run import Run
+from train.run import Run, stop_requests
 
+CHECKED_EVERY = 50  # steps, for a loss that is not finite
 LANDMARKS = jax.checkpoint_policies.save_only_these_names(LANDMARK)
 
 
@@ -54,7 +55,9 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
       The best network.
 
     Raises:
-      InputError: if there are too few images for one batch and the validation split, or too many devices.
+      InputError: if there are too few images for one batch and the validation split, or too many devices; or if the
+        loss does not stay finite.
+      Stopped: on SIGINT or SIGTERM, once the step has ended and a checkpoint is written.
     """
     train, held_out = split(images, config)
     over = sharding.mesh()
@@ -68,24 +71,35 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
     state = run.restore(sharding.replicate(state, over), steps)
     step = partial(train_step, network, tx, augment, config)
     feed = (feeds.resident if isinstance(train, Images) else feeds.streamed)(step, train, over)
-    for epoch in range(int(state.step) // steps, config.epochs):
-        started = time.perf_counter()
-        state = one_epoch(feed, state, epoch, steps, len(train), config, run)
-        candidate = network.replace(variables=ann.to_host(state.variables))
-        score = ann.accuracy(candidate, held_out)
-        if score > float(state.best):
-            ann.save(candidate, run.folder / "ann")
-        loss, correct = (float(s) / steps for s in state.sums)
-        best = jnp.maximum(float(state.best), score)
-        state = state.replace(**sharding.replicate({"best": best, "sums": jnp.zeros(2)}, over))
-        run.log(epoch + 1, loss=loss, train=100 * correct, validation=score, seconds=time.perf_counter() - started)
-        run.checkpoint(state)
+    with stop_requests() as stop:
+        for epoch in range(int(state.step) // steps, config.epochs):
+            started = time.perf_counter()
+            state = one_epoch(feed, state, epoch, steps, len(train), config, run, stop)
+            candidate = network.replace(variables=ann.to_host(state.variables))
+            _check_finite(candidate.variables, epoch)
+            score = ann.accuracy(candidate, held_out)
+            if score > float(state.best):
+                ann.save(candidate, run.folder / "ann")
+            loss, correct = (float(s) / steps for s in state.sums)
+            best = jnp.maximum(float(state.best), score)
+            state = state.replace(**sharding.replicate({"best": best, "sums": jnp.zeros(2)}, over))
+            run.log(epoch + 1, loss=loss, train=100 * correct, validation=score, seconds=time.perf_counter() - started)
+            run.checkpoint(state)
+            if epoch + 1 < config.epochs:
+                _stop_if_asked(stop, f"after epoch {epoch + 1}")
     run.close()
     return ann.load(run.folder)
 
 
-def one_epoch(feed, state: State, epoch: int, steps: int, n: int, config: Training, run: Run) -> State:
-    """The rest of an epoch, from `state` on; order, augmentation and crops follow from (seed, epoch, step) alone."""
+def one_epoch(
+    feed, state: State, epoch: int, steps: int, n: int, config: Training, run: Run, stop=lambda: None
+) -> State:
+    """The rest of an epoch, from `state` on; order, augmentation and crops follow from (seed, epoch, step) alone.
+
+    Raises:
+      InputError: if the loss is not finite.
+      Stopped: after a step in which `stop` returned a signal, with a checkpoint.
+    """
     key = jax.random.fold_in(jax.random.key(config.seed), epoch)
     order = np.random.default_rng((config.seed, epoch)).permutation(n)
     places = order[: steps * config.batch_size].reshape(steps, config.batch_size)
@@ -98,9 +112,27 @@ def one_epoch(feed, state: State, epoch: int, steps: int, n: int, config: Traini
             for now, latest in feed(state, places[:until], done, key, (config.seed, epoch)):
                 bar.update(now - done)
                 done, state = now, latest
-            if done < steps:
+                if done % CHECKED_EVERY == 0 or done == until:
+                    _check_finite(state.sums, epoch)
+                if stop() and done < steps:
+                    break
+            if done < steps:  # an epoch's last checkpoint comes after its validation
                 run.checkpoint(state)
+                _stop_if_asked(stop, f"after step {done} of epoch {epoch + 1}")
     return state
+
+
+def _check_finite(tree, epoch: int) -> None:
+    if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree)):
+        raise InputError(
+            f"the loss or a weight is no longer finite in epoch {epoch + 1}: give a lower --lr; nothing of this epoch "
+            "was kept"
+        )
+
+
+def _stop_if_asked(stop, where: str) -> None:
+    if signum := stop():
+        raise Stopped(f"stopped {where}: the same command with --resume goes on from there", signum)
 
 
 def split(images: Images, config: Training) -> tuple[Images, Images]:

@@ -1,14 +1,21 @@
 """The folder of a training run: what it was asked to do, how it went, and where it can continue."""
 
 import dataclasses
+import hashlib
 import json
 import shutil
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from configs.training import Training
-from tppjax import sharding
+from tppjax import files, sharding
 from tppjax.errors import InputError
 
 NOT_COMPARED = ("out", "resume", "overwrite", "data_dir", "distributed", "checkpoint_every", "workers")
@@ -48,7 +55,7 @@ class Run:
             if folder.exists() and any(folder.iterdir()):
                 _set_aside(folder)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / "config.json").write_text(json.dumps(described, indent=2) + "\n")
+            files.write_json(folder / "config.json", described)
         sharding.wait_for_all("the run has begun")
         return cls(folder)
 
@@ -63,16 +70,23 @@ class Run:
           InputError: if the checkpoint is damaged or holds another network.
         """
         newest = self._checkpoints.latest_step()
-        if newest is None:
-            return state
-        try:
-            restored = self._checkpoints.restore(newest, args=ocp.args.StandardRestore(state))
-        except Exception as e:
-            raise InputError(f"checkpoint {newest} in {self.folder} is damaged or of another network: {e}") from e
+        if newest is not None:
+            wanted = ocp.args.Composite(state=ocp.args.StandardRestore(state), digest=ocp.args.JsonRestore())
+            try:
+                found = self._checkpoints.restore(newest, args=wanted)
+            except Exception as e:  # whatever tensorstore raises
+                raise InputError(
+                    f"checkpoint {newest} in {self.folder} is damaged or of another network: begin anew with "
+                    f"--overwrite ({_first_line(e)})"
+                ) from e
+            if found.digest != _digest(found.state):
+                raise InputError(f"checkpoint {newest} in {self.folder} is damaged: begin anew with --overwrite")
+            state = found.state
         metrics = self.folder / "metrics.jsonl"
         if sharding.primary() and metrics.is_file():
-            metrics.write_text("".join(metrics.read_text().splitlines(keepends=True)[: newest // steps]))
-        return restored
+            kept = metrics.read_text(errors="replace").splitlines(keepends=True)[: (newest or 0) // steps]
+            files.write_text(metrics, "".join(kept))
+        return state
 
     def log(self, epoch: int, **metrics: float) -> None:
         """Appends a line to metrics.jsonl and prints it."""
@@ -86,12 +100,61 @@ class Run:
         )
 
     def checkpoint(self, state) -> None:
-        """Saves the state, whole or not at all."""
-        self._checkpoints.save(int(state.step), args=ocp.args.StandardSave(state))
+        """Saves the state, whole or not at all.
+
+        Raises:
+          InputError: if it can't be written, such as on a full disk.
+        """
+        step = int(state.step)
+        if step == self._checkpoints.latest_step():
+            return
+        saved = ocp.args.Composite(state=ocp.args.StandardSave(state), digest=ocp.args.JsonSave(_digest(state)))
+        try:
+            self._checkpoints.save(step, args=saved)
+        except Exception as e:  # whatever tensorstore raises
+            raise InputError(
+                f"checkpoint {step} in {self.folder} could not be written; the one before it is whole: make room, then "
+                f"go on with --resume ({_first_line(e)})"
+            ) from e
 
     def close(self) -> None:
         """Waits for what is still being written."""
         self._checkpoints.close()
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], int | None]]:
+    """While this is open, a first SIGINT or SIGTERM is only noted, so that a step can end; a second one acts at once.
+
+    Yields:
+      A function that returns the number of the signal that came, or None. On several hosts, which would have to agree
+      on the step, signals act as usual.
+    """
+    came, usual = [], {}
+
+    def note(signum, frame):
+        came.append(signum)
+        signal.signal(signum, usual[signum])
+
+    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+        usual |= {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: came[0] if came else None
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+
+def _digest(state) -> dict:
+    """What tells this state from others, as JSON."""
+    seen = hashlib.sha256()
+    for leaf in jax.tree.leaves(state):
+        seen.update(np.asarray(leaf).tobytes())
+    return {"sha256": seen.hexdigest()}
+
+
+def _first_line(e: Exception) -> str:
+    return f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}"
 
 
 def _described(config: Training) -> dict:
@@ -103,7 +166,7 @@ def _described(config: Training) -> dict:
 def _check_same(folder: Path, described: dict) -> None:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"nothing to resume: {folder} holds no training run (no config.json)")
-    before = json.loads((folder / "config.json").read_text())
+    before = files.read_json(folder / "config.json", "begin anew with --overwrite")
     other = {k for k in before.keys() | described.keys() if before.get(k) != described.get(k)}
     if other:
         listed = "; ".join(f"{k} was {before.get(k)}, is {described.get(k)}" for k in sorted(other))
@@ -122,7 +185,10 @@ def _check_previous(folder: Path) -> None:
 
 def _set_aside(folder: Path) -> None:
     previous = _previous(folder)
+    older = previous.with_name(f".{previous.name}.old")
     if previous.exists():
-        shutil.rmtree(previous)
+        shutil.rmtree(older, ignore_errors=True)
+        previous.rename(older)
     folder.rename(previous)
+    shutil.rmtree(older, ignore_errors=True)
     print(f"moved what was in {folder} to {previous}")

@@ -1,7 +1,10 @@
 """Training runs: they learn, they continue bit for bit, and they lose nothing."""
 
 import json
+import shutil
+import signal
 import sys
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,7 +20,9 @@ from tests.data.test_cifar import make_archive
 from tppjax import ann, cli, data, models, sharding
 from tppjax.activations import QCFS
 from tppjax.data import cifar as cifar_data
-from train import cifar, digits, loop
+from tppjax.errors import InputError
+from train import cifar, digits, feeds, loop
+from train.run import stop_requests
 
 SMALL = Digits(limit_train=256, epochs=3, L=4)
 
@@ -93,6 +98,99 @@ def test_runs_are_not_mixed_up_or_lost(digits_run, tmp_path, capsys):
     assert (tmp_path / "run.previous" / "precious").read_text() == "x"
 
 
+def test_metrics_of_a_run_killed_before_its_first_checkpoint_begin_anew(tmp_path):
+    config = replace(SMALL, out=tmp_path / "run", epochs=1)
+    digits.main(config)
+    shutil.rmtree(config.out / "checkpoints")
+    with (config.out / "metrics.jsonl").open("a") as f:
+        f.write('{"epoch": 2, "lo')  # torn by the kill
+    digits.main(replace(config, resume=True))
+    assert [json.loads(line)["epoch"] for line in (config.out / "metrics.jsonl").read_text().splitlines()] == [1]
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_training_after_the_step_and_resume_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys, signum):
+    config = replace(SMALL, epochs=2)
+    whole = digits.main(replace(config, out=tmp_path / "whole"))
+    calls, split = iter(range(1000)), sharding.split
+
+    def signalled(array, over):
+        if next(calls) == 5:  # before the sixth step of four an epoch
+            signal.raise_signal(signum)
+        return split(array, over)
+
+    monkeypatch.setattr(sharding, "split", signalled)
+    options = "--limit_train 256 --epochs 2 --L 4 --out".split()
+    monkeypatch.setattr(sys, "argv", ["train.digits", *options, str(tmp_path / "cut")])
+    with pytest.raises(SystemExit) as stopped:
+        cli.run(digits.main, Digits)
+    monkeypatch.undo()
+    assert stopped.value.code == 128 + signum
+    expected = "stopped after step 2 of epoch 2: the same command with --resume goes on from there\n"
+    assert capsys.readouterr().err == expected
+    resumed = digits.main(replace(config, out=tmp_path / "cut", resume=True))
+    jax.tree.map(np.testing.assert_array_equal, resumed.variables, whole.variables)
+
+
+def test_a_second_signal_acts_at_once():
+    with stop_requests() as stop:
+        assert stop() is None
+        signal.raise_signal(signal.SIGINT)
+        assert stop() == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
+    with pytest.raises(InputError, match="no longer finite in epoch 1: give a lower --lr"):
+        digits.main(replace(SMALL, out=tmp_path / "run", lr=1e30))
+    assert not (tmp_path / "run" / "ann").exists()
+    assert not any((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_a_damaged_checkpoint_is_not_continued(tmp_path):
+    config = replace(SMALL, out=tmp_path / "run", epochs=1)
+    digits.main(config)
+    for file in sorted((config.out / "checkpoints").rglob("d/*")):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint 4 in .* is damaged.*: begin anew with --overwrite"):
+        digits.main(replace(config, resume=True))
+
+
+def test_a_step_as_the_command_runs_it_costs_what_the_step_costs(digits_ann):
+    """On CPUs XLA computes a convolution's gradient some 10 times slower in a loop, even one of length 1."""
+    images, over = data.load("digits", "train"), sharding.mesh()
+    tx, places = loop.optimizer(SMALL, 10), np.arange(640).reshape(10, 64)
+    step = partial(loop.train_step, digits_ann, tx, lambda x, key: x, SMALL)
+    feed, plain = feeds.resident(step, images, over), jax.jit(step)
+
+    def begun():
+        variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), digits_ann.variables)
+        numbers = {"step": jnp.array(0), "sums": jnp.zeros(2), "best": jnp.array(0.0)}
+        return loop.State(variables, tx.init(variables["params"]), **numbers)
+
+    def as_command():
+        for _, state in feed(sharding.replicate(begun(), over), places, 0, jax.random.key(0), (0, 0)):
+            jax.block_until_ready(state)
+
+    def as_step():
+        state = begun()
+        for row in places:
+            state = jax.block_until_ready(plain(state, images.images[row], images.labels[row], jax.random.key(0)))
+
+    def seconds(fn):
+        started = time.perf_counter()
+        fn()
+        return time.perf_counter() - started
+
+    seconds(as_command), seconds(as_step)  # compile
+    command, alone = (min(seconds(fn) for _ in range(3)) for fn in (as_command, as_step))
+    assert command < 4 * alone
+
+
 def test_damaged_and_foreign_checkpoints(tmp_path):
     config = replace(SMALL, out=tmp_path / "run", epochs=1)
     digits.main(config)
@@ -134,7 +232,7 @@ def test_an_epoch_as_one_scan_is_the_epoch_step_by_step(tmp_path, monkeypatch):
     """What accelerators run, where a run on CPUs calls each step."""
     config = replace(SMALL, epochs=2)
     by_step = digits.main(replace(config, out=tmp_path / "by_step"))
-    monkeypatch.setattr(sharding, "steps_at_once", lambda over, steps: steps)
+    monkeypatch.setattr(sharding, "loops_are_fast", lambda over: True)
     at_once = digits.main(replace(config, out=tmp_path / "at_once"))
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), at_once.variables, by_step.variables)
     lines = [json.loads(line) for line in (tmp_path / "at_once" / "metrics.jsonl").read_text().splitlines()]
