@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-slow test-torch bench bench-imagenet lint format clean
+.PHONY: help setup demo test test-slow test-torch guard bench bench-imagenet lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,6 +34,9 @@ test-slow: setup  ## whole runs of commands and pages, on several hosts too (thr
 test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]'
 	$(BIN)/python -m pytest tests/convert/test_from_torch.py tests/convert/test_torch_files.py
+
+guard: setup  ## that the published costs hold, but for a factor that noise never reaches (two minutes)
+	$(BIN)/python -m benchmarks.guard
 
 bench: setup  ## costs against the ANN, PyTorch and SpikingJelly, which this installs (half an hour)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'

@@ -13,6 +13,7 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks import cases
+from tppjax import files
 
 FOLDED = [f"snn {mode} {T}" for mode in ("tpp", "rounded", "unbiased") for T in (4, 32, 128)]
 STEPPED = [f"snn {mode} {T}" for mode in ("baseline", "shuffle") for T in (8, 32)]
@@ -38,7 +39,7 @@ class Bench:
     """Measure SNNs against their ANN, against PyTorch and against SpikingJelly, on the same weights."""
 
     nets: tuple[str, ...] = ("resnet20", "vgg16")
-    """Networks: resnet20 needs $TPPJAX_WEIGHTS_DIR with akamaster's resnet20-12fca82f.th; vgg16 has random weights."""
+    """Networks, of random weights."""
 
     out: Path = Path("benchmarks/results.json")
     """File of the results; cases that are not run again are kept."""
@@ -49,21 +50,21 @@ class Bench:
 
 def main(config: Bench) -> None:
     """Runs, writes and prints."""
-    wanted = [
-        (net, case)
-        for net in config.nets
-        for case in ["ann", *FOLDED, *STEPPED, *THEIRS, *(ONCE if net == "resnet20" else LONG)]
-        if case.startswith(config.only)
-    ]
+    wanted = [(net, case) for net in config.nets for case in cases_of(net) if case.startswith(config.only)]
     rows = {(r["net"], r["case"]): r for r in _before(config.out)}
     for net, case in tqdm(wanted, disable=None):
         rows[net, case] = _run(net, case)
-        config.out.write_text(json.dumps({**_about(), "rows": list(rows.values())}, indent=1) + "\n")
+        files.write_json(config.out, {**_about(), "rows": list(rows.values())})
     print(table(rows))
 
 
+def cases_of(net: str) -> list[str]:
+    """Every case of a network."""
+    return ["ann", *FOLDED, *STEPPED, *THEIRS, *(ONCE if net == "resnet20" else LONG)]
+
+
 def _before(out: Path) -> list[dict]:
-    return json.loads(out.read_text())["rows"] if out.is_file() else []
+    return files.read_json(out, "move it away")["rows"] if out.is_file() else []
 
 
 def _run(net: str, case: str) -> dict:
@@ -83,8 +84,8 @@ def _about() -> dict:
         "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         "python": platform.python_version(),
         "versions": {name: metadata.version(name) for name in known},
-        "protocol": f"median of {cases.REPEATS} calls after two, each case in a process of its own, float32; "
-        "ann_forwards: an SNN in turns with its ANN on the same images (peak memory is that of both)",
+        "protocol": f"median of {cases.REPEATS} calls after two, each case in a process of its own, float32, "
+        "random weights; ann_forwards: an SNN in turns with its ANN on the same images (peak memory is that of both)",
     }
 
 

@@ -5,32 +5,26 @@ A case makes a function without arguments that does the work once and waits for 
 
 import functools
 import json
-import os
 import resource
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 
 BATCH, SLOW_BATCH, TRAIN_BATCH, SEEDS = 250, 25, 128, 8
 STEPPED_BATCH = {"resnet20": BATCH, "vgg16": SLOW_BATCH}
 REPEATS = 5
-FILE = Path(os.environ.get("TPPJAX_WEIGHTS_DIR", ".")) / "resnet20-12fca82f.th"
 
 
 @functools.cache
 def state(net):
-    """The weights by PyTorch's keys: the published ones of ResNet-20, random ones of VGG-16."""
+    """Random weights, by PyTorch's keys: how long a network takes does not depend on them."""
     import torch
 
     from benchmarks import pytorch
-    from convert import torch_files
 
-    if net == "resnet20":
-        return {key.removeprefix("module."): array for key, array in torch_files.read(FILE).items()}
     torch.manual_seed(0)
-    return {key: value.numpy() for key, value in pytorch.Vgg16(torch.nn.ReLU).state_dict().items()}
+    return {key: value.numpy() for key, value in pytorch.NETWORKS[net](torch.nn.ReLU).state_dict().items()}
 
 
 def images(n):
@@ -44,7 +38,8 @@ def imported(net):
     import convert
     from convert.from_torch import import_state_dict
 
-    network = import_state_dict(state(net), net, dataset="cifar10")
+    pool = {"pool": "avg"} if net == "vgg16" else {}
+    network = import_state_dict(state(net), net, dataset="cifar10", **pool)
     return convert.calibrate(network, images(50), "max")
 
 
@@ -86,28 +81,26 @@ def seeds(net, how):
 
 
 def training(net):
-    """A step of SGD with QCFS, augmentation included."""
+    """A step of SGD as `python -m train.cifar` runs it: QCFS, augmentation, a batch out of the data set."""
     import jax
-    import jax.numpy as jnp
 
     from configs.cifar import Cifar, recipe
-    from tppjax import data, models
-    from tppjax.data import augment
-    from train import loop
-    from train.start import activation
+    from tppjax import data, sharding
+    from tppjax.data import Images
+    from train import cifar, feeds, loop
+    from train.start import start
 
-    config, about = recipe(Cifar("", arch=net, shortcut="pad" if net == "resnet20" else None)), data.info("cifar10")
-    options = {"shortcut": "pad"} if net == "resnet20" else {"hidden": ()}
-    model = models.create(net, 10, activation(config), **options)
-    variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
-    tx = loop.optimizer(config, 100)
-    state = loop.State(variables, tx.init(variables["params"]), epoch=jnp.array(0), best=jnp.array(0.0))
-    pixels, labels = jnp.zeros((1000, 32, 32, 3), jnp.uint8), jnp.zeros(1000, jnp.int32)
-    augmented = lambda x, key: augment.flip(augment.crop(x, key, 4), key)  # noqa: E731
-    step = jax.jit(functools.partial(loop.train_step, model, about, tx, augmented, jnp.dtype("float32")))
-    return lambda: jax.block_until_ready(
-        step(state, pixels, labels, jnp.arange(TRAIN_BATCH), jax.random.key(0))
-    ), TRAIN_BATCH
+    config = recipe(Cifar("", arch=net, batch_size=TRAIN_BATCH))
+    pixels = np.random.default_rng(0).integers(0, 256, (10 * TRAIN_BATCH, 32, 32, 3), dtype=np.uint8)
+    some = Images(pixels, np.zeros(len(pixels), np.int32))
+    network = start(config, cifar.new(config, 10), data.info("cifar10"), some)
+    over, tx = sharding.mesh(), loop.optimizer(config, 371)  # steps of an epoch
+    step = functools.partial(loop.train_step, network, tx, cifar.augmentation(config, network.preprocessing), config)
+    places = np.resize(np.arange(len(pixels)), (100, TRAIN_BATCH))
+    feed = feeds.resident(step, some, over)(
+        sharding.replicate(loop.initial_state(network, tx), over), places, 0, jax.random.key(0), (0, 0)
+    )
+    return lambda: jax.block_until_ready(next(feed)), TRAIN_BATCH
 
 
 def torch_ann(net):

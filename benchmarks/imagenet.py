@@ -18,7 +18,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from convert.results import about
-from tppjax import ann, data, models
+from tppjax import ann, data, files, models
 from tppjax.activations import QCFS
 from tppjax.ann import Ann
 from tppjax.data import jpegs
@@ -69,7 +69,7 @@ def main(config: Imagenet) -> list[dict]:
         for name, case in tqdm(CASES.items(), disable=None):
             rows.append({"case": name, **measure(Path(folder), *case)})
             print(json.dumps(rows[-1]), flush=True)
-            config.out.write_text(json.dumps({**about("benchmarks.imagenet"), "rows": rows}, indent=1) + "\n")
+            files.write_json(config.out, {**about("benchmarks.imagenet"), "rows": rows})
     if large := [row["case"] for row in rows if row["peak_gib"] > config.limit_gib]:
         raise RuntimeError(f"more than {config.limit_gib} GiB: {', '.join(large)}")
     return rows

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 import convert
+from benchmarks.__main__ import LONG, Bench, cases_of, main, table
 from tests.convert.torch_states import akamaster_state
-from tppjax import counts
+from tppjax import counts, files
 from tppjax.ann import sites, thresholds
 
 
@@ -53,9 +54,37 @@ def test_algorithm_3_has_the_law_of_a_tpp_neuron(torch):
     assert abs(drawn.mean() - counts.mean_tpp(u, T)) < 5 * drawn.std() / np.sqrt(n)
 
 
-def test_table():
-    from benchmarks.__main__ import table
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("net", "case"), [("resnet20", c) for c in cases_of("resnet20")] + [("vgg16", c) for c in LONG]
+)
+def test_every_case_runs_once(net, case, torch, monkeypatch):
+    if case.startswith("spikingjelly"):
+        pytest.importorskip("spikingjelly", reason="needs SpikingJelly: make bench")
+    from benchmarks import cases
 
+    for size in ("BATCH", "SLOW_BATCH", "TRAIN_BATCH", "SEEDS"):
+        monkeypatch.setattr(cases, size, 2)
+    monkeypatch.setattr(cases, "STEPPED_BATCH", dict.fromkeys(("resnet20", "vgg16"), 2))
+    monkeypatch.setattr(cases, "REPEATS", 1)
+    name, *options = case.split()
+    call, n = getattr(cases, name)(net, *options)
+    call()
+    assert n == (4 if name == "seeds" else 2)
+
+
+@pytest.mark.slow
+def test_the_command_measures_and_keeps_other_rows(torch, tmp_path, capsys):
+    out = tmp_path / "results.json"
+    files.write_json(
+        out, {"rows": [{"net": "vgg16", "case": "ann", "per_image": 1, "median": 1, "first_call": 1, "peak_mb": 1}]}
+    )
+    main(Bench(nets=("resnet20",), only="ann", out=out))
+    assert [(r["net"], r["case"]) for r in files.read_json(out, "")["rows"]] == [("vgg16", "ann"), ("resnet20", "ann")]
+    assert "ANN forwards" in capsys.readouterr().out
+
+
+def test_table():
     row = {"seconds": [1.0], "first_call": 6.0, "peak_mb": 500.0}
     rows = {
         ("resnet20", "ann"): {**row, "median": 1.0, "per_image": 0.01},

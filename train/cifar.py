@@ -7,7 +7,7 @@ from configs.cifar import Cifar, recipe
 from configs.training import check
 from tppjax import ann, cli, data, models
 from tppjax.ann import Ann
-from tppjax.data import augment
+from tppjax.data import Preprocessing, augment
 from tppjax.data.autoaugment import cifar10_policy
 from train.loop import fit
 from train.start import activation, start
@@ -28,7 +28,12 @@ def main(config: Cifar) -> Ann:
     model = given.clone(act=activation(config)) if given else new(config, len(preprocessing.class_names))
     images = data.load(config.dataset, "train", config.data_dir)
     network = start(config, model, preprocessing, images)
-    mean = [255 * m for m in network.preprocessing.mean]
+    return fit(network, images, config, augmentation(config, network.preprocessing))
+
+
+def augmentation(config: Cifar, preprocessing: Preprocessing):
+    """`(pixels [B, H, W, C], key) -> pixels`: random crop, flip, and what else `config` asks for."""
+    mean = [255 * m for m in preprocessing.mean]
 
     def augmented(pixels, key):
         crop_key, flip_key, cutout_key = jax.random.split(key, 3)
@@ -37,7 +42,7 @@ def main(config: Cifar) -> Ann:
             pixels = cifar10_policy(pixels, jax.random.fold_in(key, 3))
         return augment.cutout(pixels, cutout_key, config.cutout, fill=mean) if config.cutout else pixels
 
-    return fit(network, images, config, augmented)
+    return augmented
 
 
 if __name__ == "__main__":

@@ -66,9 +66,7 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
     run = Run.open(config)
     steps = len(train) // config.batch_size
     tx = optimizer(config, steps)
-    begun = {"step": jnp.array(0), "sums": jnp.zeros(2), "best": jnp.array(-1.0)}
-    state = State(network.variables, tx.init(network.variables["params"]), **begun)
-    state = run.restore(sharding.replicate(state, over), steps)
+    state = run.restore(sharding.replicate(initial_state(network, tx), over), steps)
     step = partial(train_step, network, tx, augment, config)
     feed = (feeds.resident if isinstance(train, Images) else feeds.streamed)(step, train, over)
     with stop_requests() as stop:
@@ -89,6 +87,12 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
                 _stop_if_asked(stop, f"after epoch {epoch + 1}")
     run.close()
     return ann.load(run.folder)
+
+
+def initial_state(network: Ann, tx: optax.GradientTransformation) -> State:
+    """The state before the first step."""
+    begun = {"step": jnp.array(0), "sums": jnp.zeros(2), "best": jnp.array(-1.0)}
+    return State(network.variables, tx.init(network.variables["params"]), **begun)
 
 
 def one_epoch(

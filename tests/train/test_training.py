@@ -168,9 +168,8 @@ def test_a_step_as_the_command_runs_it_costs_what_the_step_costs(digits_ann):
     feed, plain = feeds.resident(step, images, over), jax.jit(step)
 
     def begun():
-        variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), digits_ann.variables)
-        numbers = {"step": jnp.array(0), "sums": jnp.zeros(2), "best": jnp.array(0.0)}
-        return loop.State(variables, tx.init(variables["params"]), **numbers)
+        variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), digits_ann.variables)  # steps donate theirs
+        return loop.initial_state(digits_ann.replace(variables=variables), tx)
 
     def as_command():
         for _, state in feed(sharding.replicate(begun(), over), places, 0, jax.random.key(0), (0, 0)):
@@ -242,8 +241,7 @@ def test_an_epoch_as_one_scan_is_the_epoch_step_by_step(tmp_path, monkeypatch):
 def one_step(network, **options):
     """The program of one training step, and what it makes of 64 digits."""
     tx = loop.optimizer(SMALL, 3)
-    numbers = {"step": jnp.array(0), "sums": jnp.zeros(2), "best": jnp.array(0.0)}
-    state = loop.State(network.variables, tx.init(network.variables["params"]), **numbers)
+    state = loop.initial_state(network, tx)
     images = data.load("digits", "train")[:64]
     step = partial(loop.train_step, network, tx, lambda x, key: x, replace(SMALL, **options))
     args = state, images.images, images.labels, jax.random.key(0)
