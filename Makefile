@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-slow test-torch guard bench bench-imagenet lint format clean
+.PHONY: help setup demo test test-slow test-torch guard kill fuzz bench bench-imagenet lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -37,6 +37,9 @@ test-torch: setup  ## the importers' tests against PyTorch, which this installs 
 
 guard: setup  ## that the published costs hold, but for a factor that noise never reaches (two minutes)
 	$(BIN)/python -m benchmarks.guard
+
+kill: setup  ## kill every command that writes 50 times: nothing may be lost (half an hour)
+	$(BIN)/python -m tests.kill
 
 bench: setup  ## costs against the ANN, PyTorch and SpikingJelly, which this installs (half an hour)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,bench]'

@@ -1,0 +1,84 @@
+"""Every command that README and docs print runs, as printed but for a tiny size, on made data and random weights."""
+
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.convert.torch_states import akamaster_state
+from tests.data import aedat4_files, pictures
+from tests.data.test_cifar import make_archive
+from tppjax.data import cifar, dvs
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+TRAINING = "--epochs 1 --batch_size 8 --validation 8 --limit_train 16"
+TINY = {  # what is added to the commands of a module, whose last word counts
+    "train.cifar": TRAINING,
+    "train.dvs": f"{TRAINING} --size 16 --frames 2",
+    "train.imagenet": f"{TRAINING} --size 16 --arch resnet18 --stem cifar --workers 0",
+    "convert.evaluate": "--limit 8 --seeds 2 --T 2 --calibration_images 8",
+    "convert.studies all": "--limit 4 --seeds 2 --calibration_images 8 --minutes 0.001",
+    "convert.from_torch": "",
+    "tppjax.data.cifar": "",
+    "tppjax.data.jpegs": "",
+}
+
+
+def commands(page: Path) -> list[str]:
+    """Every `python -m ...` of the page, in a block or in the text, in its order; without those for several hosts."""
+    text = re.sub(r"\\\n\s*", " ", page.read_text())
+    found = re.findall(r"(?:^ *|`)(python -m [^`\n]+)", text, re.M)
+    return [
+        c.strip() for c in found if "--" in c and "--help" not in c and "NAME" not in c and "--distributed" not in c
+    ]
+
+
+def make_data(folder: Path) -> None:
+    """Made data of every kind that commands name, under the names that they have there."""
+    original, _ = make_archive(folder / "cifar-10-python.tar.gz", "cifar10", per_file=40)
+    cifar.prepare("cifar10", folder / "DIR", folder / "cifar-10-python.tar.gz", original)
+    files = pictures.contents()
+    files["train"] = {(c, f"{c}_{i}.JPEG"): pictures.jpeg(20 * k + i) for k, c in enumerate(pictures.CLASSES)
+                      for i in range(12)}  # fmt: skip
+    pictures.in_folders(folder / "SOURCE", files)
+    for name in dvs.CLASSES:
+        for number in range(10):
+            events = [(1000 * i, i, number, i % 2) for i in range(20)]
+            aedat4_files.write(folder / "DIR" / "cifar10_dvs" / name / f"cifar10_{name}_{number}.aedat4", events)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, torch):
+    """Where the commands run."""
+    folder = tmp_path_factory.mktemp("commands")
+    make_data(folder)
+    state = {f"module.{key}": torch.from_numpy(np.abs(a) / a.size) for key, a in akamaster_state(channels=16).items()}
+    torch.save({"state_dict": state}, folder / "resnet20-12fca82f.th")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
+def test_commands_run(page, folder, monkeypatch, tmp_path):
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(folder / "DIR"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    for command in commands(page):
+        module = command.split()[2]
+        tiny = next(options for name, options in TINY.items() if command.startswith(f"python -m {name}"))
+        if "train." in command:
+            tiny += " --overwrite"
+        monkeypatch.setattr(sys, "argv", [module, *shlex.split(command)[3:], *tiny.split()])
+        monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of what is imported already
+        runpy.run_module(module, run_name="__main__")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_targets_exist(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"(?:^|`)make ([a-z-]+)", page.read_text(), re.M)) <= targets
