@@ -1,4 +1,4 @@
-"""A spiking network run step by step, in memory that does not grow with T.
+"""A spiking network run over time: folded in one pass, or step by step in memory that does not grow with T.
 
 Integrate-and-fire neurons answer in the step in which they hear. All others hear T steps before they fire, so a network
 with `n` sites of theirs is run over time `n + 1` times: in run `i` the sites before the `i`-th fire, by what they heard
@@ -9,7 +9,6 @@ a step is drawn anew, the same way each time, from what it heard and its key. On
 where the count does not tell what a neuron fired, are they kept.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -38,8 +37,22 @@ class Run(NamedTuple):
     currents: dict | None = None
 
 
-@partial(jax.jit, static_argnames=("model", "modes", "at_once", "traced", "apply"))
-def run(model: nn.Module, variables, x, keys, modes, at_once: int, *, traced=False, apply=nn.Module.apply) -> Run:
+def folded(model: nn.Module, variables, x, keys, modes: dict[str, str], *, apply=nn.Module.apply) -> Run:
+    """As `run`, of a network with folded sites: all examples through it once, of a recording the mean."""
+    x = x if x.ndim == 4 else x.mean(axis=1)
+
+    def one(x, key):
+        rngs = None if key is None else {"spikes": key}
+        asked, state = apply(model, variables, x, rngs=rngs, mutable=["activity"])
+        flat = traverse_util.flatten_dict(state["activity"], sep="/")
+        return Run(asked, {site: flat[f"{site}/count"] for site in modes})
+
+    return jax.vmap(one)(x, keys)
+
+
+def run(
+    model: nn.Module, variables, x, keys, modes: dict[str, str], at_once: int, *, traced=False, apply=nn.Module.apply
+) -> Run:
     """A batch of examples through the network, T times.
 
     Args:
@@ -47,7 +60,7 @@ def run(model: nn.Module, variables, x, keys, modes, at_once: int, *, traced=Fal
       variables: its variables.
       x: the examples: images `[B, H, W, C]`, which enter at every step, or recordings `[B, frames, H, W, C]`.
       keys: a PRNG key for each, `[B]`, or None.
-      modes: `((site, mode), ...)` in the order in which the sites run.
+      modes: `{site: mode}` in the order in which the sites run.
       at_once: examples side by side; more are run one lot after another, to keep memory small and caches warm.
       traced: whether what happened at every step is kept, in T times the memory.
       apply: `apply(model, variables, x, rngs=, mutable=)` gives what is asked of an example, a tree of arrays, and the
@@ -56,7 +69,7 @@ def run(model: nn.Module, variables, x, keys, modes, at_once: int, *, traced=Fal
     Returns:
       What they did, examples leading.
     """
-    one = jax.vmap(lambda x, key: _run(model, variables, x, key, dict(modes), traced, apply))
+    one = jax.vmap(lambda x, key: _run(model, variables, x, key, modes, traced, apply))
     n = len(x)
     if n <= at_once:
         return one(x, keys)
