@@ -14,6 +14,7 @@ from typing import NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 
@@ -70,12 +71,20 @@ def run(
       What they did, examples leading.
     """
     one = jax.vmap(lambda x, key: _run(model, variables, x, key, modes, traced, apply))
-    n = len(x)
-    if n <= at_once:
+    if len(x) <= at_once:
         return one(x, keys)
-    lots = jnp.minimum(jnp.arange(-(-n // at_once) * at_once), n - 1).reshape(-1, at_once)  # the last one filled up
-    results = jax.lax.map(lambda lot: one(*jax.tree.map(lambda a: a[lot], (x, keys))), lots)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], results)
+    results = jax.lax.map(lambda lot: one(*jax.tree.map(lambda a: a[lot], (x, keys))), lots(len(x), at_once))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(x)], results)
+
+
+def lots(n: int, at_once: int) -> np.ndarray:
+    """Places of `n` examples in as few lots of at most `at_once` as there can be, `[lots, size]`, all of one size.
+
+    The last lot is filled up with the last example, which is lost work: less than one example a lot.
+    """
+    number = -(-n // at_once)
+    size = -(-n // number)
+    return np.minimum(np.arange(number * size), n - 1).reshape(number, size)
 
 
 def _run(model, variables, x, key, modes: dict[str, str], traced: bool, apply) -> Run:
