@@ -26,7 +26,7 @@ class Trace(struct.PyTreeNode):
       logits: of each step, `[T, B, K]`; their mean over T is what the network answers.
       spikes: `{site: [T, B, ...]}`, in {0, 1}, as they are sent to the next layer.
       potentials: `{site: [T, B, ...]}`, before firing, in the units of theta.
-      currents: `{site: [T, B, ...]}`, what a site hears, after max-pooling if any, in the units of theta.
+      currents: `{site: [T, B, ...]}`, the input of a site, after max-pooling if any, in the units of theta.
     """
 
     logits: jax.Array

@@ -1,12 +1,14 @@
 """A spiking network run over time: folded in one pass, or step by step in memory that does not grow with T.
 
-Integrate-and-fire neurons answer in the step in which they hear. All others hear T steps before they fire, so a network
-with `n` sites of theirs is run over time `n + 1` times: in run `i` the sites before the `i`-th fire, by what they heard
-in the runs before, the `i`-th hears, and nothing behind it matters. So a layer of weights is computed at each step just
-once, in the run of the site it feeds; the rest is dead code that the compiler drops. (Layers that feed `baseline` sites
-of a mixed network are computed again in later runs.) Spike trains are not stored between the runs: what a site fires at
-a step is drawn anew, the same way each time, from what it heard and its key. Only with one order for a whole layer,
-where the count does not tell what a neuron fired, are they kept.
+Integrate-and-fire neurons fire in the step in which they get their input. All others take the input of T steps before
+they fire, so a network with `n` sites of theirs is run over time `n + 1` times: in run `i` the sites before the `i`-th
+fire, by what they got in the runs before, the `i`-th gets its input, and nothing behind it matters. So a layer of
+weights is computed at each step just once, in the run of the site it feeds; the rest is dead code that the compiler
+drops. (Layers that feed `baseline` sites of a mixed network are computed again in later runs.) Spike trains are not
+stored between the runs: what a site fires at a step is drawn anew, the same way each time, from what it got and its
+key. Only with one order for a whole layer, where the count does not tell what a neuron fired, are they kept.
+
+A convolution costs as much in these loops as outside of them, on a CPU too, where only its gradient would not.
 """
 
 from typing import NamedTuple
@@ -27,7 +29,7 @@ class Run(NamedTuple):
       steps: what was asked of it, at every step, `[T, ...]`; None if not traced, as the two below.
       spikes: `{site: [T, ...]}`.
       potentials: `{site: [T, ...]}`, before firing.
-      currents: `{site: [T, ...]}`, what a site hears, after max-pooling if any.
+      currents: `{site: [T, ...]}`, the input of a site, after max-pooling if any.
     """
 
     mean: dict
