@@ -5,9 +5,12 @@ looked up. So a ReLU written into a stem, a max-pool or an attention layer is fo
 accuracy.
 """
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend import core
 
 from tppjax.models.layers import avg_pool
@@ -33,6 +36,23 @@ class Identity(nn.Module):
         return avg_pool(x, self.max_pool)
 
 
+def of_structure(fn):
+    """`fn(model, variables, input_shape)`, which needs the variables' shapes only, found once for equal arguments."""
+
+    @functools.lru_cache(maxsize=128)
+    def once(model, tree, leaves, input_shape):
+        return fn(model, jax.tree.unflatten(tree, leaves), input_shape)
+
+    @functools.wraps(fn)
+    def cached(model, variables, input_shape):
+        leaves, tree = jax.tree.flatten(variables)
+        shapes = (jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.result_type(leaf)) for leaf in leaves)
+        return once(model, tree, tuple(shapes), tuple(input_shape))
+
+    return cached
+
+
+@of_structure
 def fixed_axes(model: nn.Module, variables, input_shape) -> str:
     """Why `model` can't take an image with no axis before its own, or with any other than one; "" if it can.
 
@@ -57,7 +77,8 @@ def fixed_axes(model: nn.Module, variables, input_shape) -> str:
     return ""
 
 
-def nonlinear(model: nn.Module, variables, input_shape) -> list[str]:
+@of_structure
+def nonlinear(model: nn.Module, variables, input_shape) -> tuple[str, ...]:
     """Every operation outside the sites of `model.act` that is not linear in the input, as "operation at 'path'".
 
     Args:
@@ -68,7 +89,7 @@ def nonlinear(model: nn.Module, variables, input_shape) -> list[str]:
     through = model.clone(act=Identity())
     x = jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     jaxpr = jax.make_jaxpr(lambda x, variables: through.apply(variables, x))(x, variables).jaxpr
-    return list(dict.fromkeys(_nonlinear(jaxpr, [True] + [False] * (len(jaxpr.invars) - 1), "")))
+    return tuple(dict.fromkeys(_nonlinear(jaxpr, [True] + [False] * (len(jaxpr.invars) - 1), "")))
 
 
 def _nonlinear(jaxpr, reached: list[bool], path: str):

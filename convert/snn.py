@@ -1,6 +1,7 @@
 """Conversion: an ANN's parameters to a spiking network over T steps, as a pure function."""
 
 import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -10,9 +11,9 @@ from flax import struct, traverse_util
 
 from convert import steps
 from convert.checks import check_activation, check_frames, check_mode, check_network, check_order, check_thresholds
-from tppjax import sharding
+from tppjax import prng, sharding
 from tppjax.activations import QCFS
-from tppjax.ann import Ann, sites, thresholds
+from tppjax.ann import Ann, check_hashable, sites, size, thresholds
 from tppjax.counts import check_steps
 from tppjax.errors import InputError
 from tppjax.spiking import RANDOM, TWO_PHASE, Spiking, in_time
@@ -25,7 +26,7 @@ class Trace(struct.PyTreeNode):
       logits: of each step, `[T, B, K]`; their mean over T is what the network answers.
       spikes: `{site: [T, B, ...]}`, in {0, 1}, as they are sent to the next layer.
       potentials: `{site: [T, B, ...]}`, before firing, in the units of theta.
-      currents: `{site: [T, B, ...]}`, what a site hears, after max-pooling if any, in the units of theta.
+      currents: `{site: [T, B, ...]}`, the input of a site, after max-pooling if any, in the units of theta.
     """
 
     logits: jax.Array
@@ -40,8 +41,11 @@ class Snn(struct.PyTreeNode):
     Images are `[B, H, W, C]`: uint8 pixels, or floats already normalised; the same image enters at every step (constant
     coding) and the first layer of weights is analog, as in all baselines of the paper. Recordings are
     `[B, frames, H, W, C]` and enter frame after frame, each for T / frames steps, or the mean of frames / T for one.
-    `key` is one PRNG key, which is folded with each example's place in the batch, or one key per example, `[B]`. An
-    example's noise depends on its key and the site alone: it does not change with the batch or the number of devices.
+    `key` is one PRNG key, which is folded with each example's place in the batch, or one key per example, `[B]`; of
+    whatever kind, `prng.HASH` draws for it. An example's noise depends on its key and the site alone: it does not
+    change with the batch or the number of devices, nor under jit and vmap.
+
+    Calls are compiled, once for each structure and shape of `x`: equal networks share it, and folded ones of every T.
 
     Attributes:
       ann: what it was converted from, whose variables it shares; without preprocessing if those were raw, in which case
@@ -87,13 +91,17 @@ class Snn(struct.PyTreeNode):
         kept = 16 * max(neurons) if act.folded and not traced else (16 + per_step * act.T) * sum(neurons)
         return sharding.at_once(kept * sharding.side_by_side(sharding.mesh(jax.local_devices()), seeds))
 
+    def __repr__(self):
+        modes = ", ".join(sorted(_modes(self.mode)))
+        return f"Snn({type(self.model).__name__}, mode={modes!r}, T={self.T}, {size(self.variables)})"
+
     def apply(self, x, key=None):
         """Logits `[B, K]`, the mean over T; where every site is two-phase, at the cost of one pass whatever T.
 
         Raises:
           InputError: if a random mode gets no key, or `x` does not fit the network.
         """
-        return self.activity(x, key)[0]
+        return self._run(x, key, counted=False)
 
     def activity(self, x, key=None):
         """Logits `[B, K]` and `{site: number of spikes of each neuron}`, `[B, ...]`.
@@ -105,7 +113,7 @@ class Snn(struct.PyTreeNode):
 
     def look(self, x, key, apply):
         """What `apply(model, variables, x, rngs=, mutable=)` gives, less collections; means over time, `[B, ...]`."""
-        return self._run(x, key, apply)[0]
+        return self._run(x, key, counted=False, apply=apply)
 
     def trace(self, x, key=None) -> Trace:
         """Logits, spikes and potentials at every step; time is never folded here, so T passes are paid.
@@ -115,58 +123,35 @@ class Snn(struct.PyTreeNode):
         """
         if self.T is None:
             raise InputError("a network for any T can't be traced: trace the one that for_any_T() was called on")
-        x, keys, modes = self._inputs(x, key)
-        model = self.model.clone(act=self.model.act.clone(folded=False))
-        run = steps.run(model, self._at(modes), x, keys, tuple(modes.items()), len(x), traced=True)
-        kept = run.steps, run.spikes, run.potentials, run.currents
-        return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), kept))
+        return self._run(x, key, traced=True)
 
     def for_any_T(self) -> "Snn":
         """The same network for jit: if folded, all that depends on T is arrays, so one compilation serves every T.
 
-        It can't be traced, and its `T` is None.
+        It can't be traced, its `T` is None, and its ANN has no history, which may tell of T.
         """
         if not self.model.act.folded:
             return self
-        return self.replace(model=self.model.clone(act=self.model.act.clone(T=None)))
+        model = self.model.clone(act=self.model.act.clone(T=None))
+        return self.replace(ann=self.ann.replace(history=()), model=model)
 
-    def _run(self, x, key, apply=nn.Module.apply):
-        """What `apply` gives for every example by itself, means over time, and the spikes of each site."""
-        x, keys, modes = self._inputs(x, key)
-        if not self.model.act.folded:
-            # On several devices the examples lie side by side already.
-            at_once = self.batch_size(x.shape[1:]) if jax.local_device_count() == 1 else len(x)
-            return steps.run(self.model, self._at(modes), x, keys, tuple(modes.items()), at_once, apply=apply)[:2]
-        variables = self._at(modes)
-
-        x = self.ann.input(x)  # of a recording, the mean
-
-        def one(x, key):
-            rngs = None if key is None else {"spikes": key}
-            asked, state = apply(self.model, variables, x, rngs=rngs, mutable=["activity"])
-            flat = traverse_util.flatten_dict(state["activity"], sep="/")
-            return asked, {site: flat[f"{site}/count"] for site in modes}
-
-        return jax.vmap(one)(x, keys)
-
-    def _at(self, sites) -> dict:
-        """The variables, with what each site needs to know of time."""
-        time = {f"{site}/{name}": leaf for site in sites for name, leaf in self.time.items()}
-        return {**self.variables, "time": traverse_util.unflatten_dict(time, sep="/")}
-
-    def _inputs(self, x, key):
-        """Normalised images, a key for each, and the mode of each site in the order in which they run."""
-        x = self.ann.frames(x)
+    def _run(self, x, key, traced=False, **asked):
+        """`_compiled`, once all that `apply` refuses has been."""
+        x = self.ann.batch(x)
         if self.T is not None and x.ndim == 5:
             check_frames(x.shape[1], self.T)
-        shape = x.shape[-3:]
         if self.ann.preprocessing is None:
-            check_network(self.ann, self.mode, shape)
-        order = sites(self.ann.model, shape)
-        modes = dict.fromkeys(order, self.mode) if isinstance(self.mode, str) else {s: self.mode[s] for s in order}
-        return x, self._keys(key, len(x)), modes
+            check_network(self.ann, self.mode, x.shape[-3:])
+        key = self._key(key, len(x))
+        # On several devices the examples lie side by side already.
+        together = traced or self.model.act.folded or jax.local_device_count() > 1
+        at_once = len(x) if together else self.batch_size(x.shape[1:])
+        snn = self if traced else self.for_any_T()
+        snn = snn.replace(ann=snn.ann.replace(history=()))  # nothing computed depends on it
+        return _compiled(snn, x, key, at_once, traced=traced, **asked)
 
-    def _keys(self, key, batch: int):
+    def _key(self, key, batch: int):
+        """The key, or keys, that `prng.HASH` has for it; None if nothing is random."""
         if not self.random:
             return None
         if key is None:
@@ -176,12 +161,33 @@ class Snn(struct.PyTreeNode):
                 f"key is one typed PRNG key, such as jax.random.key(0), or one per example, [{batch}]; "
                 f"got {getattr(key, 'dtype', type(key))} of shape {getattr(key, 'shape', ())}"
             )
-        return example_keys(key, jnp.arange(batch)) if key.ndim == 0 else key
+        return prng.hashed(key) if key.ndim == 0 else jax.vmap(prng.hashed)(key)
+
+
+@partial(jax.jit, static_argnames=("at_once", "traced", "counted", "apply"))
+def _compiled(snn: Snn, x, key, at_once: int, *, traced=False, counted=True, apply=nn.Module.apply):
+    """What `apply` gives for every example by itself, means over time; and the spikes of each site, if `counted`.
+
+    Or the `Trace`, if `traced`. Not folded, `at_once` examples are run at a time.
+    """
+    x = snn.ann.frames(x)
+    keys = example_keys(key, jnp.arange(len(x))) if key is not None and key.ndim == 0 else key
+    order = sites(snn.ann.model, x.shape[-3:])
+    modes = {site: snn.mode if isinstance(snn.mode, str) else snn.mode[site] for site in order}
+    time = {f"{site}/{name}": leaf for site in modes for name, leaf in snn.time.items()}
+    variables = {**snn.variables, "time": traverse_util.unflatten_dict(time, sep="/")}
+    if traced:
+        model = snn.model.clone(act=snn.model.act.clone(folded=False))
+        run = steps.run(model, variables, x, keys, modes, at_once, traced=True)
+        return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), run[2:]))
+    run = steps.folded if snn.model.act.folded else partial(steps.run, at_once=at_once)
+    mean, fired = run(snn.model, variables, x, keys, modes, apply=apply)[:2]
+    return (mean, fired) if counted else mean
 
 
 def example_keys(key, index):
-    """One key per example, `[B]`, from a seed's key and each example's index in the data set, `[B]`."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(key, index)
+    """One key of `prng.HASH` per example, `[B]`, from a seed's key and each example's index in the data set, `[B]`."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(prng.hashed(key), index)
 
 
 def to_snn(
@@ -234,6 +240,7 @@ def to_snn(
     """
     check_steps(T)
     ann = _ann(params, model)
+    check_hashable(ann.model)
     check_activation(ann.model)
     mode = check_mode(mode, thresholds(ann.variables))
     v_init, shift = _beginning(ann.model.act, v_init, shift)

@@ -1,20 +1,22 @@
-"""A spiking network run step by step, in memory that does not grow with T.
+"""A spiking network run over time: folded in one pass, or step by step in memory that does not grow with T.
 
-Integrate-and-fire neurons answer in the step in which they hear. All others hear T steps before they fire, so a network
-with `n` sites of theirs is run over time `n + 1` times: in run `i` the sites before the `i`-th fire, by what they heard
-in the runs before, the `i`-th hears, and nothing behind it matters. So a layer of weights is computed at each step just
-once, in the run of the site it feeds; the rest is dead code that the compiler drops. (Layers that feed `baseline` sites
-of a mixed network are computed again in later runs.) Spike trains are not stored between the runs: what a site fires at
-a step is drawn anew, the same way each time, from what it heard and its key. Only with one order for a whole layer,
-where the count does not tell what a neuron fired, are they kept.
+Integrate-and-fire neurons fire in the step in which they get their input. All others take the input of T steps before
+they fire, so a network with `n` sites of theirs is run over time `n + 1` times: in run `i` the sites before the `i`-th
+fire, by what they got in the runs before, the `i`-th gets its input, and nothing behind it matters. So a layer of
+weights is computed at each step just once, in the run of the site it feeds; the rest is dead code that the compiler
+drops. (Layers that feed `baseline` sites of a mixed network are computed again in later runs.) Spike trains are not
+stored between the runs: what a site fires at a step is drawn anew, the same way each time, from what it got and its
+key. Only with one order for a whole layer, where the count does not tell what a neuron fired, are they kept.
+
+A convolution costs as much in these loops as outside of them, on a CPU too, where only its gradient would not.
 """
 
-from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import traverse_util
 
 
@@ -27,7 +29,7 @@ class Run(NamedTuple):
       steps: what was asked of it, at every step, `[T, ...]`; None if not traced, as the two below.
       spikes: `{site: [T, ...]}`.
       potentials: `{site: [T, ...]}`, before firing.
-      currents: `{site: [T, ...]}`, what a site hears, after max-pooling if any.
+      currents: `{site: [T, ...]}`, the input of a site, after max-pooling if any.
     """
 
     mean: dict
@@ -38,8 +40,22 @@ class Run(NamedTuple):
     currents: dict | None = None
 
 
-@partial(jax.jit, static_argnames=("model", "modes", "at_once", "traced", "apply"))
-def run(model: nn.Module, variables, x, keys, modes, at_once: int, *, traced=False, apply=nn.Module.apply) -> Run:
+def folded(model: nn.Module, variables, x, keys, modes: dict[str, str], *, apply=nn.Module.apply) -> Run:
+    """As `run`, of a network with folded sites: all examples through it once, of a recording the mean."""
+    x = x if x.ndim == 4 else x.mean(axis=1)
+
+    def one(x, key):
+        rngs = None if key is None else {"spikes": key}
+        asked, state = apply(model, variables, x, rngs=rngs, mutable=["activity"])
+        flat = traverse_util.flatten_dict(state["activity"], sep="/")
+        return Run(asked, {site: flat[f"{site}/count"] for site in modes})
+
+    return jax.vmap(one)(x, keys)
+
+
+def run(
+    model: nn.Module, variables, x, keys, modes: dict[str, str], at_once: int, *, traced=False, apply=nn.Module.apply
+) -> Run:
     """A batch of examples through the network, T times.
 
     Args:
@@ -47,7 +63,7 @@ def run(model: nn.Module, variables, x, keys, modes, at_once: int, *, traced=Fal
       variables: its variables.
       x: the examples: images `[B, H, W, C]`, which enter at every step, or recordings `[B, frames, H, W, C]`.
       keys: a PRNG key for each, `[B]`, or None.
-      modes: `((site, mode), ...)` in the order in which the sites run.
+      modes: `{site: mode}` in the order in which the sites run.
       at_once: examples side by side; more are run one lot after another, to keep memory small and caches warm.
       traced: whether what happened at every step is kept, in T times the memory.
       apply: `apply(model, variables, x, rngs=, mutable=)` gives what is asked of an example, a tree of arrays, and the
@@ -56,13 +72,21 @@ def run(model: nn.Module, variables, x, keys, modes, at_once: int, *, traced=Fal
     Returns:
       What they did, examples leading.
     """
-    one = jax.vmap(lambda x, key: _run(model, variables, x, key, dict(modes), traced, apply))
-    n = len(x)
-    if n <= at_once:
+    one = jax.vmap(lambda x, key: _run(model, variables, x, key, modes, traced, apply))
+    if len(x) <= at_once:
         return one(x, keys)
-    lots = jnp.minimum(jnp.arange(-(-n // at_once) * at_once), n - 1).reshape(-1, at_once)  # the last one filled up
-    results = jax.lax.map(lambda lot: one(*jax.tree.map(lambda a: a[lot], (x, keys))), lots)
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:n], results)
+    results = jax.lax.map(lambda lot: one(*jax.tree.map(lambda a: a[lot], (x, keys))), lots(len(x), at_once))
+    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(x)], results)
+
+
+def lots(n: int, at_once: int) -> np.ndarray:
+    """Places of `n` examples in as few lots of at most `at_once` as there can be, `[lots, size]`, all of one size.
+
+    The last lot is filled up with the last example, which is lost work: less than one example a lot.
+    """
+    number = -(-n // at_once)
+    size = -(-n // number)
+    return np.minimum(np.arange(number * size), n - 1).reshape(number, size)
 
 
 def _run(model, variables, x, key, modes: dict[str, str], traced: bool, apply) -> Run:

@@ -1,12 +1,12 @@
 """A trained network with all that is needed to use it: variables, model, preprocessing. Saved with orbax."""
 
 import dataclasses
+import functools
 import hashlib
 import json
 import math
 import os
 import shutil
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import struct, traverse_util
+from jax.tree_util import keystr, tree_leaves_with_path
 
 from tppjax import activations, models, sharding
 from tppjax.activations import ACTIVATIONS
@@ -39,6 +40,9 @@ class Ann(struct.PyTreeNode):
     preprocessing: Preprocessing | None = struct.field(pytree_node=False, default=None)
     history: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
+    def __repr__(self):
+        return f"Ann({type(self.model).__name__}, {size(self.variables)})"
+
     def apply(self, x):
         """Logits `[B, K]` of images `[B, H, W, C]` or recordings `[B, frames, H, W, C]`: pixels, or normalised."""
         return self.model.apply(self.variables, self.input(x))
@@ -59,14 +63,23 @@ class Ann(struct.PyTreeNode):
           InputError: if `images` are not a batch that the network takes: `[B, H, W, C]`, or recordings
             `[B, frames, H, W, C]`.
         """
+        images = self.batch(images)
+        return images if self.preprocessing is None else self.preprocessing(images)
+
+    def batch(self, images):
+        """The images as they are, after all that `frames` refuses has been; nothing is computed.
+
+        Raises:
+          InputError: as `frames`.
+        """
         if getattr(images, "ndim", None) not in (4, 5):
             raise InputError(f"the network takes a batch of images [B, H, W, C]; got shape {np.shape(images)}")
         if self.preprocessing is not None:
             if images.ndim == 5 and images.shape[1] != self.preprocessing.frames:
                 expected = self.preprocessing.frames or "no"
                 raise InputError(f"the network takes recordings of {expected} frames; got shape {images.shape}")
-            return self.preprocessing(images)
-        if not jnp.issubdtype(images.dtype, jnp.floating):
+            jax.eval_shape(self.preprocessing, images)
+        elif not jnp.issubdtype(images.dtype, jnp.floating):
             raise InputError(f"a network without preprocessing takes floats, already normalised; got {images.dtype}")
         return images
 
@@ -75,6 +88,13 @@ def thresholds(variables) -> dict[str, jax.Array]:
     """`{site: theta}`, every leaf called `theta` among the parameters, by its site, such as "block1/act1"."""
     flat = traverse_util.flatten_dict(variables["params"])
     return {"/".join(path[:-1]): leaf for path, leaf in flat.items() if path[-1] == "theta"}
+
+
+def size(variables) -> str:
+    """How many there are, for people to read."""
+    flat = {keystr(path, simple=True, separator="/"): leaf for path, leaf in tree_leaves_with_path(variables)}
+    params = {path: np.size(leaf) for path, leaf in flat.items() if path.startswith("params/")}
+    return f"thresholds={sum(path.endswith('/theta') for path in params)}, parameters={sum(params.values()):,}"
 
 
 class Site(NamedTuple):
@@ -90,11 +110,17 @@ class Site(NamedTuple):
 
 
 def sites(model: nn.Module, input_shape) -> dict[str, Site]:
-    """Every copy of `model.act` by its path, in the order in which they run.
+    """Every copy of `model.act` by its path, in the order in which they run. Found once for each model and shape.
 
     Raises:
-      InputError: if one copy runs twice, since spiking neurons can stand at one place only.
+      InputError: if one copy runs twice, since spiking neurons can stand at one place only; or as `check_hashable`.
     """
+    check_hashable(model)
+    return dict(_sites(model, tuple(input_shape)))
+
+
+@functools.lru_cache(maxsize=128)
+def _sites(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Site]:
     found = {}
 
     def record(site, module, x, y):
@@ -103,8 +129,18 @@ def sites(model: nn.Module, input_shape) -> dict[str, Site]:
         found[site] = Site(y.shape, module.max_pool)
 
     with watching((type(model.act),), record):
-        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(tuple(input_shape), jnp.float32))
+        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(input_shape, jnp.float32))
     return found
+
+
+def check_hashable(model: nn.Module) -> None:
+    """Raises InputError unless the model can stand for what was traced and compiled of it, as JAX needs it."""
+    try:
+        hash(model)
+    except TypeError as e:
+        raise InputError(
+            f"{type(model).__name__} has a field that can't be hashed, such as a list, a dict or an array: give a tuple"
+        ) from e
 
 
 def site_inputs(model: nn.Module, variables, x, **options) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -242,7 +278,7 @@ def accuracy(ann: Ann, images: Images, at_once: int | None = None) -> float:
       at_once: images a call; by default as many as suit the device's memory.
     """
     at_once = at_once or images_at_once(ann.model, images[:1].images.shape)
-    return 100 * float(np.mean(map_examples(partial(_correct, ann), images, at_once)))
+    return 100 * float(np.mean(map_examples(functools.partial(_correct, ann), images, at_once)))
 
 
 @jax.jit

@@ -1,10 +1,11 @@
-"""A PRNG for many cheap draws: `key = jax.random.key(seed, impl=prng.HASH)`.
+"""A PRNG for many cheap draws, which spiking networks make of any key: `prng.hashed(jax.random.key(seed))`.
 
 Keys are made, split and folded by threefry, as JAX's own are. Only the bits of an array are not: each is a hash of its
 place and the key, ten times cheaper on a CPU, where threefry is most of what a random spiking network costs. Two rounds
 of a 32-bit finaliser of low bias (Wellons' "lowbias32"), one half of the key before each. Not for cryptography.
 """
 
+import functools
 import math
 
 import jax
@@ -40,3 +41,15 @@ HASH = extend.define_prng_impl(
     name="tppjax_hash",
     tag="hash",
 )
+
+
+def hashed(key):
+    """The key of `HASH` that stands for this one of any implementation.
+
+    Of threefry's keys it has the two words, so `hashed(jax.random.key(seed))` is `jax.random.key(seed, impl=HASH)`; the
+    words of other kinds are folded in, one after another.
+    """
+    words = jax.random.key_data(key).ravel()
+    if words.size == 2:
+        return jax.random.wrap_key_data(words, impl=HASH)
+    return functools.reduce(jax.random.fold_in, words, jax.random.key(0, impl=HASH))

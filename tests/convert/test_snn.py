@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
@@ -13,7 +14,7 @@ import pytest
 import convert
 from convert import linear
 from tests.convert.networks import Mlp, Pooled, cnn, exact, images, mlp
-from tppjax import activations, ann, models, prng, sharding
+from tppjax import activations, ann, data, models, prng, sharding
 from tppjax.activations import QCFS, ClippedReLU, ReLU
 
 KEY = jax.random.key(11)
@@ -225,7 +226,7 @@ def test_our_models_are_linear_between_sites(name):
     model = models.create(name, 10, QCFS(L=4))
     x = jnp.zeros((1, 32, 32, 3))
     variables = jax.eval_shape(model.init, KEY, x)
-    assert linear.nonlinear(model, variables, (32, 32, 3)) == []
+    assert linear.nonlinear(model, variables, (32, 32, 3)) == ()
     assert linear.fixed_axes(model, variables, (32, 32, 3)) == ""
 
 
@@ -245,3 +246,85 @@ def test_max_pool_then_fire():
     np.testing.assert_array_equal(trace.logits.mean(axis=0), logits)
     tpp = convert.to_snn(variables, T=4, mode="tpp", model=model)
     assert tpp.apply(x, KEY).shape == (20, 3)
+
+
+class Counted(nn.Module):
+    """Tells each time that it is traced."""
+
+    act: nn.Module
+    traces: ClassVar[list] = []
+
+    @nn.compact
+    def __call__(self, x):
+        self.traces.append(x.shape)
+        x = self.act.copy(name="act1")(nn.Conv(2, (3, 3), name="conv")(x))
+        return nn.Dense(3, name="head")(x.mean(axis=(-3, -2)))
+
+
+@pytest.mark.parametrize("mode", ["tpp", "shuffle"])
+def test_a_structure_is_traced_once(mode):
+    """By conversion, whatever the weights; and by plain calls, for equal networks and folded ones of every T."""
+    model, x = Counted(QCFS(L=4)), np.zeros((2, 4, 4, 1), np.uint8)
+    preprocessing = data.Preprocessing("mine", (4, 4, 1), (0.5,), (0.5,), ("a", "b", "c"))
+
+    def converted(seed, T=4):
+        variables = model.init(jax.random.key(seed), jnp.zeros((1, 4, 4, 1)))
+        Counted.traces.clear()
+        return convert.to_snn(ann.Ann(variables, model, preprocessing, (f"seed {seed}",)), T, mode)
+
+    first = converted(0)
+    calls = (convert.Snn.apply, convert.Snn.activity, convert.Snn.trace)
+    for call in calls:
+        call(first, x, KEY)
+    second = converted(1)
+    for call in calls:
+        call(second, x, jax.random.key(3, impl="rbg"))
+    assert Counted.traces == []
+    converted(0, T=8).apply(x, KEY)
+    assert bool(Counted.traces) == (mode == "shuffle")
+    assert repr(first) == f"Snn(Counted, mode='{mode}', T=4, thresholds=1, parameters=30)"
+    assert repr(first.ann) == "Ann(Counted, thresholds=1, parameters=30)"
+    assert len(repr(jax.tree.map(lambda leaf: None, first))) < 200
+
+
+def test_a_model_without_a_hash_is_refused():
+    variables, model = mlp()
+    with pytest.raises(ValueError, match=r"^Mlp has a field that can't be hashed, such as a list, .*: give a tuple$"):
+        convert.to_snn(variables, model=model.clone(widths=[6, 5]))
+
+
+@pytest.mark.parametrize("mode", ["tpp", "unbiased", "shuffle"])
+def test_every_kind_of_key_draws_alike_however_it_is_called(mode):
+    variables, model = mlp()
+    snn, x = convert.to_snn(variables, T=8, mode=mode, model=model), images(5)
+    expected = snn.activity(x, jax.random.key(11, impl=prng.HASH))[1]
+    rbg = jax.random.split(jax.random.key(11, impl="unsafe_rbg"), 2)
+    one = snn.activity(x, rbg[0])[1]
+    over_keys = jax.vmap(snn.activity, (None, 0))
+    called = {
+        "threefry": (snn.activity(x, KEY)[1], expected),
+        "compiled": (jax.jit(convert.Snn.activity)(snn, x, KEY)[1], expected),
+        "mapped": (over_keys(x, KEY[None])[1], {site: a[None] for site, a in expected.items()}),
+        "rbg by example": (snn.activity(x, convert.example_keys(rbg[0], np.arange(5)))[1], one),
+        "rbg mapped": ({site: a[0] for site, a in over_keys(x, rbg)[1].items()}, one),
+    }
+    for how, (found, wanted) in called.items():
+        for site in wanted:
+            np.testing.assert_array_equal(found[site], wanted[site], err_msg=how)
+    assert any((one[site] != expected[site]).any() for site in one)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [
+        ("tpp", ([61, 89, 52, 54, 67], [96, 80, 50, 88, 80])),
+        ("unbiased", ([61, 89, 52, 60, 67], [96, 80, 50, 88, 80])),
+        ("shuffle", ([65, 84, 46, 60, 67], [88, 88, 32, 88, 80])),
+    ],
+)
+def test_what_seed_0_draws_stays(mode, expected):
+    """Spikes by neuron and example, the neurons weighted by 1, 2, ...: published figures can be had again."""
+    variables, model = mlp()
+    counts = convert.to_snn(variables, T=8, mode=mode, model=model).activity(images(5), jax.random.key(0))[1]
+    for site, wanted in zip(("act0", "act1"), expected, strict=True):
+        assert (counts[site] @ np.arange(1, counts[site].shape[1] + 1)).tolist() == wanted

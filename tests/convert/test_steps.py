@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import convert
+from convert import steps
 from tests.convert.networks import cnn, exact, images, mlp
 
 KEY = jax.random.key(11)
@@ -193,3 +194,13 @@ def test_each_layer_is_computed_once_a_step_and_the_first_once_in_all(mode):
     assert len(re.findall(r"= \S+ convolution\(", text)) == 2
     outside_the_loops = text[text.index("\nENTRY ") :]
     assert len(re.findall(r"= \S+ convolution\(", outside_the_loops)) == 1
+
+
+@pytest.mark.parametrize(
+    ("n", "at_once", "shape"), [(50, 44, (2, 25)), (7, 3, (3, 3)), (101, 50, (3, 34)), (5, 1, (5, 1))]
+)
+def test_lots_are_even(n, at_once, shape):
+    """So that two lots are not paid where one example more than fits is run."""
+    lots = steps.lots(n, at_once)
+    assert lots.shape == shape
+    np.testing.assert_array_equal(np.minimum(np.arange(lots.size), n - 1), lots.ravel())

@@ -60,3 +60,14 @@ def test_other_widths(dtype):
     bits = jax.random.bits(key(0), (1000,), dtype)
     assert bits.dtype == dtype
     assert abs(float(bits.mean()) / jnp.iinfo(dtype).max - 0.5) < 5 / np.sqrt(12 * 1000)
+
+
+def test_hashed_keys_are_those_of_the_seed():
+    """Of threefry and hash keys by their words; of other kinds one for each key, alone and mapped."""
+    for seed in (0, 5):
+        for impl in ("threefry2x32", prng.HASH):
+            assert (prng.hashed(jax.random.key(seed, impl=impl)) == key(seed)).all()
+    rbg = jax.random.split(jax.random.key(0, impl="rbg"), 3)
+    words = jax.random.key_data(jax.vmap(prng.hashed)(rbg))
+    np.testing.assert_array_equal(words, [jax.random.key_data(prng.hashed(k)) for k in rbg])
+    assert len(np.unique(words)) == 6
