@@ -44,7 +44,7 @@ def imported(net):
     import convert
     from convert.from_torch import import_state_dict
 
-    network = import_state_dict(state(net), net, dataset="cifar10")
+    network = import_state_dict(state(net), net, dataset="cifar10", pool={"vgg16": "avg"}.get(net))
     return convert.calibrate(network, images(50), "max")
 
 
