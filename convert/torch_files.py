@@ -121,8 +121,9 @@ def _unpickled(path: Path):
             raise InputError(
                 f"{path} holds a {refused[1]}, which is code and not only weights, and is refused: {ANEW}"
             ) from e
-        found = re.search(r"WeightsUnpickler error: (.+)", str(e)) or re.search("(.+)", str(e))
-        reason = found[1] if found else type(e).__name__
+        # PyTorch's first line may advise to run the code, so it is left out.
+        found = re.search(r"WeightsUnpickler error: (.+)|^(?!Weights only)(.+)", str(e))
+        reason = (found[1] or found[2]) if found else type(e).__name__
         raise InputError(f"{path} can't be read as PyTorch's ({reason}); if it is damaged, download it again") from e
 
 

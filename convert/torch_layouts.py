@@ -62,7 +62,8 @@ class Layout:
 
 def plain(state: State) -> State:
     """Without what wrappers put before every key, and without counters, which nothing reads at inference."""
-    state = {k: v for k, v in state.items() if k != "n_averaged" and not k.endswith(".num_batches_tracked")}
+    counters = ("num_batches_tracked", "n_averaged")  # of batch norm and of AveragedModel
+    state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in counters}
     inner = state
     while inner.keys().isdisjoint(MARKS):
         if len({key.partition(".")[0] for key in inner}) != 1 or not all("." in key for key in inner):
@@ -235,7 +236,7 @@ LAYOUTS = {
 VGG_OF = {
     "kuangliu": "kuangliu/pytorch-cifar's or bearpaw/pytorch-classification's",
     "snnc": "SNNC's (Li et al.)",
-    "torchvision": "torchvision's, or that of a repository for CIFAR which took it over",
+    "torchvision": "torchvision's, chenyaofo/pytorch-cifar-models's or huyvnphan/PyTorch_CIFAR10's",
 }
 
 # A key of the file to the layout it gives away, or to one for each pool; the first that is there decides.

@@ -22,7 +22,7 @@ def options(arch: str, layout: Layout, state: State, pool: str | None) -> dict:
     """
     norm = any(key.endswith(".running_mean") for key in state)
     family = models.MODELS[arch].func
-    draft = {"norm": norm, **DRAFTS[family](layout, state, pool)}
+    draft = {"norm": norm, **DRAFTS[family](layout, state)}
     model = models.create(arch, 1, ReLU(), **draft)
     names = layout.names(model, state)
     head = f"{names['head']}.weight"
@@ -32,29 +32,36 @@ def options(arch: str, layout: Layout, state: State, pool: str | None) -> dict:
             f"the last layer is called {head} in this layout, and the file has none; "
             + (f"what looks like it: {', '.join(like[-3:])}; rename it" if like else "no key looks like it")
         )
-    return draft | WIDTHS[family](model, names, state) | {"num_classes": len(state[head])}
+    found = draft | POOLS[family](layout, state, draft, pool) | WIDTHS[family](model, names, state)
+    return found | {"num_classes": len(state[head])}
 
 
-def _vgg_draft(layout, state, pool):
-    hidden = (4096, 4096) if "classifier.6.weight" in state else layout.hidden
-    # QCFS's new repository has a network without batch norm, with max-pooling; the old one replaces all pools.
+def _vgg_draft(layout, state):
+    return {"hidden": (4096, 4096) if "classifier.6.weight" in state else layout.hidden}
+
+
+def _resnet_draft(layout, state):
+    conv = state.get("conv1.weight", state.get("conv1.0.weight"))
+    small = "imagenet" if np.ndim(conv) == 4 and conv.shape[-1] == 7 else "cifar"
+    projections = any(".shortcut." in key or ".downsample." in key for key in state)
+    shortcut = "projection" if projections else layout.shortcut
+    return {"stem": "deep" if "conv1.3.weight" in state else small, "shortcut": shortcut}
+
+
+def _vgg_pool(layout, state, draft, pool):
     threshold = threshold_name(state)
     if pool is None and threshold is None and "layer1.0.weight" in state:
         raise InputError(
             "VGG-16 has max-pooling in QCFS's Models/VGG.py, and average pooling where its main.py trains it: give "
             "--pool max or --pool avg"
         )
-    new = threshold == "thresh" and not any(key.endswith(".running_mean") for key in state)
-    return {"pool": pool or ("max" if new else layout.pool), "hidden": hidden}
+    # QCFS's new repository has one network without batch norm, with max-pooling; the old one replaces all pools.
+    return {"pool": pool or ("max" if threshold == "thresh" and not draft["norm"] else layout.pool)}
 
 
-def _resnet_draft(layout, state, pool):
-    projections = any(".shortcut." in key or ".downsample." in key for key in state)
-    shortcut = "projection" if projections else layout.shortcut
-    conv = state.get("conv1.weight", state.get("conv1.0.weight"))
-    if "conv1.3.weight" in state or (np.ndim(conv) == 4 and conv.shape[-1] == 7):
-        stem = "deep" if "conv1.3.weight" in state else "imagenet"
-        return {"pool": pool or layout.stem_pool, "stem": stem, "shortcut": shortcut}
+def _resnet_pool(layout, state, draft, pool):
+    if draft["stem"] != "cifar":
+        return {"pool": pool or layout.stem_pool}
     if pool not in (None, "none"):
         raise InputError(
             f"--pool {pool} has no place: our ResNets pool behind the stems for ImageNet, and this one's is 3x3; with "
@@ -65,10 +72,10 @@ def _resnet_draft(layout, state, pool):
             "a ResNet with these keys and a stem of 3x3 has a max-pool behind it in huyvnphan/PyTorch_CIFAR10, which "
             "can't be imported, and none in other repositories: if this one has none, give --pool none"
         )
-    return {"stem": "cifar", "shortcut": shortcut}
+    return {}
 
 
-def _regnet_draft(layout, state, pool):
+def _regnet_pool(layout, state, draft, pool):
     if pool is not None:
         raise InputError(f"RegNet has no pool: --pool {pool} would have no effect; leave it out")
     return {}
@@ -100,5 +107,6 @@ def _size(state: State, module: str, default: int, axis: int = 0) -> int:
     return weight.shape[axis] if np.ndim(weight) > 1 else default
 
 
-DRAFTS = {VGG: _vgg_draft, ResNet: _resnet_draft, RegNet: _regnet_draft}
+DRAFTS = {VGG: _vgg_draft, ResNet: _resnet_draft, RegNet: lambda layout, state: {}}
+POOLS = {VGG: _vgg_pool, ResNet: _resnet_pool, RegNet: _regnet_pool}
 WIDTHS = {VGG: _vgg_widths, ResNet: _resnet_widths, RegNet: _regnet_widths}
