@@ -33,7 +33,7 @@ test-slow: setup  ## whole runs of commands and pages, on several hosts too (thr
 
 test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]'
-	$(BIN)/python -m pytest tests/convert/test_from_torch.py tests/convert/test_torch_files.py
+	$(BIN)/python -m pytest tests/convert/test_from_torch.py tests/convert/test_torch_files.py tests/convert/test_cases_torch.py
 
 guard: setup  ## that the published costs hold, but for a factor that noise never reaches (two minutes)
 	$(BIN)/python -m benchmarks.guard

@@ -38,8 +38,7 @@ def imported(net):
     import convert
     from convert.from_torch import import_state_dict
 
-    pool = {"pool": "avg"} if net == "vgg16" else {}
-    network = import_state_dict(state(net), net, dataset="cifar10", **pool)
+    network = import_state_dict(state(net), net, dataset="cifar10", pool={"vgg16": "avg"}.get(net))
     return convert.calibrate(network, images(50), "max")
 
 

@@ -1,47 +1,108 @@
-"""Weights out of PyTorch's files, as NumPy arrays; safetensors without PyTorch, pickles with it, and never run."""
+"""Weights out of files, as NumPy arrays by PyTorch's keys; PyTorch's own files need PyTorch. No file's code is run."""
 
-import pickle
+import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import safetensors.numpy
-from safetensors import SafetensorError
 
 from tppjax.errors import InputError
 
-# Under one of these keys training scripts put the weights, beside the epoch, the optimiser's state and the like.
-WRAPPERS = ("state_dict", "model_state_dict", "model_state", "model", "net")
+ANEW = "where you trust it, load it there and save model.state_dict() anew"
+
+# How files of other kinds begin, and what is said of them.
+OTHERS = {
+    b"version https://git-lfs": "is the pointer of a Git LFS file, not the file: run git lfs pull in its repository",
+    b"\x89HDF": "is an HDF5 file, as Keras writes them, not one of PyTorch's",
+    b"\x1f\x8b": "is compressed: unpack it with gunzip or tar, and give what it holds",
+    b"{": "is text (JSON); if it is the index of weights in several files, load them all in PyTorch and save one",
+    b"<": "is a web page, not weights: the address leads to a page about the file; download the file itself",
+}
+
+# Classes of settings that training scripts save beside the weights. None is made: `Setting` stands for each.
+SETTINGS = (
+    "argparse.Namespace",
+    "types.SimpleNamespace",
+    "datetime.datetime",
+    "datetime.timedelta",
+    "numpy.dtype",
+    "numpy.ndarray",
+    *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
+    *(f"{module}.{system}Path" for module in ("pathlib", "pathlib._local") for system in ("Posix", "Windows")),
+)
 
 
-def read(path: str | Path) -> dict[str, np.ndarray]:
+class Setting:
+    """Takes the place of a setting beside the weights, whatever it was made of."""
+
+    def __new__(cls, *args, **kwargs):
+        """One that keeps nothing."""
+        return super().__new__(cls)
+
+    def __setstate__(self, state):
+        pass
+
+
+def read(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
     """The weights in `path`, by PyTorch's keys.
 
     Args:
-      path: a safetensors file, or what `torch.save` wrote of a state dict or of a dict that holds one under one of
-        `WRAPPERS`, whose other entries are left.
+      path: a safetensors file, an npz under PyTorch's keys, or what `torch.save` wrote of a state dict or of a dict
+        that holds one beside the epoch, the optimiser's state and the like, which are left.
+      entry: which state dict, where there are several, such as "state_dict_ema"; inside of another entry "outer/inner".
 
     Raises:
       FileNotFoundError: if there is no such file.
-      InputError: if it is damaged, holds code or anything but weights, is neither kind, or PyTorch is missing.
+      InputError: if it is damaged, of another kind, holds code or anything but weights, or several sets of them and
+        `entry` does not say which, or if PyTorch is missing.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no file {path.absolute()}")
+    if not path.is_file():
+        raise InputError(f"{path} is {'a folder' if path.is_dir() else 'no regular file'}: give a file of weights")
     with path.open("rb") as f:
-        start = f.read(9)
-    if start[:4] == b"PK\x03\x04" or start[:1] == b"\x80":
-        return _arrays(path, _unpickled(path))
+        start = f.read(512)
+    if start[:4] == b"PK\x03\x04":
+        return _arrays(path, _archive(path), entry)
+    if start[:1] == b"\x80":
+        return _arrays(path, _unpickled(path), entry)
     if start[8:9] == b"{":
-        return _safetensors(path)
-    raise InputError(f"{path} is neither a safetensors file nor one that torch.save wrote")
+        return _arrays(path, _read(path, safetensors.numpy.load_file), entry)
+    if not start:
+        raise InputError(f"{path} is empty: copy or download it again")
+    other = next((said for begin, said in OTHERS.items() if start.lstrip().startswith(begin)), None)
+    raise InputError(f"{path} {other or 'is neither a safetensors file nor one that torch.save wrote'}")
 
 
-def _safetensors(path: Path) -> dict[str, np.ndarray]:
+def _read(path: Path, reader):
+    """What one function of a library makes of the file, whose errors are open-ended."""
     try:
-        return safetensors.numpy.load_file(path)
-    except (SafetensorError, KeyError, TypeError, ValueError) as e:
-        raise InputError(f"{path} is not a whole safetensors file of float32, float64 or float16: {e}") from e
+        return reader(path)
+    except Exception as e:
+        reason = next(iter(str(e).splitlines()), type(e).__name__)
+        raise InputError(f"{path} can't be read ({reason}); if it is damaged or cut short, download it again") from e
+
+
+def _members(path: Path) -> list[str]:
+    with zipfile.ZipFile(path) as archive:
+        if changed := archive.testzip():  # torch.load doesn't look
+            raise ValueError(f"the checksum of {changed} is another, or torch.save was told to leave it out")
+        return archive.namelist()
+
+
+def _archive(path: Path):
+    """The content of a zip, which torch.save, torch.jit.save and numpy.savez write."""
+    names = _read(path, _members)
+    if any(name.split("/")[1:2] == ["code"] or name.endswith("/constants.pkl") for name in names):
+        raise InputError(f"{path} is a TorchScript archive, which holds code, and is refused: {ANEW} (torch.jit.load)")
+    if any(name.endswith("data.pkl") for name in names):
+        return _unpickled(path)
+    if names and all(name.endswith(".npy") for name in names):
+        return _read(path, lambda file: dict(np.load(file, allow_pickle=False)))
+    raise InputError(f"{path} is a zip with {', '.join(names[:3])}, not one that torch.save or numpy.savez wrote")
 
 
 def _unpickled(path: Path):
@@ -53,30 +114,59 @@ def _unpickled(path: Path):
             "weights as safetensors where PyTorch is"
         ) from e
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as e:
-        raise InputError(
-            f"{path} is damaged, or holds code and not only weights, and is refused: where you trust it, save "
-            "model.state_dict() from it anew"
-        ) from e
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError) as e:
-        raise InputError(f"{path} is damaged: {e}") from e
+        with torch.serialization.safe_globals([(Setting, name) for name in SETTINGS]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:
+        if refused := re.search(r"GLOBAL (\S+)", str(e)):
+            raise InputError(
+                f"{path} holds a {refused[1]}, which is code and not only weights, and is refused: {ANEW}"
+            ) from e
+        # PyTorch's first line may advise to run the code, so it is left out.
+        found = re.search(r"WeightsUnpickler error: (.+)|^(?!Weights only)(.+)", str(e))
+        reason = (found[1] or found[2]) if found else type(e).__name__
+        raise InputError(f"{path} can't be read as PyTorch's ({reason}); if it is damaged, download it again") from e
 
 
-def _arrays(path: Path, content) -> dict[str, np.ndarray]:
-    """The weights inside of what was pickled."""
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
-            break
-        content = inner
-    if not isinstance(content, Mapping) or not content:
-        raise InputError(f"{path} holds no state dict, neither by itself nor under one of {', '.join(WRAPPERS)}")
-    if others := [str(key) for key, value in content.items() if not hasattr(value, "numpy")]:
+def _arrays(path: Path, content, entry: str | None) -> dict[str, np.ndarray]:
+    """The set of weights called `entry`, or the only one."""
+    sets = _sets(content)
+    names = ", ".join(sets) if len(sets) <= 8 else f"{', '.join(list(sets)[:8])} and {len(sets) - 8} more"
+    if not sets:
+        keys = f" of {', '.join(map(str, list(content)[:8]))}" if isinstance(content, Mapping) and content else ""
+        raise InputError(f"{path} holds no state dict, but this: {type(content).__name__}{keys}; {ANEW}")
+    if entry is None and len(sets) > 1:
+        raise InputError(f"{path} holds several sets of weights: {names}; say which with --entry")
+    if entry is not None and (entry == "" or entry not in sets):
+        raise InputError(f"{path} holds no --entry {entry}; it has {names or 'one set of weights, which has no name'}")
+    weights = sets[entry] if entry else next(iter(sets.values()))
+    if not isinstance(weights, Mapping):
+        raise InputError(f"{path} holds weights without names in {entry or names}, which can't be told apart: {ANEW}")
+    if others := [str(key) for key, value in weights.items() if not hasattr(value, "shape")]:
         raise InputError(f"{path} holds other things than weights: {', '.join(others[:8])}")
-    return {str(key): _numpy(value) for key, value in content.items()}
+    return {str(key): _numpy(path, key, value) for key, value in weights.items()}
 
 
-def _numpy(tensor) -> np.ndarray:
-    tensor = tensor.detach()
-    return (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+def _sets(content, name: str = "") -> dict[str, Mapping | list]:
+    """The innermost dicts of weights and lists of them, by the keys that lead there; not those of optimisers."""
+    if isinstance(content, list):
+        return {name: content} if content and all(map(_is_weight, content)) else {}
+    if not isinstance(content, Mapping) or "param_groups" in content or name.count("/") > 3:
+        return {}
+    found = {}
+    for key, value in content.items():
+        found |= _sets(value, f"{name}/{key}" if name else str(key))
+    return found or ({name: content} if any(map(_is_weight, content.values())) else {})
+
+
+def _is_weight(value) -> bool:
+    return len(getattr(value, "shape", ())) > 0 and getattr(value, "is_floating_point", lambda: True)()
+
+
+def _numpy(path: Path, key: str, value) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    try:
+        value = value.detach()
+        return (value.float() if value.is_floating_point() else value).numpy()
+    except (RuntimeError, TypeError, NotImplementedError) as e:
+        raise InputError(f"{path}: {key} is no plain array (sparse, quantised or without data): {ANEW}") from e

@@ -1,8 +1,11 @@
 """How public PyTorch repositories name the parts of their networks, and how they normalise images.
 
 A layout maps the modules of one of our models to PyTorch's, path to path; all else follows from our parameter tree. It
-is named after the repository's owner, by the method or as its library: akamaster (pytorch_resnet_cifar10), pycls, qcfs
-(Bu et al., old and new repository), snnc (Li et al.), timm, torchvision.
+is named after the repository's owner, by the method or as its library: akamaster (pytorch_resnet_cifar10), kuangliu
+(pytorch-cifar), pycls, qcfs (Bu et al., old and new repository), snnc (Li et al.), timm, torchvision. Others share
+their keys: bearpaw/pytorch-classification kuangliu's in VGG-16 and SNNC's in ResNets, chenyaofo/pytorch-cifar-models
+torchvision's in VGG-16 and SNNC's in ResNets, huyvnphan/PyTorch_CIFAR10 torchvision's, weiaicunzai/pytorch-cifar100
+torchvision's in VGG-16 and QCFS's in ResNets.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,23 +35,23 @@ class Layout:
     """One repository's way.
 
     Attributes:
-      archs: our names of the networks it has.
       modules: for each class of ours that it has, the function from a model and the file's state to
         `{module of ours: module of PyTorch's}`.
       statistics: mean and standard deviation its authors normalise with, by data set; red first.
-      hidden: widths of the dense layers before the last of its VGG.
+      hidden: widths of the dense layers before the last of its VGG, as its authors train.
       shortcut: of its ResNet where the file has no weights for one.
-      pool: "avg" or "max", as its authors train.
+      pool: of its VGG, "avg" or "max", as its authors train.
+      stem_pool: of a stem for ImageNet, likewise.
       interpolation: with which pictures are brought to size.
       bgr: whether its images have blue first and red last.
     """
 
-    archs: tuple[str, ...]
     modules: dict[type[nn.Module], Callable[[nn.Module, State], dict[str, str]]]
     statistics: dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
     hidden: tuple[int, ...] = (4096, 4096)
     shortcut: str = "projection"
     pool: str = "avg"
+    stem_pool: str = "avg"
     interpolation: str = "bilinear"
     bgr: bool = False
 
@@ -57,15 +60,32 @@ class Layout:
         return self.modules[type(model)](model, state)
 
 
-def recognise(state: State) -> str:
-    """The layout that a key of the file gives away.
+def plain(state: State) -> State:
+    """Without what wrappers put before every key, and without counters, which nothing reads at inference."""
+    counters = ("num_batches_tracked", "n_averaged")  # of batch norm and of AveragedModel
+    state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in counters}
+    inner = state
+    while inner.keys().isdisjoint(MARKS):
+        if len({key.partition(".")[0] for key in inner}) != 1 or not all("." in key for key in inner):
+            return state
+        inner = {key.partition(".")[2]: value for key, value in inner.items()}
+    return inner
+
+
+def recognise(state: State, pool: str | None = None) -> str:
+    """The layout that a key of the file gives away, and `pool` where those of VGG-16 share their keys.
 
     Raises:
-      InputError: if none does.
+      InputError: if none does, or several fit.
     """
     for key, layout in MARKS.items():
-        if key in state:
+        if key in state and isinstance(layout, str):
             return layout
+        if key in state:
+            if pool in layout:
+                return layout[pool]
+            known = ", ".join(f"--pool {pool} if it is {VGG_OF[layout]}" for pool, layout in layout.items())
+            raise InputError(f"VGG-16 has the same keys in repositories that pool differently: give {known}")
     if not state:
         raise InputError("the file holds no weights")
     raise InputError(
@@ -159,7 +179,9 @@ def _torchvision_vgg(model, state):
 
 
 def _snnc_vgg(model, state):
-    """Without batch norm, dropout has its place."""
+    """Without batch norm, dropout has its place; the one for ImageNet is torchvision's but for the pool."""
+    if model.hidden:
+        return _torchvision_vgg(model, state)
     places = _sequence(model, step=3, pool=1)
     return {ours: f"features.{place}" for ours, place in places.items()} | {"head": "classifier"}
 
@@ -175,52 +197,59 @@ def _qcfs_vgg(model, state):
 
 LAYOUTS = {
     "akamaster": Layout(
-        archs=("resnet20", "resnet32", "resnet44", "resnet56"),
         modules={ResNet: _akamaster},
         statistics={"cifar10": IMAGENET, "cifar100": IMAGENET},
         shortcut="pad",
     ),
+    "kuangliu": Layout(
+        modules={ResNet: _akamaster, VGG: _snnc_vgg},
+        statistics={"cifar10": CIFAR["cifar10"]},
+        hidden=(),
+        pool="max",
+    ),
     "pycls": Layout(
-        archs=("regnetx_4gf",),
         modules={RegNet: _pycls},
         statistics={"imagenet2012": IMAGENET},
         bgr=True,
     ),
     "qcfs": Layout(
-        archs=("vgg16", "resnet18", "resnet20", "resnet34"),
         modules={ResNet: _qcfs_resnet, VGG: _qcfs_vgg},
         statistics={"cifar10": CIFAR["cifar10"], "cifar100": QCFS_CIFAR100, "imagenet2012": IMAGENET},
     ),
     "snnc": Layout(
-        archs=("vgg16", "resnet20", "resnet32", "resnet34"),
         modules={ResNet: _torchvision_resnet, VGG: _snnc_vgg},
         statistics={**CIFAR, "imagenet2012": IMAGENET},
         hidden=(),
     ),
     "timm": Layout(
-        archs=("regnetx_4gf",),
         modules={RegNet: _timm},
         statistics={"imagenet2012": IMAGENET},
         interpolation="bicubic",
     ),
     "torchvision": Layout(
-        archs=("vgg16", "resnet18", "resnet34"),
         modules={ResNet: _torchvision_resnet, VGG: _torchvision_vgg},
         statistics={"imagenet2012": IMAGENET},
         pool="max",
+        stem_pool="max",
     ),
 }
+VGG_OF = {
+    "kuangliu": "kuangliu/pytorch-cifar's or bearpaw/pytorch-classification's",
+    "snnc": "SNNC's (Li et al.)",
+    "torchvision": "torchvision's, chenyaofo/pytorch-cifar-models's or huyvnphan/PyTorch_CIFAR10's",
+}
 
-# A key of the file to the layout it gives away; the first that is there decides.
+# A key of the file to the layout it gives away, or to one for each pool; the first that is there decides.
 MARKS = {
     "conv2_x.0.residual_function.0.weight": "qcfs",
     "layer1.0.weight": "qcfs",
     "s1.b1.conv1.conv.weight": "timm",
     "s1.b1.f.a.weight": "pycls",
+    "layer4.0.shortcut.0.weight": "kuangliu",
     "linear.weight": "akamaster",
-    "classifier.weight": "snnc",
+    "classifier.weight": {"avg": "snnc", "max": "kuangliu"},
+    "classifier.6.weight": {"avg": "snnc", "max": "torchvision"},
     "conv1.3.weight": "snnc",
     "layer4.0.conv1.weight": "torchvision",
-    "classifier.6.weight": "torchvision",
-    "fc.weight": "snnc",
+    "layer1.0.conv1.weight": "snnc",
 }

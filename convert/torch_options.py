@@ -5,67 +5,108 @@ import numpy as np
 from convert.torch_layouts import Layout, State, threshold_name
 from tppjax import models
 from tppjax.activations import ReLU
+from tppjax.errors import InputError
 from tppjax.models.regnet import RegNet
 from tppjax.models.resnet import ResNet
 from tppjax.models.vgg import VGG
 
 
-def options(arch: str, layout: Layout, state: State) -> dict:
+def options(arch: str, layout: Layout, state: State, pool: str | None) -> dict:
     """Options of `models.create(arch, ...)`, `num_classes` among them.
 
-    What the keys can't tell is the layout's; a module that the file lacks keeps its usual width, and is reported with
-    all else that is missing when the weights are read.
+    What the keys can't tell is `pool` or the layout's; a module that the file lacks keeps its usual width, and is
+    reported with all else that is missing when the weights are read.
+
+    Raises:
+      InputError: if there is no last layer, the pool can't be told, or `pool` is one that the network has not.
     """
     norm = any(key.endswith(".running_mean") for key in state)
     family = models.MODELS[arch].func
-    draft = {"norm": norm, **DRAFTS[family](layout, state, norm)}
+    draft = {"norm": norm, **DRAFTS[family](layout, state)}
     model = models.create(arch, 1, ReLU(), **draft)
     names = layout.names(model, state)
-    return draft | WIDTHS[family](model, layout, names, state) | {"num_classes": _rows(state, names["head"], 1)}
+    head = f"{names['head']}.weight"
+    if np.ndim(state.get(head)) != 2:
+        like = [key for key, value in state.items() if np.ndim(value) == 2]
+        raise InputError(
+            f"the last layer is called {head} in this layout, and the file has none; "
+            + (f"what looks like it: {', '.join(like[-3:])}; rename it" if like else "no key looks like it")
+        )
+    found = draft | POOLS[family](layout, state, draft, pool) | WIDTHS[family](model, names, state)
+    return found | {"num_classes": len(state[head])}
 
 
-def _vgg_draft(layout, state, norm):
-    # The only network that QCFS's new repository trains with max-pooling is the one without batch norm.
-    pool = "max" if not norm and threshold_name(state) == "thresh" else layout.pool
-    return {"pool": pool, "hidden": layout.hidden}
+def _vgg_draft(layout, state):
+    return {"hidden": (4096, 4096) if "classifier.6.weight" in state else layout.hidden}
 
 
-def _resnet_draft(layout, state, norm):
-    return {"pool": layout.pool, "stem": "deep" if "conv1.3.weight" in state else "cifar"}
+def _resnet_draft(layout, state):
+    conv = state.get("conv1.weight", state.get("conv1.0.weight"))
+    small = "imagenet" if np.ndim(conv) == 4 and conv.shape[-1] == 7 else "cifar"
+    projections = any(".shortcut." in key or ".downsample." in key for key in state)
+    shortcut = "projection" if projections else layout.shortcut
+    return {"stem": "deep" if "conv1.3.weight" in state else small, "shortcut": shortcut}
 
 
-def _vgg_widths(model, layout, names, state):
+def _vgg_pool(layout, state, draft, pool):
+    threshold = threshold_name(state)
+    if pool is None and threshold is None and "layer1.0.weight" in state:
+        raise InputError(
+            "VGG-16 has max-pooling in QCFS's Models/VGG.py, and average pooling where its main.py trains it: give "
+            "--pool max or --pool avg"
+        )
+    # QCFS's new repository has one network without batch norm, with max-pooling; the old one replaces all pools.
+    return {"pool": pool or ("max" if threshold == "thresh" and not draft["norm"] else layout.pool)}
+
+
+def _resnet_pool(layout, state, draft, pool):
+    if draft["stem"] != "cifar":
+        return {"pool": pool or layout.stem_pool}
+    if pool not in (None, "none"):
+        raise InputError(
+            f"--pool {pool} has no place: our ResNets pool behind the stems for ImageNet, and this one's is 3x3; with "
+            "a pool behind that it can't be imported, and without one leave --pool out or give --pool none"
+        )
+    if pool is None and layout.stem_pool == "max":
+        raise InputError(
+            "a ResNet with these keys and a stem of 3x3 has a max-pool behind it in huyvnphan/PyTorch_CIFAR10, which "
+            "can't be imported, and none in other repositories: if this one has none, give --pool none"
+        )
+    return {}
+
+
+def _regnet_pool(layout, state, draft, pool):
+    if pool is not None:
+        raise InputError(f"RegNet has no pool: --pool {pool} would have no effect; leave it out")
+    return {}
+
+
+def _vgg_widths(model, names, state):
     stages = enumerate(model.stages, 1)
     convs = (
-        tuple(_rows(state, names[f"conv{i}_{j}"], width) for j, width in enumerate(stage, 1)) for i, stage in stages
+        tuple(_size(state, names[f"conv{i}_{j}"], width) for j, width in enumerate(stage, 1)) for i, stage in stages
     )
-    hidden = (_rows(state, names[f"dense{i}"], width) for i, width in enumerate(model.hidden, 1))
+    hidden = (_size(state, names[f"dense{i}"], width) for i, width in enumerate(model.hidden, 1))
     return {"stages": tuple(convs), "hidden": tuple(hidden)}
 
 
-def _resnet_widths(model, layout, names, state):
-    stem = state.get(f"{names['conv_stem']}.weight", np.empty((model.channels, 3, 3, 3)))
-    channels = stem.shape[0]
-    width = {"width": channels // model.channels} if channels % model.channels == 0 else {"channels": channels}
-    projections = any(".shortcut." in key or ".downsample." in key for key in state)
-    return {
-        **width,
-        "stem": "imagenet" if stem.shape[-1] == 7 else model.stem,
-        "shortcut": "projection" if projections else layout.shortcut,
-    }
+def _resnet_widths(model, names, state):
+    channels = _size(state, names["conv_stem"], model.channels)
+    return {"width": channels // model.channels} if channels % model.channels == 0 else {"channels": channels}
 
 
-def _regnet_widths(model, layout, names, state):
-    widths = (_rows(state, names[f"stage{i}_block1/conv3"], width) for i, width in enumerate(model.widths, 1))
-    grouped = state.get(f"{names['stage1_block1/conv2']}.weight", np.empty((1, model.group, 3, 3)))
-    return {"widths": tuple(widths), "group": grouped.shape[1], "stem": _rows(state, names["conv_stem"], model.stem)}
+def _regnet_widths(model, names, state):
+    widths = (_size(state, names[f"stage{i}_block1/conv3"], width) for i, width in enumerate(model.widths, 1))
+    group = _size(state, names["stage1_block1/conv2"], model.group, axis=1)
+    return {"widths": tuple(widths), "group": group, "stem": _size(state, names["conv_stem"], model.stem)}
 
 
-def _rows(state: State, module: str, default: int) -> int:
-    """Outputs of a module of PyTorch's; the default if it is missing."""
-    weight = state.get(f"{module}.weight", np.empty(0))
-    return weight.shape[0] if weight.ndim > 1 else default
+def _size(state: State, module: str, default: int, axis: int = 0) -> int:
+    """Outputs of a module of PyTorch's, or inputs for axis 1; the default if it is missing."""
+    weight = state.get(f"{module}.weight")
+    return weight.shape[axis] if np.ndim(weight) > 1 else default
 
 
-DRAFTS = {VGG: _vgg_draft, ResNet: _resnet_draft, RegNet: lambda layout, state, norm: {}}
+DRAFTS = {VGG: _vgg_draft, ResNet: _resnet_draft, RegNet: lambda layout, state: {}}
+POOLS = {VGG: _vgg_pool, ResNet: _resnet_pool, RegNet: _regnet_pool}
 WIDTHS = {VGG: _vgg_widths, ResNet: _resnet_widths, RegNet: _regnet_widths}

@@ -13,6 +13,11 @@ from tppjax.errors import InputError
 from tppjax.models.vgg import VGG
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
+# Leaves of which more is asked than that they are finite, with what is said of them.
+RULES = {
+    "theta": ("thresholds must be positive and finite", lambda leaf: leaf > 0),
+    "var": ("variances can't be negative and must be finite", lambda leaf: leaf >= 0),
+}
 SHOWN = 8  # keys of each kind in an error
 
 
@@ -26,8 +31,8 @@ def variables(model: nn.Module, names: dict[str, str], state: State, input_shape
       input_shape: of one image.
 
     Raises:
-      InputError: if keys are missing, unknown or misshapen (lists them), or a number is not finite, or a threshold not
-        positive.
+      InputError: if keys are missing, unknown, misshapen or of whole numbers (lists them), a number is not finite, a
+        variance negative, or a threshold not positive.
     """
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
     shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
@@ -36,8 +41,8 @@ def variables(model: nn.Module, names: dict[str, str], state: State, input_shape
     _check_keys(keys, shapes, state)
     leaves = given | {path: _leaf(path, state[key], shapes[path], model) for path, key in keys.items()}
     for path, leaf in leaves.items():
-        if not np.all(np.isfinite(leaf)) or (path[-1] == "theta" and leaf <= 0):
-            rule = "thresholds must be positive and finite" if path[-1] == "theta" else "weights must be finite"
+        rule, holds = RULES.get(path[-1], ("weights must be finite", np.isfinite))
+        if not np.all(np.isfinite(leaf) & holds(leaf)):
             raise InputError(f"{rule}; {keys.get(path, 'bound')} is {np.array2string(leaf, threshold=4)}")
     return traverse_util.unflatten_dict(leaves)
 
@@ -67,6 +72,11 @@ def _key(path, names, state) -> str:
 def _check_keys(keys: dict, shapes: dict, state: State) -> None:
     expected = {key: _torch_shape(path, shapes[path]) for path, key in keys.items()}
     lists = {
+        "not of floating-point numbers": [
+            f"{key} ({state[key].dtype})"
+            for key in sorted(expected.keys() & state.keys())
+            if not jnp.issubdtype(state[key].dtype, jnp.floating)
+        ],
         "missing": sorted(expected.keys() - state.keys()),
         "unknown": sorted(state.keys() - expected.keys()),
         "misshapen": [

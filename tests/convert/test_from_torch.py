@@ -50,17 +50,21 @@ SMALL = {
     "akamaster resnet32": ("akamaster", "resnet32", resnet((5, 5, 5), 4, shortcut="pad", head="linear"), 16),
     "akamaster option B": ("akamaster", "resnet20", resnet((3, 3, 3), 4, shortcut="shortcut", head="linear"), 16),
     "snnc resnet20": ("snnc", "resnet20", resnet((3, 3, 3), 64), 8),
-    "snnc vgg16": ("snnc", "vgg16", lambda n: n.SnncVgg(side=2), 64),
-    "snnc vgg16 without norm": ("snnc", "vgg16", lambda n: n.SnncVgg(norm=False), 32),
+    "snnc vgg16": ("snnc", "vgg16", lambda n: n.SnncVgg(side=2), 64, "avg"),
+    "snnc vgg16 without norm": ("snnc", "vgg16", lambda n: n.SnncVgg(norm=False), 32, "avg"),
+    "kuangliu vgg16": ("kuangliu", "vgg16", lambda n: n.SnncVgg(pool=n.nn.MaxPool2d), 32, "max"),
+    "kuangliu resnet18": ("kuangliu", "resnet18", resnet((2,) * 4, 4, shortcut="shortcut", head="linear"), 16),
+    "chenyaofo resnet44": ("snnc", "resnet44", resnet((7, 7, 7), 4), 8),
+    "3x3 stem without pool": ("torchvision", "resnet18", resnet((2,) * 4, 4), 16, "none"),
 }
 DEEP, SEVEN = {"stem": "deep", "pool": "avg", "classes": 1000}, {"stem": "imagenet", "pool": "max", "classes": 1000}
 IMAGENET = {
     "snnc resnet34": ("snnc", "resnet34", resnet((3, 4, 6, 3), 4, **DEEP), None),
-    "snnc vgg16": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(True, n.nn.AvgPool2d, classes=1000), "avg"),
+    "snnc vgg16": ("snnc", "vgg16", lambda n: n.TorchvisionVgg(True, n.nn.AvgPool2d, classes=1000), "avg"),
     "resnet18": ("torchvision", "resnet18", resnet((2, 2, 2, 2), 8, **SEVEN), None),
     "resnet34": ("torchvision", "resnet34", resnet((3, 4, 6, 3), 4, **SEVEN), None),
-    "vgg16": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(norm=False, classes=1000), None),
-    "vgg16_bn": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(norm=True, classes=1000), None),
+    "vgg16": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(norm=False, classes=1000), "max"),
+    "vgg16_bn": ("torchvision", "vgg16", lambda n: n.TorchvisionVgg(norm=True, classes=1000), "max"),
     "timm": ("timm", "regnetx_4gf", lambda n: n.RegNet(n.TimmBlock, classes=1000), None),
     "pycls": ("pycls", "regnetx_4gf", lambda n: n.RegNet(n.PyclsBlock, bgr=True, classes=1000), None),
 }
@@ -80,8 +84,9 @@ def check_relu(torch, network, layout, arch, **options):
 
 @pytest.mark.parametrize("case", SMALL)
 def test_logits_are_those_of_pytorch(torch, networks, case):
-    layout, arch, make, size = SMALL[case]
-    check_relu(torch, networks.drawn(make(networks)), layout, arch, size=size, **UNKNOWN_IMAGES)
+    layout, arch, make, size, *pool = SMALL[case]
+    pool = {"pool": pool[0]} if pool else {}
+    check_relu(torch, networks.drawn(make(networks)), layout, arch, size=size, **pool, **UNKNOWN_IMAGES)
 
 
 @pytest.mark.parametrize("case", IMAGENET)

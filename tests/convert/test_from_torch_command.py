@@ -11,6 +11,7 @@ from convert.from_torch import FromTorch, import_state_dict, main
 from tests.convert.torch_states import POOLED, QCFS_VGG, SNNC_VGG, akamaster_state, qcfs_vgg_state, snnc_vgg_state
 from tppjax import ann, cli, data, models
 from tppjax.activations import QCFS, ClippedReLU, ReLU
+from tppjax.errors import InputError
 
 
 def conv_norm(x, state, conv, norm):
@@ -32,12 +33,13 @@ def test_command_imports_safetensors_without_pytorch(tmp_path, monkeypatch, caps
     monkeypatch.setitem(__import__("sys").modules, "torch", None)
     state = snnc_vgg_state()
     safetensors.numpy.save_file(state, tmp_path / "vgg.safetensors")
-    config = FromTorch(tmp_path / "vgg.safetensors", arch="vgg16", out=tmp_path / "vgg", size=64)
+    config = FromTorch(tmp_path / "vgg.safetensors", arch="vgg16", out=tmp_path / "vgg", pool="avg", size=64)
     main(config)
     said = capsys.readouterr().out
     assert "vgg16 of layout snnc" in said
     assert "mean (0.4914, 0.4822, 0.4465), std (0.2023, 0.1994, 0.201)" in said
-    assert "yours to change: --pool, --dataset, --mean, --std\n" in said
+    assert "avg-pooling" in said
+    assert "yours to change: --layout, --dataset, --mean, --std\n" in said
     imported = ann.load(tmp_path / "vgg")
     assert imported.history == ("imported from vgg.safetensors: vgg16 of layout snnc",)
     (tmp_path / "vgg" / "snn").mkdir()
@@ -131,8 +133,15 @@ def changed(state, **changes):
     [
         ({"bn1__bias": None, "linear__bias": None}, r"resnet20 of layout akamaster: missing: bn1\.bias, linear\.bias$"),
         ({"layer1__7__conv1__weight": np.ones(3)}, r": unknown: layer1\.7\.conv1\.weight$"),
-        ({"conv1__weight": np.ones((2, 1, 3, 3))}, r"misshapen: conv1\.weight is \(2, 1, 3, 3\), not \(2, 3, 3, 3\)$"),
+        (
+            {"conv1__weight": np.ones((2, 1, 3, 3))},
+            r"nothing tells .* 1 channel are .*: give --dataset and --mean",
+        ),
         ({"bn1__weight": np.array([1.0, np.nan])}, r"weights must be finite; bn1\.weight is \[ ?1\. +nan\]"),
+        ({"bn1__running_var": np.array([1.0, -1.0])}, r"variances can't be negative .*; bn1\.running_var is \[ ?1"),
+        ({"bn1__bias": np.ones(2, int)}, r"not of floating-point numbers: bn1\.bias \(int64\)$"),
+        ({"bn1__bias": np.ones(0)}, r"empty arrays: bn1\.bias$"),
+        ({"linear__weight": None}, r"called fc\.weight in this layout, .*; no key looks like it"),
         ({"conv1__bias": np.ones(2)}, r"unknown: conv1\.bias"),
     ],
 )
@@ -158,27 +167,32 @@ def test_thresholds_that_cannot_be_are_refused_by_name(value):
 @pytest.mark.parametrize(
     ("state", "arguments", "said"),
     [
-        (akamaster_state, {"arch": "vgg16"}, "layout akamaster has resnet20, resnet32, resnet44, resnet56; got vgg16"),
+        (akamaster_state, {"arch": "vgg16"}, "layout akamaster has ResNet; got vgg16"),
         (
             akamaster_state,
             {"layout": "his"},
-            "unknown layout 'his'; known: akamaster, pycls, qcfs, snnc, timm, torchvision",
+            "unknown layout 'his'; known: akamaster, kuangliu, pycls, qcfs, snnc, timm, torchvision",
         ),
         (dict, {}, "the file holds no weights"),
         (lambda: {"stem.weight": np.ones(1)}, {}, r"no known layout has these keys: stem\.weight, .*--layout"),
         (akamaster_state, {"act": QCFS(L=4)}, "the file has no thresholds for qcfs"),
         (akamaster_state, {"act": ClippedReLU(bound=-1.0)}, "positive and finite; bound is -1"),
-        (qcfs_vgg_state, {"arch": "vgg16", "act": QCFS(L=0)}, "--L must be at least 1; got 0"),
+        (qcfs_vgg_state, {"arch": "vgg16", "act": QCFS(L=0)}, "--L is a whole number from 1 on; got 0"),
+        (qcfs_vgg_state, {"arch": "vgg16", "act": QCFS(L=1.5)}, "--L is a whole number from 1 on; got 1.5"),
         (qcfs_vgg_state, {"arch": "vgg16"}, r"learned thresholds \(\.thresh\): give act=QCFS"),
         (qcfs_vgg_state, {"arch": "vgg16", "act": ReLU()}, r"learned thresholds \(\.thresh\): give act=QCFS"),
         (akamaster_state, {"dataset": "cifar100"}, "the file has 10 classes, cifar100 100; give another --dataset"),
         (akamaster_state, {"dataset": "mine"}, "10 classes .* give --mean and --std and --size"),
         (lambda: akamaster_state(classes=7), {}, "7 classes .* give --dataset and --mean and --std and --size"),
-        (akamaster_state, {"mean": (0.5,)}, "one number a channel, std above 0"),
-        (akamaster_state, {"std": (1.0, 1.0, 0.0)}, "one number a channel, std above 0"),
-        (akamaster_state, {"size": 0}, "--size must be at least 1; got 0"),
-        (akamaster_state, {"mean": (0.5,), "std": (0.5,)}, r"misshapen: conv1\.weight is \(2, 3, 3, 3\), not \(2, 1,"),
-        (akamaster_state, {"pool": "sum"}, "pool is 'avg' or 'max'"),
+        (akamaster_state, {"mean": (0.5,)}, "need 3 numbers each, as many as"),
+        (akamaster_state, {"std": (1.0, 1.0, 0.0)}, "need 3 numbers each, as many as"),
+        (akamaster_state, {"mean": (123.0, 117.0, 104.0)}, r"pixels in \[0, 1\]"),
+        (akamaster_state, {"std": (np.nan,) * 3}, "std above 0; got .*nan"),
+        (akamaster_state, {"mean": ()}, "need 3 numbers each"),
+        (akamaster_state, {"size": 0}, "--size is a whole number of pixels from 1 to 16384; got 0"),
+        (akamaster_state, {"size": 10**19}, "--size is a whole number of pixels from 1 to 16384"),
+        (akamaster_state, {"pool": "max"}, "--pool max has no place"),
+        (snnc_vgg_state, {"arch": "vgg16", "pool": "avg", "size": 8}, "8 x 8 pixels can't be halved 5 times"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(state, arguments, said):
@@ -224,6 +238,12 @@ def test_options_choose_the_activation(saved, tmp_path, options, act):
     state = options.pop("state")()
     assert main(FromTorch(saved(state), out=tmp_path / "net", **options)).model.act == act
     assert ann.load(tmp_path / "net").model.act == act
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_file_is_read(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"net can't be made, since .*file is no folder"):
+        main(FromTorch(tmp_path / "none.th", arch="resnet20", out=tmp_path / "file" / "net"))
 
 
 def test_bad_input_ends_the_command_with_a_sentence(tmp_path, monkeypatch, capsys):

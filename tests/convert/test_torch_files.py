@@ -1,5 +1,8 @@
 """Weights are read from every kind of file that holds them, and from no other."""
 
+import argparse
+import datetime
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +11,20 @@ import safetensors.numpy
 
 from convert import torch_files
 from tests.convert.torch_states import akamaster_state
+from tppjax.errors import InputError
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"years of work", "neither a safetensors file nor one that torch.save wrote"),
-        (b"", "neither a safetensors file"),
-        (b"\x10" + bytes(7) + b'{"damaged', "is not a whole safetensors file"),
+        (b"", "is empty"),
+        (b"\x10" + bytes(7) + b'{"damaged', r"can't be read \(.*\); if it is damaged or cut short, download it again"),
+        (b"\n<!DOCTYPE html><html>", "is a web page, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+        (b'{"weight_map": {}}', "if it is the index of weights in several files"),
+        (b"\x1f\x8b\x08", "is compressed: unpack it"),
+        (b"PK\x03\x04 and no more", "can't be read"),
     ],
 )
 def test_files_of_another_kind_are_refused(tmp_path, content, said):
@@ -28,8 +37,26 @@ def test_truncated_safetensors_are_refused(tmp_path):
     file = tmp_path / "net.safetensors"
     safetensors.numpy.save_file(akamaster_state(), file)
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="is not a whole safetensors file"):
+    with pytest.raises(InputError, match=r"can't be read .* cut short"):
         torch_files.read(file)
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    for place, said in ((tmp_path, "is a folder"), (tmp_path / "fifo", "is no regular file")):
+        with pytest.raises(InputError, match=said):
+            torch_files.read(place)
+
+
+def test_npz_under_the_keys_of_pytorch_are_read(tmp_path):
+    state = akamaster_state()
+    np.savez(tmp_path / "net.npz", **state)
+    read = torch_files.read(tmp_path / "net.npz")
+    assert read.keys() == state.keys()
+    np.testing.assert_array_equal(read["conv1.weight"], state["conv1.weight"])
+    np.savez(tmp_path / "net.npz", a=np.array([{}]))
+    with pytest.raises(InputError, match="Object arrays cannot be loaded"):
+        torch_files.read(tmp_path / "net.npz")
 
 
 def test_pickles_need_pytorch(tmp_path, monkeypatch):
@@ -77,10 +104,10 @@ class Code:
 
 def test_code_is_refused_and_not_run(torch, tmp_path):
     torch.save({"state_dict": {"conv1.weight": Code(tmp_path / "touched")}}, tmp_path / "net.pth")
-    with pytest.raises(ValueError, match="holds code and not only weights, and is refused"):
+    with pytest.raises(ValueError, match=r"holds a (getattr|pathlib.*touch), which is code and not only weights"):
         torch_files.read(tmp_path / "net.pth")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "net.pth")
-    with pytest.raises(ValueError, match=r"save model\.state_dict\(\) from it anew"):
+    with pytest.raises(ValueError, match=r"holds a torch\.nn\.modules\.linear\.Linear, .* save model\.state_dict\(\)"):
         torch_files.read(tmp_path / "net.pth")
     assert not (tmp_path / "touched").exists()
 
@@ -90,19 +117,61 @@ def test_truncated_pickles_are_refused(torch, tmp_path, old_format):
     state = {"a": torch.ones(1000)}
     torch.save(state, tmp_path / "net.pth", _use_new_zipfile_serialization=not old_format)
     (tmp_path / "net.pth").write_bytes((tmp_path / "net.pth").read_bytes()[:-2000])
-    with pytest.raises(ValueError, match="is damaged"):
+    with pytest.raises(ValueError, match="can't be read"):
         torch_files.read(tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ([1, 2], "holds no state dict, neither by itself nor under one of state_dict"),
-        ({}, "holds no state dict"),
-        ({"state_dict": {"conv1.weight": 3, "note": "mine"}}, r"other things than weights: conv1\.weight, note$"),
+        (lambda torch: [1, 2], "holds no state dict, but this: list;"),
+        (lambda torch: {}, "holds no state dict"),
+        (lambda torch: {"state_dict": {"conv1.weight": 3}}, "holds no state dict, but this: dict of state_dict"),
+        (lambda torch: {"model": {"a": torch.ones(1), "note": 1}}, "other things than weights: note$"),
+        (lambda torch: {"a": torch.ones(1).to_sparse()}, "a is no plain array"),
+        (lambda torch: {"model": {"a": torch.ones(1)}, "model_ema": {"a": torch.ones(1)}}, "several .*: model, model_"),
+        (lambda torch: {"net": {"a": torch.ones(1)}, "ema": {"shadow_params": [torch.ones(1)]}}, "net, ema/shadow_pa"),
     ],
 )
 def test_other_things_in_pickles_are_refused(torch, tmp_path, content, said):
-    torch.save(content, tmp_path / "net.pth")
-    with pytest.raises(ValueError, match=said):
+    torch.save(content(torch), tmp_path / "net.pth")
+    with pytest.raises(InputError, match=said):
+        torch_files.read(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("entry", ["model", "ema/module", "nothing"])
+def test_an_entry_is_chosen_by_name(torch, tmp_path, entry):
+    one, two = ({"a": torch.full((1,), value)} for value in (1.0, 2.0))
+    torch.save({"model": one, "ema": {"module": two, "decay": 0.9}, "epoch": 3}, tmp_path / "net.pth")
+    if entry == "nothing":
+        with pytest.raises(InputError, match=r"holds no --entry nothing; it has model, ema/module$"):
+            torch_files.read(tmp_path / "net.pth", entry)
+    else:
+        assert torch_files.read(tmp_path / "net.pth", entry)["a"] == {"model": 1.0}.get(entry, 2.0)
+
+
+def test_settings_and_the_optimiser_beside_the_weights_are_left(torch, tmp_path):
+    weight = torch.nn.Parameter(torch.ones(2))
+    weight.grad = torch.ones(2)
+    optimiser = torch.optim.Adam([weight])
+    optimiser.step()
+    settings = {"args": argparse.Namespace(lr=0.1), "path": tmp_path, "best": np.float64(93.1), "seen": np.arange(3)}
+    beside = {"optimizer": optimiser.state_dict(), "rng": torch.get_rng_state(), "at": datetime.datetime.now()}
+    torch.save({"state_dict": {"a": torch.ones(2)}, **settings, **beside}, tmp_path / "net.pth")
+    assert torch_files.read(tmp_path / "net.pth").keys() == {"a"}
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+def test_torchscript_is_refused_as_what_it_is(torch, tmp_path):
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "net.pt")
+    with pytest.raises(InputError, match="is a TorchScript archive, which holds code, and is refused"):
+        torch_files.read(tmp_path / "net.pt")
+
+
+def test_a_changed_bit_is_found_by_the_checksum(torch, tmp_path):
+    torch.save({"a": torch.arange(1000.0)}, tmp_path / "net.pth")
+    content = bytearray((tmp_path / "net.pth").read_bytes())
+    content[len(content) // 2] ^= 4
+    (tmp_path / "net.pth").write_bytes(content)
+    with pytest.raises(InputError, match="the checksum of net/data/0 is another"):
         torch_files.read(tmp_path / "net.pth")

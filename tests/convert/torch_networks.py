@@ -142,16 +142,16 @@ class QcfsVgg(nn.Module):
 
 
 class SnncVgg(nn.Module):
-    """Dropout stands where batch norm would."""
+    """Dropout stands where batch norm would. With max-pooling kuangliu's."""
 
-    def __init__(self, norm=True, side=1, classes=10):
+    def __init__(self, norm=True, side=1, classes=10, pool=nn.AvgPool2d):
         super().__init__()
         layers, i = [], 3
         for channels in STAGES:
             for o in channels:
                 layers += [nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o) if norm else nn.Dropout(0.25), nn.ReLU()]
                 i = o
-            layers.append(nn.AvgPool2d(2))
+            layers.append(pool(2))
         self.features, self.classifier = nn.Sequential(*layers), nn.Linear(i * side * side, classes)
 
     def forward(self, x):

@@ -49,7 +49,7 @@ class ResNet(nn.Module):
       norm: batch norm after each convolution.
       stem: "cifar" (3x3), "imagenet" (7x7, stride 2, then a 3x3 pool of stride 2) or "deep" (three 3x3, the first of
         stride 2 and all but the last of half the channels, then that pool).
-      pool: of the stem, "avg" or "max".
+      pool: of the stems "imagenet" and "deep", "avg" or "max".
     """
 
     act: nn.Module
@@ -68,6 +68,8 @@ class ResNet(nn.Module):
         if self.stem not in ("cifar", "imagenet", "deep"):
             raise InputError(f"stem is 'cifar', 'imagenet' or 'deep'; got {self.stem!r}")
         check_pool(self.pool)
+        if self.stem == "cifar" and self.pool == "max":
+            raise InputError("the stem 'cifar' has no pool: pool='max' would have no effect; leave it out")
         super().__post_init__()
 
     @nn.compact

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 
+from tppjax.errors import InputError
 from tppjax.models.layers import avg_pool, check_pool, conv, flatten, landmark, norm
 
 WINDOW = (2, 2, 0)  # size, stride, padding
@@ -33,6 +34,8 @@ class VGG(nn.Module):
     @nn.compact
     def __call__(self, x, train: bool = False):
         """Images `[..., H, W, C]` to logits `[..., num_classes]`."""
+        if min(x.shape[-3:-1]) < 2 ** len(self.stages):
+            raise InputError(f"images of {x.shape[-3]} x {x.shape[-2]} pixels can't be halved {len(self.stages)} times")
         for i, channels in enumerate(self.stages, 1):
             for j, width in enumerate(channels, 1):
                 x = conv(width, name=f"conv{i}_{j}")(x)
