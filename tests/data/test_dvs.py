@@ -229,8 +229,8 @@ def test_file_names_that_leave_the_split_open(folder):
 
 
 def test_what_info_refuses():
-    for options in ({"size": 48}, {"size": 0}, {"frames": 0}, {"frames": 0, "constant": True}):
-        with pytest.raises(ValueError, match=r"frames are square, of a size that divides 128|recordings have 1 frame"):
+    for options in ({"size": 48}, {"size": 0}, {"frames": 0}, {"frames": 10**9, "constant": True}):
+        with pytest.raises(ValueError, match=r"frames are square|recordings have 1 frame|1 to 65536"):
             dvs.info(**options)
     with pytest.raises(ValueError, match="recordings have 1 frame or more, with 2 channels each; got 1 and 3 channels"):
         dvs.load(like=data.info("cifar10"))

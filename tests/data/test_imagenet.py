@@ -206,11 +206,11 @@ def test_data_that_is_not_whole(prepared, like, tmp_path):
 
 
 def test_what_can_not_be_made_of_pictures(prepared, like):
-    with pytest.raises(ValueError, match="unknown interpolation 'nearest'; known: bilinear, bicubic"):
+    with pytest.raises(ValueError, match="interpolation is bilinear or bicubic, not 'nearest'"):
         imagenet.info(data_dir=prepared, interpolation="nearest")
     with pytest.raises(ValueError, match=r"got input_shape \(224, 224, 3\) and resize 200"):
         imagenet.info(data_dir=prepared, resize=200)
-    for wrong in (replace(like, resize=None), replace(like, input_shape=(8, 8, 1))):
+    for wrong in (replace(like, resize=None), replace(like, input_shape=(40, 8, 3))):
         with pytest.raises(ValueError, match="pictures become images"):
             imagenet.load(split="train", data_dir=prepared, like=wrong)
 

@@ -105,7 +105,7 @@ def test_an_interrupted_run_goes_on(prepared, source, tmp_path):
     assert killed.returncode == -signal.SIGKILL
     finished = {f: f.stat().st_mtime_ns for f in (tmp_path / VERSION).glob("*-of-00003")}
     assert len(finished) == 1
-    assert list(tmp_path.rglob("*.incomplete"))
+    assert list(tmp_path.rglob("*.new"))
     command = [
         sys.executable,
         "-m",
