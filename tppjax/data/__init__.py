@@ -228,6 +228,11 @@ def _tuple_of(kind, values) -> bool:
     return isinstance(values, tuple) and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
 
 
+def brief(e: Exception) -> str:
+    """What a library says of damaged data, in one line that is not too long."""
+    return " ".join(f"{type(e).__name__} {e}".split())[:200]
+
+
 def _sizes(values) -> bool:
     return _tuple_of(int, values) and all(1 <= v <= LONGEST for v in values)
 

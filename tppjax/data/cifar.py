@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from tppjax import cli
-from tppjax.data import Images, Preprocessing, crops, prepared
+from tppjax.data import Images, Preprocessing, brief, crops, prepared
 from tppjax.errors import InputError
 
 SHAPE = (32, 32, 3)
@@ -154,7 +154,7 @@ def _builder(name: str, data_dir: Path, archive: Path | None, original: Archive)
     """TFDS's builder of the same name, but for images encoded by Pillow."""
     tfds = _tfds()
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Cifar(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """CIFAR (Krizhevsky, 2009)."""
 
         def _info(self):
@@ -162,14 +162,14 @@ def _builder(name: str, data_dir: Path, archive: Path | None, original: Archive)
             return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", FINE))
 
         def _split_generators(self, dl_manager):
-            contents = _unpack(archive or Path(dl_manager.download(original.url)), original, CLASSES[name])
+            contents = _unpack(archive or _downloaded(dl_manager, original.url), original, CLASSES[name])
             return {split: _examples(contents, split, original) for split in original.files}
 
         def _generate_examples(self):
             raise AssertionError("the examples come from _split_generators")
 
-    Builder.name, Builder.VERSION = name, tfds.core.Version(VERSION)
-    return Builder(data_dir=data_dir, file_format="array_record")
+    Cifar.name, Cifar.VERSION = name, tfds.core.Version(VERSION)
+    return Cifar(data_dir=data_dir, file_format="array_record")
 
 
 def _features(name: str, *labels: str, **more):
@@ -177,6 +177,13 @@ def _features(name: str, *labels: str, **more):
     features = _tfds().features
     of_labels = {kind: features.ClassLabel(names=CLASSES[name][kind]) for kind in labels}
     return features.FeaturesDict({"image": features.Image(shape=SHAPE), **of_labels, **more})
+
+
+def _downloaded(dl_manager, url: str) -> Path:
+    try:
+        return Path(dl_manager.download(url))
+    except Exception as e:  # TFDS's and those of requests
+        raise InputError(f"{url} can't be downloaded ({brief(e)}): get it another way, and give it as --archive") from e
 
 
 def _unpack(archive: Path, original: Archive, classes: dict[str, list[str]]) -> dict[str, dict]:

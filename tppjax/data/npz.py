@@ -9,7 +9,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from tppjax import files
-from tppjax.data import Images, Preprocessing, check_memory
+from tppjax.data import Images, Preprocessing, brief, check_memory
 from tppjax.errors import InputError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
@@ -66,7 +66,7 @@ def _unpacked(path: Path, file) -> dict[str, np.ndarray]:
     except (InputError, MemoryError):
         raise
     except Exception as e:  # zipfile's, zlib's and NumPy's, of many kinds
-        raise InputError(f"{path} is not an .npz file of plain arrays: {e or type(e).__name__}") from e
+        raise InputError(f"{path} is not an .npz file of plain arrays: {brief(e)}") from e
 
 
 def _size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:

@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from tppjax import files
+from tppjax.data import brief
 from tppjax.errors import InputError
 
 MOST_SHARDS = 100_000
@@ -114,11 +115,13 @@ class Records(Sequence):
         try:
             example = self.features.deserialize_example_np(self.source[int(place)], decoders=as_bytes)
         except Exception as e:  # array_record's, protobuf's and TFDS's, of many kinds
-            raise InputError(f"{self.where(place)} is damaged ({_first_line(e)}); prepare the data anew") from e
-        if not isinstance(example["image"], bytes) or not 0 <= example["label"] < self.labels:
+            raise InputError(f"{self.where(place)} is damaged ({brief(e)}); prepare the data anew") from e
+        label = example["label"]
+        texts = all(isinstance(value, bytes) for name, value in example.items() if name != "label")
+        if not texts or not isinstance(label, int) or not 0 <= label < self.labels:
             raise InputError(
                 f"{self.where(place)} is of another kind: it should hold an image and a label below {self.labels}, and "
-                f"has the label {example['label']}; prepare the data anew"
+                f"has the label {label}; prepare the data anew"
             )
         return example
 
@@ -167,7 +170,7 @@ def newest(name: str, data_dir: Path, command: str, mend: str = "remove the fold
             raise ValueError("a split has no records")
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise InputError(
-            f"{path / 'dataset_info.json'} is damaged (its splits: {type(e).__name__} {e}): {mend}{remedy} {data_dir}"
+            f"{path / 'dataset_info.json'} is damaged (its splits: {brief(e)}): {mend}{remedy} {data_dir}"
         ) from e
     folder = Folder(path, name, lengths, f"{mend}{remedy} {data_dir}")
     for file in (file for split in lengths for file in folder.shards(split)):
@@ -196,13 +199,9 @@ def count(file: Path, remedy: str) -> int:
         finally:
             reader.close()
     except RuntimeError as e:
-        raise InputError(f"{file} is damaged ({_first_line(e)}); {remedy}") from e
+        raise InputError(f"{file} is damaged ({brief(e)}); {remedy}") from e
 
 
 def _version(folder: Path) -> tuple[int, ...] | None:
     found = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", folder.name)
     return found and tuple(map(int, found.groups()))
-
-
-def _first_line(e: Exception) -> str:
-    return f"{type(e).__name__}: {e}".splitlines()[0][:200]
