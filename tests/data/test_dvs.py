@@ -1,5 +1,6 @@
 """CIFAR10-DVS: recordings of ours, a few events each, in the folders and the formats of the data set."""
 
+import os
 import struct
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from tppjax import data
 from tppjax.data import dvs, recordings
+from tppjax.errors import InputError
 
 NUMBERS = range(2, 12)  # as text, 10 and 11 come first
 
@@ -131,6 +133,21 @@ def test_damaged_recordings_are_named_and_refused_or_left_out(folder, capsys):
     assert str(refusal.value).count(".aedat4: ") == 5
     with pytest.raises(ValueError, match=r"1 of 1 recordings .* none is left"):
         dvs.load("cifar10_dvs", "train", folder, lambda n: [1], like=like, skip_damaged=True)
+
+
+def test_frames_for_which_the_memory_does_not_suffice(folder, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda _: 2**10)  # a MiB
+    with pytest.raises(InputError, match=r"the frames of 90 recordings would take .* GiB, .*: ask for fewer frames"):
+        dvs.load("cifar10_dvs", "train", folder, like=dvs.info(frames=20, size=64))
+
+
+def test_a_bug_is_no_damaged_recording(folder, monkeypatch):
+    def fail(_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(recordings, "read", fail)
+    with pytest.raises(ValueError, match=r"^a bug$"):
+        dvs.load("cifar10_dvs", "test", folder, like=dvs.info(), skip_damaged=True)
 
 
 @pytest.mark.parametrize("lz4", [False, True])
