@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,6 +31,19 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         new.unlink(missing_ok=True)
 
 
+def regular(path: str | os.PathLike) -> Path:
+    """`path`, if an ordinary file is there; reading anything else, such as a pipe, may never end.
+
+    Raises:
+      InputError: if it is something else.
+      FileNotFoundError: if nothing is there.
+    """
+    path = Path(path)
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise InputError(f"{path} is a folder, a pipe or a device; give an ordinary file")
+    return path
+
+
 def write_text(path: str | os.PathLike, text: str) -> None:
     """Writes the file whole, or not at all."""
     with replacing(path) as new:
@@ -49,15 +63,16 @@ def read_json(path: str | os.PathLike, remedy: str) -> dict:
       remedy: what to do if it is damaged, for the message.
 
     Raises:
-      InputError: if the file is damaged or holds something other than an object.
+      InputError: if the file is damaged, no ordinary file, or holds something other than an object.
       OSError: if it can't be read.
     """
 
     def constant(name):
         raise ValueError(f"{name} is not a number")
 
+    path = regular(path)
     try:
-        content = json.loads(Path(path).read_bytes(), parse_constant=constant)
+        content = json.loads(path.read_bytes(), parse_constant=constant)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
     except (ValueError, RecursionError) as e:

@@ -39,7 +39,7 @@ def network(dataset, arch, base, options=None, act=None):
     """Without weights; what is not given is as in `NETWORKS`."""
     known = NETWORKS.get((dataset, arch, base), ({}, {}))
     model = models.create(arch, 10, ACTS[base](**known[1] | (act or {})), **known[0] | (options or {}))
-    return ann.Ann({}, model, data.Preprocessing(dataset, (32, 32, 3), (0.5,) * 3, (0.5,) * 3, ()))
+    return ann.Ann({}, model, data.Preprocessing(dataset, (32, 32, 3), (0.5,) * 3, (0.5,) * 3, ("a",)))
 
 
 @pytest.mark.parametrize(

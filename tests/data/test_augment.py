@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from tppjax.data import augment
+from tppjax.errors import InputError
 
 IMAGE = np.arange(1, 33, dtype=np.uint8).reshape(4, 4, 2)
 BATCH = jnp.array(np.tile(IMAGE, (200, 1, 1, 1)))
@@ -19,6 +21,15 @@ def test_crop_is_one_of_all_shifts():
     padded = np.pad(IMAGE, ((1, 1), (1, 1), (0, 0)))
     shifts = [padded[y : y + 4, x : x + 4] for y in range(3) for x in range(3)]
     assert_each_occurs(augment.crop(BATCH, jax.random.key(0), pad=1), shifts)
+
+
+def test_sizes_that_leave_nothing_of_an_image_are_refused():
+    for pad in (-1, 5, 100_000):
+        with pytest.raises(InputError, match=f"a random crop pads images of 4 x 4 pixels by 0 to 4 pixels, not {pad}"):
+            augment.crop(BATCH, jax.random.key(0), pad)
+    for size in (-1, 9, 10**12):
+        with pytest.raises(InputError, match=f"a side of 0 to 8 in images of 4 x 4 pixels, not {size}"):
+            augment.cutout(BATCH, jax.random.key(0), size, [0, 0])
 
 
 def test_flip_mirrors_left_to_right():

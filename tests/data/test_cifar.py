@@ -14,6 +14,7 @@ import pytest
 
 from tppjax import data
 from tppjax.data import cifar
+from tppjax.errors import InputError
 
 
 def make_archive(path, name, per_file=3, seed=0, extra=None):
@@ -92,6 +93,38 @@ def test_an_archive_lying_in_downloads_is_found(tmp_path):
     (tmp_path / "downloads").mkdir()
     original, _ = make_archive(tmp_path / "downloads" / "cifar-10-python.tar.gz", "cifar10")
     cifar.prepare("cifar10", tmp_path, original=original)
+    assert len(data.load("cifar10", "test", tmp_path)) == 3
+
+
+def test_the_command_refuses_in_one_line(tmp_path):
+    make_archive(tmp_path / "a.tar.gz", "cifar10")
+    command = [sys.executable, "-m", "tppjax.data.cifar", "--data_dir", tmp_path, "--archive", tmp_path / "a.tar.gz"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    assert answer.returncode == 2
+    assert "error: " in answer.stderr
+    assert "a.tar.gz is not the original archive: its md5 is" in answer.stderr
+    assert "Traceback" not in answer.stderr
+
+
+def test_without_a_network(tmp_path, monkeypatch):
+    import tensorflow_datasets as tfds
+
+    def fail(*_):
+        raise ConnectionError("no route")
+
+    monkeypatch.setattr(tfds.download.DownloadManager, "download", fail)
+    with pytest.raises(InputError, match=r"cifar-10-python.tar.gz can't be downloaded .* give it as --archive"):
+        cifar.prepare("cifar10", tmp_path)
+
+
+def test_preparing_goes_on_after_a_kill(tmp_path, monkeypatch):
+    original, _ = make_archive(tmp_path / "a.tar.gz", "cifar10")
+    left = tmp_path / "cifar10" / "incomplete.AAAAAA_3.0.2"  # as TFDS leaves it
+    left.mkdir(parents=True)
+    (left / "dataset_info.json").write_text("{")
+    with pytest.raises(FileNotFoundError, match="no cifar10 in"):
+        data.load("cifar10", "test", tmp_path)
+    cifar.prepare("cifar10", tmp_path, tmp_path / "a.tar.gz", original)
     assert len(data.load("cifar10", "test", tmp_path)) == 3
 
 

@@ -1,5 +1,6 @@
 """CIFAR10-DVS: recordings of ours, a few events each, in the folders and the formats of the data set."""
 
+import os
 import struct
 import sys
 
@@ -9,6 +10,7 @@ import pytest
 
 from tppjax import data
 from tppjax.data import dvs, recordings
+from tppjax.errors import InputError
 
 NUMBERS = range(2, 12)  # as text, 10 and 11 come first
 
@@ -133,6 +135,21 @@ def test_damaged_recordings_are_named_and_refused_or_left_out(folder, capsys):
         dvs.load("cifar10_dvs", "train", folder, lambda n: [1], like=like, skip_damaged=True)
 
 
+def test_frames_for_which_the_memory_does_not_suffice(folder, monkeypatch):
+    monkeypatch.setattr(os, "sysconf", lambda _: 2**10)  # a MiB
+    with pytest.raises(InputError, match=r"the frames of 90 recordings would take .* GiB, .*: ask for fewer frames"):
+        dvs.load("cifar10_dvs", "train", folder, like=dvs.info(frames=20, size=64))
+
+
+def test_a_bug_is_no_damaged_recording(folder, monkeypatch):
+    def fail(_):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(recordings, "read", fail)
+    with pytest.raises(ValueError, match=r"^a bug$"):
+        dvs.load("cifar10_dvs", "test", folder, like=dvs.info(), skip_damaged=True)
+
+
 @pytest.mark.parametrize("lz4", [False, True])
 def test_a_file_cut_anywhere_is_never_read_as_whole(tmp_path, lz4):
     file = tmp_path / "a.aedat4"
@@ -229,8 +246,8 @@ def test_file_names_that_leave_the_split_open(folder):
 
 
 def test_what_info_refuses():
-    for options in ({"size": 48}, {"size": 0}, {"frames": 0}, {"frames": 0, "constant": True}):
-        with pytest.raises(ValueError, match=r"frames are square, of a size that divides 128|recordings have 1 frame"):
+    for options in ({"size": 48}, {"size": 0}, {"frames": 0}, {"frames": 10**9, "constant": True}):
+        with pytest.raises(ValueError, match=r"frames are square|recordings have 1 frame|1 to 65536"):
             dvs.info(**options)
     with pytest.raises(ValueError, match="recordings have 1 frame or more, with 2 channels each; got 1 and 3 channels"):
         dvs.load(like=data.info("cifar10"))

@@ -15,6 +15,7 @@ from PIL import Image
 
 from tests.data import pictures
 from tppjax.data import Images, crops, imagenet, jpegs
+from tppjax.errors import InputError
 
 pytest.importorskip("grain", reason="needs grain: pip install 'tppjax[imagenet]'")
 SIZE, RESIZE = 24, 29
@@ -159,7 +160,7 @@ def test_a_damaged_picture_is_named(like, workers):
     stored = imagenet.Stored([whole, cut], np.arange(2), like, workers)
     stream = stored.stream([[0], [1]])
     next(stream)
-    with pytest.raises(ValueError, match=r"n01_7\.JPEG \(record 1 of .*\) can't be decoded: image file is truncated"):
+    with pytest.raises(InputError, match=r"n01_7\.JPEG \(record 1 of .*\) can't be decoded: image file is truncated"):
         next(stream)
 
 
@@ -179,6 +180,25 @@ def test_more_files_are_allowed_to_be_open(prepared, like):
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 1024 + 4), hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_too_few_files_may_be_open(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
+    with pytest.raises(InputError, match=r"the data's 50 files are open together .* 100 open files: .*ulimit -Hn 1074"):
+        imagenet._allow_open_files(50)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    imagenet._allow_open_files(10**6)
+
+
+def test_a_damaged_record_is_named(prepared, like, tmp_path):
+    shutil.copytree(prepared / "imagenet2012", tmp_path / "imagenet2012")
+    shard = next(tmp_path.rglob("*-train.array_record-00000*"))
+    damaged = bytearray(shard.read_bytes())
+    damaged[200] ^= 1
+    shard.write_bytes(damaged)
+    stored = imagenet.load(split="train", data_dir=tmp_path, like=like)
+    with pytest.raises(InputError, match=r"record 0 of .*-train\.array_record-00000-of-00003 is damaged"):
+        list(stored.stream([[5], [0]]))
 
 
 def test_no_data_is_said_without_slow_imports(tmp_path):
@@ -206,11 +226,11 @@ def test_data_that_is_not_whole(prepared, like, tmp_path):
 
 
 def test_what_can_not_be_made_of_pictures(prepared, like):
-    with pytest.raises(ValueError, match="unknown interpolation 'nearest'; known: bilinear, bicubic"):
+    with pytest.raises(ValueError, match="interpolation is bilinear or bicubic, not 'nearest'"):
         imagenet.info(data_dir=prepared, interpolation="nearest")
     with pytest.raises(ValueError, match=r"got input_shape \(224, 224, 3\) and resize 200"):
         imagenet.info(data_dir=prepared, resize=200)
-    for wrong in (replace(like, resize=None), replace(like, input_shape=(8, 8, 1))):
+    for wrong in (replace(like, resize=None), replace(like, input_shape=(40, 8, 3))):
         with pytest.raises(ValueError, match="pictures become images"):
             imagenet.load(split="train", data_dir=prepared, like=wrong)
 

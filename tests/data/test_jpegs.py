@@ -9,7 +9,8 @@ import sys
 import pytest
 
 from tests.data import pictures
-from tppjax.data import jpegs
+from tppjax.data import jpegs, shards
+from tppjax.errors import InputError
 
 VERSION = "imagenet2012/5.1.0"
 
@@ -105,7 +106,7 @@ def test_an_interrupted_run_goes_on(prepared, source, tmp_path):
     assert killed.returncode == -signal.SIGKILL
     finished = {f: f.stat().st_mtime_ns for f in (tmp_path / VERSION).glob("*-of-00003")}
     assert len(finished) == 1
-    assert list(tmp_path.rglob("*.incomplete"))
+    assert list(tmp_path.rglob("*.new"))
     command = [
         sys.executable,
         "-m",
@@ -146,6 +147,69 @@ def test_other_sources_and_other_shards_are_refused(prepared, source, contents, 
     (tmp_path / VERSION / "dataset_info.json").touch()
     with pytest.raises(ValueError, match="holds data from another source"):
         jpegs.prepare(source, tmp_path, per_shard=4)
+
+
+def test_what_a_killed_run_leaves_is_no_other_source(prepared, source, tmp_path):
+    """Whether it was killed before the plan was renamed, or within a shard, by this version or the last."""
+    folder = tmp_path / VERSION
+    folder.mkdir(parents=True)
+    for name in (".plan.json.77.new", "plan.incomplete", ".imagenet2012-train.array_record-00000-of-00003.77.new"):
+        (folder / name).write_bytes(b"{")
+    jpegs.prepare(source, tmp_path, per_shard=4)
+    assert everything(tmp_path) == everything(prepared)
+
+
+def test_a_damaged_plan_or_shard_is_named(prepared, source, tmp_path):
+    shutil.copytree(prepared, tmp_path, dirs_exist_ok=True)
+    shard = next((tmp_path / VERSION).glob("*-validation.array_record*"))
+    shard.write_bytes(shard.read_bytes()[:100])
+    with pytest.raises(InputError, match=r"validation\.array_record.* is damaged .*remove the file and run"):
+        jpegs.prepare(source, tmp_path, per_shard=4)
+    shard.unlink()
+    for content in (b"", b"[]", b"\xff"):
+        (tmp_path / VERSION / "plan.json").write_bytes(content)
+        with pytest.raises(InputError, match=r"plan\.json is damaged .*remove the folder"):
+            jpegs.prepare(source, tmp_path, per_shard=4)
+
+
+def test_a_picture_that_changes_after_it_was_listed(contents, tmp_path, monkeypatch):
+    source = pictures.in_folders(tmp_path / "source", contents)
+    plan = shards.plan
+
+    def change(*arguments):
+        for i, change in enumerate((lambda b: b + b"more", lambda b: b[:-1], lambda b: b"")):
+            file = source / "train" / "n01" / f"n01_{i}.JPEG"
+            file.write_bytes(change(file.read_bytes()))
+        return plan(*arguments)
+
+    monkeypatch.setattr(shards, "plan", change)
+    with pytest.raises(InputError, match=r"at least 3: (n01/n01_.\.JPEG: cut off, or changed since .*){3}"):
+        jpegs.prepare(source, tmp_path, per_shard=100)
+    (source / "train" / "n01" / "n01_0.JPEG").unlink()
+    monkeypatch.setattr(shards, "plan", plan)
+    os.mkfifo(source / "train" / "n01" / "n01_0.JPEG")
+    with pytest.raises(InputError, match=r"n01_0\.JPEG is a folder, a pipe or a device"):
+        jpegs.prepare(source, tmp_path, per_shard=100)
+
+
+def test_a_picture_too_large_to_be_one(tmp_path):
+    file = tmp_path / "a.JPEG"
+    file.touch()
+    os.truncate(file, 2**40)  # takes no place on disk
+    assert shards._read(shards.Picture(file, 0, 2**40, "a.JPEG", "n01"))[1] == "1,099,511,627,776 bytes are no picture"
+
+
+def test_names_that_can_not_be_written(contents, tmp_path):
+    source = pictures.in_folders(tmp_path / "source", contents)
+    file, odd = (source / "train" / "n01" / os.fsdecode(name) for name in (b"n01_0.JPEG", b"\xff.JPEG"))
+    file.rename(odd)
+    with pytest.raises(InputError, match=r"train/n01 has files whose names are not UTF-8, such as '\\udcff\.JPEG'"):
+        jpegs.prepare(source, tmp_path)
+    odd.rename(file)
+    for split in ("train", "val"):
+        (source / split / "n01").rename(source / split / "n\n1")
+    with pytest.raises(InputError, match=r"the class 'n\\n1': a class's name is one line"):
+        jpegs.prepare(source, tmp_path)
 
 
 def test_damaged_pictures_are_named_or_left_out(contents, tmp_path, capsys):

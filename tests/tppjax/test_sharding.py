@@ -36,8 +36,9 @@ def test_map_examples_sees_every_example_once(n, batch_size):
         shapes.add(len(x))
         return {"x": 2 * x, "y": y, "index": index}
 
-    result = map_examples(double, Images(np.arange(n), np.arange(n) ** 2), batch_size)
-    np.testing.assert_array_equal(result["x"], 2 * np.arange(n))
+    numbers = np.arange(n).reshape(n, 1, 1, 1)
+    result = map_examples(double, Images(numbers, np.arange(n) ** 2), batch_size)
+    np.testing.assert_array_equal(result["x"], 2 * numbers)
     np.testing.assert_array_equal(result["y"], np.arange(n) ** 2)
     np.testing.assert_array_equal(result["index"], np.arange(n))
     assert len(shapes) == 1

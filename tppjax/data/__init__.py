@@ -5,6 +5,7 @@ import hashlib
 import os
 from importlib import import_module
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -18,10 +19,23 @@ class Images:
     Attributes:
       images: uint8 `[N, H, W, C]`; recordings in time `[N, frames, H, W, C]`.
       labels: int32 `[N]`.
+
+    Raises:
+      InputError: if these are not arrays of as many images as labels.
     """
 
     images: np.ndarray
     labels: np.ndarray
+
+    def __post_init__(self):
+        x, y = self.images, self.labels
+        if not all(isinstance(a, np.ndarray | jax.Array) for a in (x, y)):
+            raise InputError(f"images and labels are NumPy arrays; got {type(x).__name__} and {type(y).__name__}")
+        if x.ndim not in (4, 5) or y.shape != x.shape[:1] or not jnp.issubdtype(y.dtype, jnp.integer):
+            raise InputError(
+                "images are [N, H, W, C] or [N, frames, H, W, C], and labels N whole numbers; got images of shape "
+                f"{x.shape} and labels of {y.dtype} and shape {y.shape}"
+            )
 
     def __len__(self):
         return len(self.labels)
@@ -58,6 +72,9 @@ class Preprocessing:
       resize: pixels of the shorter side that a picture is brought to, before its centre is cut out; None where all
         pictures of the data set have the network's size.
       interpolation: of that, "bilinear" or "bicubic".
+
+    Raises:
+      InputError: if one of these can't be.
     """
 
     dataset: str
@@ -69,6 +86,30 @@ class Preprocessing:
     resize: int | None = None
     interpolation: str = "bilinear"
 
+    def __post_init__(self):
+        for problem in self._problems():
+            raise InputError(f"what the network is given ({self.dataset}) can't be: {problem}")
+
+    def _problems(self):
+        if not isinstance(self.dataset, str):
+            yield f"the data set's name is text, not {self.dataset!r}"
+        if not _sizes(self.input_shape) or len(self.input_shape) != 3:
+            yield f"input_shape is (height, width, channels), each 1 to {LONGEST}, not {self.input_shape!r}"
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            if not _tuple_of((int, float), values) or len(values) != self.input_shape[2]:
+                yield f"{name} is a number for each of {self.input_shape[2]} channels, not {values!r}"
+            if not all(abs(v) < LARGEST for v in values) or (name == "std" and min(values) < 1 / LARGEST):
+                yield f"{name} is finite{', and above 0' * (name == 'std')}; it is {values}"
+        if not _tuple_of(str, self.class_names) or not self.class_names:
+            yield f"class_names are texts, one or more; they are {self.class_names!r}"
+        for name in ("frames", "resize"):
+            value = getattr(self, name)
+            if value is not None and not _sizes((value,)):
+                yield f"{name} is a whole number of 1 to {LONGEST}, or None; it is {value!r}"
+        if self.interpolation not in INTERPOLATIONS:
+            yield f"interpolation is {' or '.join(INTERPOLATIONS)}, not {self.interpolation!r}"
+
     @property
     def shape(self) -> tuple[int, ...]:
         """Of one example: (height, width, channels), or (frames, height, width, channels)."""
@@ -78,19 +119,29 @@ class Preprocessing:
         """Pixels to network input: uint8 `[..., H, W, C]` are normalised; floats have been, and pass as they are.
 
         Raises:
-          InputError: if the shape is not the network's, or the type is neither uint8 nor floating.
+          InputError: if the shape is not the network's, the type is neither uint8 nor floating, or an array of NumPy's
+            holds NaN or infinity.
         """
+        if not isinstance(images, np.ndarray | jax.Array):
+            raise InputError(f"images are an array of NumPy's or JAX's; got {type(images).__name__}: use np.asarray")
         if images.shape[-3:] != self.input_shape:
             raise InputError(
                 f"the network takes images of shape {self.input_shape} (trained on {self.dataset}); got {images.shape}"
             )
         if jnp.issubdtype(images.dtype, jnp.floating):
+            if isinstance(images, np.ndarray) and not np.isfinite(images).all():
+                place = np.argwhere(~np.isfinite(images))[0].tolist()
+                raise InputError(f"images hold NaN or infinity, first at {place}; give finite numbers, or uint8 pixels")
             return images
         if images.dtype != jnp.uint8:
             raise InputError(f"images are uint8 pixels, or floats already normalised; got {images.dtype}")
         mean, std = (jnp.broadcast_to(jnp.float32(a), images.shape) for a in (self.mean, self.std))
         return (images / jnp.float32(255) - mean) / std
 
+
+INTERPOLATIONS = ("bilinear", "bicubic")
+LONGEST = 2**16  # pixels a side, channels, or frames, of any network's input
+LARGEST = 1e30  # float32 holds this number and its inverse
 
 # Data set to the module that has its `info` and `load`.
 _MODULES = {
@@ -158,6 +209,32 @@ def digest(*arrays) -> str:
     for array in arrays:
         seen.update(np.ascontiguousarray(array).tobytes())
     return seen.hexdigest()[:12]
+
+
+def check_memory(what: str, size: int, remedy: str) -> None:
+    """Refuses `size` bytes if they are more than the machine has: Linux would grant them, and end the process later.
+
+    Raises:
+      InputError: names `what` and the `remedy`.
+    """
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if size > memory:
+        raise InputError(
+            f"{what} would take {size / 2**30:,.1f} GiB, and this machine has {memory / 2**30:,.1f}: {remedy}"
+        )
+
+
+def _tuple_of(kind, values) -> bool:
+    return isinstance(values, tuple) and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
+
+
+def brief(e: Exception) -> str:
+    """What a library says of damaged data, in one line that is not too long."""
+    return " ".join(f"{type(e).__name__} {e}".split())[:200]
+
+
+def _sizes(values) -> bool:
+    return _tuple_of(int, values) and all(1 <= v <= LONGEST for v in values)
 
 
 def _module(name: str):

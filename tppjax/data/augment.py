@@ -3,10 +3,18 @@
 import jax
 import jax.numpy as jnp
 
+from tppjax.errors import InputError
+
 
 def crop(images, key, pad: int):
-    """Random crop of the original size after padding with zeros: uint8 `[B, H, W, C]`, `pad` in pixels."""
+    """Random crop of the original size after padding with zeros: uint8 `[B, H, W, C]`, `pad` in pixels.
+
+    Raises:
+      InputError: if `pad` is below 0 or larger than the images.
+    """
     b, h, w, c = images.shape
+    if not 0 <= pad <= min(h, w):
+        raise InputError(f"a random crop pads images of {h} x {w} pixels by 0 to {min(h, w)} pixels, not {pad}")
     padded = jnp.pad(images, ((0, 0), (pad, pad), (pad, pad), (0, 0)))
     corners = jax.random.randint(key, (b, 2), 0, 2 * pad + 1)
     return jax.vmap(lambda image, yx: jax.lax.dynamic_slice(image, (*yx, 0), (h, w, c)))(padded, corners)
@@ -26,8 +34,15 @@ def cutout(images, key, size: int, fill):
       key: PRNG key.
       size: side of the square, in pixels; it may stick out of the image.
       fill: what is put there, `[C]`, in the units of `images`.
+
+    Raises:
+      InputError: if `size` is below 0 or more than twice the images' larger side, where nothing of them is left.
     """
     b, h, w, _ = images.shape
+    if not 0 <= size <= 2 * max(h, w):
+        raise InputError(
+            f"cutout's square has a side of 0 to {2 * max(h, w)} in images of {h} x {w} pixels, not {size}"
+        )
     low = jax.random.randint(key, (b, 2), 0, jnp.array([[h, w]])) - size // 2
     fill = jnp.asarray(fill, images.dtype)[None, None]
 

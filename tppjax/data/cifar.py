@@ -21,7 +21,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from tppjax import cli
-from tppjax.data import Images, Preprocessing, prepared
+from tppjax.data import Images, Preprocessing, brief, crops, prepared
 from tppjax.errors import InputError
 
 SHAPE = (32, 32, 3)
@@ -102,20 +102,21 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choos
 
     Raises:
       FileNotFoundError: if there is none; names the folder and the command that gets it. Nothing is downloaded here.
-      InputError: if it is incomplete or of another kind.
+      InputError: if it is incomplete, damaged or of another kind.
     """
     folder = prepared.newest(name, prepared.root(data_dir), f"python -m tppjax.data.cifar --dataset {name}")
-    classes = (folder / "label.labels.txt").read_text().split()
-    if classes != CLASSES[name][FINE]:
-        raise InputError(f"{folder} has other classes than {name}: {', '.join(classes[:5])}, ...")
-    tfds = _tfds()
-    as_bytes = {"image": tfds.decode.SkipDecoding()}
-    source = tfds.builder_from_directory(folder).as_data_source(split=split, decoders=as_bytes)
+    if (classes := list(folder.classes())) != CLASSES[name][FINE]:
+        raise InputError(f"{folder.path} has other classes than {name}: {', '.join(classes[:5])}, ...; {folder.remedy}")
+    source = folder.records(split, _features(name, FINE), len(classes))
     chosen = choose(len(source))
     images, labels = np.empty((len(chosen), *SHAPE), np.uint8), np.empty(len(chosen), np.int32)
     for i, place in enumerate(tqdm(chosen, desc=f"reading {name} {split}", disable=None, leave=False)):
-        example = source[int(place)]
-        images[i], labels[i] = Image.open(io.BytesIO(example["image"])), example["label"]
+        example = source[place]
+        with crops.decoding(f"the picture in {source.where(place)} can't be decoded: "):
+            pixels = np.asarray(Image.open(io.BytesIO(example["image"])))
+        if pixels.shape != SHAPE or pixels.dtype != np.uint8:
+            raise InputError(f"{source.where(place)} has a picture of {pixels.dtype} and shape {pixels.shape}")
+        images[i], labels[i] = pixels, example["label"]
     return Images(images, labels)
 
 
@@ -153,25 +154,36 @@ def _builder(name: str, data_dir: Path, archive: Path | None, original: Archive)
     """TFDS's builder of the same name, but for images encoded by Pillow."""
     tfds = _tfds()
 
-    class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Cifar(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         """CIFAR (Krizhevsky, 2009)."""
 
         def _info(self):
-            labels = {kind: tfds.features.ClassLabel(names=names) for kind, names in CLASSES[name].items()}
-            features = {"id": tfds.features.Text(), "image": tfds.features.Image(shape=SHAPE), **labels}
-            return tfds.core.DatasetInfo(
-                builder=self, features=tfds.features.FeaturesDict(features), supervised_keys=("image", FINE)
-            )
+            features = _features(name, *CLASSES[name], id=tfds.features.Text())
+            return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", FINE))
 
         def _split_generators(self, dl_manager):
-            contents = _unpack(archive or Path(dl_manager.download(original.url)), original, CLASSES[name])
+            contents = _unpack(archive or _downloaded(dl_manager, original.url), original, CLASSES[name])
             return {split: _examples(contents, split, original) for split in original.files}
 
         def _generate_examples(self):
             raise AssertionError("the examples come from _split_generators")
 
-    Builder.name, Builder.VERSION = name, tfds.core.Version(VERSION)
-    return Builder(data_dir=data_dir, file_format="array_record")
+    Cifar.name, Cifar.VERSION = name, tfds.core.Version(VERSION)
+    return Cifar(data_dir=data_dir, file_format="array_record")
+
+
+def _features(name: str, *labels: str, **more):
+    """TFDS's description of an example with these kinds of labels."""
+    features = _tfds().features
+    of_labels = {kind: features.ClassLabel(names=CLASSES[name][kind]) for kind in labels}
+    return features.FeaturesDict({"image": features.Image(shape=SHAPE), **of_labels, **more})
+
+
+def _downloaded(dl_manager, url: str) -> Path:
+    try:
+        return Path(dl_manager.download(url))
+    except Exception as e:  # TFDS's and those of requests
+        raise InputError(f"{url} can't be downloaded ({brief(e)}): get it another way, and give it as --archive") from e
 
 
 def _unpack(archive: Path, original: Archive, classes: dict[str, list[str]]) -> dict[str, dict]:

@@ -1,21 +1,32 @@
 """Pictures of any size to a network's input, on the host, by Pillow: as torchvision does it, pixel for pixel."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from PIL import Image
 
-from tppjax.data import Preprocessing
+from tppjax.data import INTERPOLATIONS, Preprocessing
 from tppjax.errors import InputError
 
-FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+FILTERS = {name: Image.Resampling[name.upper()] for name in INTERPOLATIONS}
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops: area in parts of the picture's, and width / height
+
+LONGEST = 100  # times the shorter side: what is looked at of a very long picture, which would take gigabytes
+
+
+@contextmanager
+def decoding(sentence: str) -> Iterator[None]:
+    """While this is open, an error, which must be Pillow's, becomes an InputError; its message follows the sentence."""
+    try:
+        yield
+    except Exception as e:  # of many kinds
+        raise InputError(f"{sentence}{e or type(e).__name__}") from e
 
 
 def check(like: Preprocessing) -> None:
-    """Raises a InputError unless `like` says how pictures of any size become images."""
-    if like.interpolation not in FILTERS:
-        raise InputError(f"unknown interpolation {like.interpolation!r}; known: {', '.join(FILTERS)}")
+    """Raises an InputError unless `like` says how pictures of any size become images."""
     if like.resize is None or like.resize < max(like.input_shape[:2]) or like.input_shape[2] != 3:
         raise InputError(
             f"pictures become images [H, W, 3] cut out of what has the shorter side resize, which is at least H and "
@@ -25,6 +36,9 @@ def check(like: Preprocessing) -> None:
 
 def centre(picture: Image.Image, like: Preprocessing) -> Image.Image:
     """The middle of the picture once its shorter side is `like.resize`."""
+    left, top = (max(0, side - LONGEST * min(picture.size)) // 2 for side in picture.size)
+    if left or top:
+        picture = picture.crop((left, top, picture.width - left, picture.height - top))
     shorter, (height, width, _) = min(picture.size), like.input_shape
     picture = _bring(picture, [like.resize * side // shorter for side in picture.size], like)
     left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)

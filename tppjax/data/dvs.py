@@ -3,6 +3,7 @@
 An event says that a pixel became brighter (on) or darker (off). Events are counted in frames; see `load`.
 """
 
+import math
 import os
 import re
 from pathlib import Path
@@ -10,11 +11,11 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from tppjax.data import Images, Preprocessing, prepared, recordings
+from tppjax.data import LONGEST, Images, Preprocessing, check_memory, prepared, recordings
 from tppjax.errors import InputError
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
-LONGEST = 2**32  # microseconds, 71 minutes: what a recording's 32 bits of time can tell apart
+DURATION = 2**32  # microseconds, 71 minutes: what a recording's 32 bits of time can tell apart
 PUBLISHED = (
     'the data set is published as "CIFAR10-DVS: An Event-Stream Dataset for Object Classification", '
     "https://figshare.com/articles/dataset/CIFAR10-DVS_New/4724671: unpack its ten archives there; "
@@ -41,6 +42,8 @@ def info(
     Raises:
       InputError: if `frames` or `size` is impossible.
     """
+    if not 1 <= frames <= LONGEST // 2:
+        raise InputError(f"recordings have 1 frame or more, at most {LONGEST // 2}; got {frames}")
     channels = 2 * frames if constant else 2
     # Pixels are divided by 255 on their way into the network: this standard deviation takes that back.
     statistics = (0.0,) * channels, (1 / 255,) * channels
@@ -83,12 +86,13 @@ def load(
     chosen = [files[int(place)] for place in choose(len(files))]
     if any(file.suffix == ".aedat4" for file, _ in chosen):
         recordings.decoder()  # if it is missing, that is said once, not of every file
+    check_memory(f"the frames of {len(chosen)} recordings", len(chosen) * math.prod(like.shape), "ask for fewer frames")
     images, labels, damaged = np.empty((len(chosen), *like.shape), np.uint8), np.empty(len(chosen), np.int32), {}
     # One after the other: threads were measured to be slower.
     for i, (file, label) in enumerate(tqdm(chosen, desc=f"reading {name} {split}", disable=None, leave=False)):
         try:
             counts = count(recordings.read(file), frames, size)
-        except (ValueError, OSError) as e:
+        except (InputError, OSError) as e:
             damaged[i] = f"{file}: {e}"
             continue
         images[i] = counts.transpose(1, 2, 0, 3).reshape(like.shape) if like.frames is None else counts
@@ -114,7 +118,7 @@ def count(events: np.ndarray, frames: int, size: int) -> np.ndarray:
       InputError: if the times are impossible.
     """
     t = events["t"] - events["t"].min()
-    if not 0 <= t.min() <= t.max() < LONGEST:
+    if not 0 <= t.min() <= t.max() < DURATION:
         raise InputError(f"its times are damaged: from {events['t'].min()} to {events['t'].max()} microseconds")
     block = recordings.SIDE // size
     frame, y, x = t * frames // (t.max() + 1), events["y"] // block, events["x"] // block

@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import resource
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ SPLITS = {"train": "train", "test": "validation"}  # TFDS's own "test" has no la
 # Threads of one process decode some 5 pictures at a time, for a fifth of the work holds Python's lock; processes more,
 # but they take seconds to start.
 LONG, FEW_CORES, MOST = 10_000, 4, 32
+FEW_FILES = 64  # open besides the data
 
 
 def info(
@@ -43,11 +45,10 @@ def info(
 
     Raises:
       FileNotFoundError: if there is no prepared data.
-      InputError: if it is incomplete, or `resize` or `interpolation` can't be.
+      InputError: if it is incomplete or damaged, or `size`, `resize` or `interpolation` can't be.
     """
-    classes = (_folder(name, data_dir) / "label.labels.txt").read_text().splitlines()
     resizing = {"resize": resize, "interpolation": interpolation}
-    like = Preprocessing(name, (size, size, 3), MEAN, STD, tuple(classes), **resizing)
+    like = Preprocessing(name, (size, size, 3), MEAN, STD, _folder(name, data_dir).classes(), **resizing)
     crops.check(like)
     return like
 
@@ -74,18 +75,15 @@ def load(
 
     Raises:
       FileNotFoundError: if there is no prepared data; names the folder and the command.
-      InputError: if it is incomplete, `like` does not fit pictures, or grain is not installed.
+      InputError: if it is incomplete or damaged, `like` does not fit pictures, grain is not installed, or too few
+        files may be open.
     """
     folder = _folder(name, data_dir)
     crops.check(like)
     _grain()
-    import tensorflow_datasets as tfds
-
-    builder = tfds.builder_from_directory(folder)
-    if SPLITS[split] not in builder.info.splits:
-        raise InputError(f"{folder} has no split {SPLITS[split]}, only {', '.join(builder.info.splits)}")
-    _allow_open_files(sum(len(s.shard_lengths) for s in builder.info.splits.values()))
-    source = builder.as_data_source(split=SPLITS[split], decoders={"image": tfds.decode.SkipDecoding()})
+    _allow_open_files(sum(map(len, folder.lengths.values())))
+    classes = folder.classes()
+    source = folder.records(SPLITS[split], features(classes), len(classes))
     return Stored(source, np.asarray(choose(len(source))), like, workers)
 
 
@@ -182,11 +180,9 @@ class _Read:
         labels = np.empty(len(row), np.int32)
         for i, place in enumerate(row):
             example = self.source[place]
-            try:
+            file = example["file_name"].decode(errors="replace")
+            with crops.decoding(f"{file} (record {place} of {self.source!r}) can't be decoded: "):
                 picture = Image.open(io.BytesIO(example["image"])).convert("RGB")
-            except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-                file = example["file_name"].decode()
-                raise InputError(f"{file} (record {place} of {self.source!r}) can't be decoded: {e}") from e
             if self.draw is None:
                 pixels[i] = crops.centre(picture, self.like)
             else:
@@ -195,7 +191,15 @@ class _Read:
         return pixels, labels
 
 
-def _folder(name: str, data_dir):
+def features(classes: Sequence[str]):
+    """TFDS's description of an example."""
+    from tensorflow_datasets import features
+
+    image, label = features.Image(encoding_format="jpeg"), features.ClassLabel(names=classes)
+    return features.FeaturesDict({"image": image, "label": label, "file_name": features.Text()})
+
+
+def _folder(name: str, data_dir) -> prepared.Folder:
     command = "python -m tppjax.data.jpegs --source SOURCE"
     return prepared.newest(name, prepared.root(data_dir), command, mend="")
 
@@ -203,9 +207,15 @@ def _folder(name: str, data_dir):
 def _allow_open_files(shards: int) -> None:
     """Raises this process's limit: a shard stays open once read from, and most systems allow 1,024 files at first."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = shards + 1024
-    if soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (min(wanted, hard), hard))
+    most = sys.maxsize if hard == resource.RLIM_INFINITY else hard
+    if most < shards + FEW_FILES:
+        raise InputError(
+            f"the data's {shards} files are open together while it is read, and the system allows {most} open files: "
+            f"raise that with ulimit -Hn {shards + 1024}"
+        )
+    wanted = min(shards + 1024, most)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _grain():

@@ -18,6 +18,7 @@ from tppjax import cli
 from tppjax.data import prepared, shards
 from tppjax.data.shards import Picture
 from tppjax.errors import InputError
+from tppjax.files import regular
 
 NAME, VERSION = "imagenet2012", "5.1.0"  # of TFDS's builder, whose features these data have
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "test")}
@@ -82,13 +83,15 @@ def _in_folders(source: Path) -> tuple[list[str], dict[str, list[Picture]]]:
             f"{', '.join(sorted(train ^ validation)[:5])} ({len(train ^ validation)} in all)"
         )
     classes, pictures = sorted(train), {split: [] for split in FOLDERS}
+    if wrong := [name for name in classes if not _is_text(name) or name.splitlines() != [name.strip()]]:
+        raise InputError(f"{source} has the class {wrong[0]!r}: a class's name is one line of UTF-8 text; rename it")
     for split, folder in folders.items():
         for label in tqdm(classes, desc=f"listing {split}", disable=None, leave=False):
             files = [folder / label / name for name in _visible(folder / label)]
             if not files:
                 raise InputError(f"{folder / label} is empty; every class needs pictures")
             _refuse_others([f.name for f in files], folder / label)
-            pictures[split] += [Picture(f, 0, f.stat().st_size, f.name, label) for f in files]
+            pictures[split] += [Picture(regular(f), 0, f.stat().st_size, f.name, label) for f in files]
     return classes, pictures
 
 
@@ -111,11 +114,18 @@ def _visible(folder: Path) -> list[str]:
 
 
 def _refuse_others(names: list[str], where: Path) -> None:
+    if unnamed := [name for name in names if not _is_text(name)]:
+        raise InputError(f"{where} has files whose names are not UTF-8, such as {unnamed[0]!r}: rename them")
     if others := [name for name in names if Path(name).suffix.lower() not in SUFFIXES]:
         raise InputError(
             f"{where} must hold JPEG files ({', '.join(SUFFIXES)}) and nothing else; others: {', '.join(others[:5])} "
             f"({len(others)} in all)"
         )
+
+
+def _is_text(name: str) -> bool:
+    """Whether TFDS can write the name; Python reads names that are not UTF-8 as halves of surrogate pairs."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _in_archives(source: Path, original: Original) -> tuple[list[str], dict[str, list[Picture]]]:
@@ -151,7 +161,7 @@ def _members(archive: Path, offset: int = 0) -> list[tarfile.TarInfo]:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 return [member for member in tar if member.isfile()]
-        except tarfile.TarError as e:
+        except (tarfile.TarError, ValueError, OverflowError) as e:
             raise InputError(f"{archive} is damaged at byte {file.tell()} ({e}); get it anew") from e
 
 

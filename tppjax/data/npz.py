@@ -1,16 +1,19 @@
 """Your own images: one .npz file with `x_train`, `y_train`, `x_test` and `y_test`."""
 
+import math
 import os
 import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
-from tppjax.data import Images, Preprocessing
+from tppjax import files
+from tppjax.data import Images, Preprocessing, brief, check_memory
 from tppjax.errors import InputError
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
+MOST_CLASSES = 100_000
 
 
 def info(name="npz", data_dir: str | os.PathLike | None = None) -> Preprocessing:
@@ -40,19 +43,49 @@ def _read(data_dir) -> dict[str, np.ndarray]:
     if data_dir is None:
         raise InputError("data set npz needs data_dir, the path of the .npz file")
     path = Path(data_dir)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"there is no file {path.absolute()}; make it with np.savez(path, {', '.join(ARRAYS)})")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (ValueError, TypeError, AttributeError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as e:
-        raise InputError(f"{path} is not an .npz file of plain arrays: {e}") from e
+    with files.regular(path).open("rb") as file:
+        arrays = _unpacked(path, file)
     if arrays.keys() != set(ARRAYS):
         raise InputError(f"{path} must hold {', '.join(ARRAYS)}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
     arrays = {name: a[..., None] if name[0] == "x" and a.ndim == 3 else a for name, a in arrays.items()}
     for problem in _problems(arrays):
         raise InputError(f"{path}: {problem}")
     return arrays
+
+
+def _unpacked(path: Path, file) -> dict[str, np.ndarray]:
+    """All arrays, once it is known that they are as large as the file says and fit into memory."""
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+            size = sum(_size(archive, member) for member in members.values())
+            check_memory(f"the arrays of {path}", size, "save fewer images")
+            return {name: _array(archive, member) for name, member in members.items()}
+    except (InputError, MemoryError):
+        raise
+    except Exception as e:  # zipfile's, zlib's and NumPy's, of many kinds
+        raise InputError(f"{path} is not an .npz file of plain arrays: {brief(e)}") from e
+
+
+def _size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
+    """Bytes of the array, read from its header; NumPy would make room for whatever that claims."""
+    with archive.open(member) as file:
+        version = npy.read_magic(file)
+        header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+        shape, _, dtype = header(file)
+        size = math.prod(shape) * dtype.itemsize
+        if min(shape, default=0) < 0 or file.tell() + size != member.file_size:
+            raise ValueError(f"{member.filename} claims {dtype} of shape {shape}, and has {member.file_size} bytes")
+    return size
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as file:
+        array = npy.read_array(file, allow_pickle=False)
+        file.read()  # to the end, where its checksum is compared
+    return array
 
 
 def _problems(arrays: dict[str, np.ndarray]):
@@ -68,6 +101,8 @@ def _problems(arrays: dict[str, np.ndarray]):
             yield f"x_{split} has {len(x)} images but y_{split} {len(y)} labels"
         if y.min() < 0:
             yield f"y_{split} has the label {y.min()}; labels count from 0"
+        if y.max() >= MOST_CLASSES:
+            yield f"y_{split} has the label {y.max()}; labels count from 0 and stay below {MOST_CLASSES}"
     if arrays["x_train"].shape[1:] != arrays["x_test"].shape[1:]:
         yield f"x_train has images of {arrays['x_train'].shape[1:]}, x_test of {arrays['x_test'].shape[1:]}"
     if arrays["y_test"].max() > arrays["y_train"].max():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from tppjax import files
 from tppjax.errors import InputError
 
 SIDE = 128
@@ -29,7 +30,7 @@ def read(file: Path) -> np.ndarray:
       InputError: if the file is damaged, cut short or empty, or an event lies outside of the sensor; says which of
         these, not in which file. Also if `aedat` is not installed.
     """
-    content = file.read_bytes()
+    content = files.regular(file).read_bytes()
     if not content:
         raise InputError("the file has no bytes")
     events = _aedat4(file, content) if file.suffix == ".aedat4" else _aedat2(content)

@@ -2,8 +2,6 @@
 
 import hashlib
 import io
-import json
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +10,12 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from tppjax.data import prepared
+from tppjax import files
+from tppjax.data import crops, imagenet, prepared
 from tppjax.errors import InputError
 
 PLAN = "plan.json"  # lies beside the shards, and says what they are made from
+LARGEST = 2**28  # bytes of a picture; a record has to stay below 2**31
 FIRST = 5  # pictures that an error names
 
 
@@ -90,38 +90,46 @@ def write(name: str, folder: Path, plan: Plan, skip_damaged: bool) -> None:
     pictures = [p for parts in plan.shards.values() for part in parts for p in part]
     if not skip_damaged:
         _refuse([f"{p}: empty" for p in pictures if not p.size])
-    _claim(folder, plan)
-    features = _features(plan.classes)
-    with ThreadPoolExecutor() as pool, tqdm(total=len(pictures), unit=" pictures", desc=name, disable=None) as bar:
+    with files.locked(folder):
+        _claim(folder, plan)
+        features = imagenet.features(plan.classes)
+        lengths = _write_shards(name, folder, plan, features, skip_damaged)
+        _describe(name, folder, features, lengths)
+    counts = ", ".join(f"{sum(n):,} {split}" for split, n in lengths.items())
+    left_out = len(pictures) - sum(map(sum, lengths.values()))
+    print(f"prepared {name} in {folder}: {counts} pictures" + f"; {left_out} damaged ones left out" * bool(left_out))
+
+
+def _write_shards(name: str, folder: Path, plan: Plan, features, skip_damaged: bool) -> dict[str, list[int]]:
+    """Writes the shards that are missing; returns the number of records in each shard of each split."""
+    total = sum(len(part) for parts in plan.shards.values() for part in parts)
+    with ThreadPoolExecutor() as pool, tqdm(total=total, unit=" pictures", desc=name, disable=None) as bar:
         for split, parts in plan.shards.items():
             for i, part in enumerate(parts):
                 file = prepared.shard(folder, name, split, i, len(parts))
                 if not file.is_file():
                     _write_shard(file, part, features, pool, skip_damaged)
                 bar.update(len(part))
+    remedy = "remove the file and run the command again"
     lengths = {
-        split: [_length(prepared.shard(folder, name, split, i, len(parts))) for i in range(len(parts))]
+        split: [prepared.count(prepared.shard(folder, name, split, i, len(parts)), remedy) for i in range(len(parts))]
         for split, parts in plan.shards.items()
     }
     for split, of_split in lengths.items():
         if not sum(of_split):
             raise InputError(f"no picture of {split} is whole")
-    _describe(name, folder, features, lengths)
-    counts = ", ".join(f"{sum(n):,} {split}" for split, n in lengths.items())
-    left_out = len(pictures) - sum(map(sum, lengths.values()))
-    print(f"prepared {name} in {folder}: {counts} pictures" + f"; {left_out} damaged ones left out" * bool(left_out))
+    return lengths
 
 
 def _claim(folder: Path, plan: Plan) -> None:
     """Notes what is being written there; refuses a folder with anything else."""
     note = {"digest": plan.digest, "shards": {split: len(parts) for split, parts in plan.shards.items()}}
-    folder.mkdir(parents=True, exist_ok=True)
+    for left in (f for f in folder.iterdir() if f.name.endswith((".new", ".incomplete")) and f.is_file()):
+        left.unlink()  # by a run that was killed
     file = folder / PLAN
-    if not file.is_file() and not any(folder.iterdir()):
-        incomplete = file.with_suffix(".incomplete")
-        incomplete.write_text(json.dumps(note, indent=2))
-        os.replace(incomplete, file)
-    elif not file.is_file() or json.loads(file.read_text()) != note:
+    if not file.exists() and not any(not f.name.startswith(".") for f in folder.iterdir()):
+        files.write_json(file, note)
+    elif not file.exists() or files.read_json(file, "remove the folder and prepare the data anew") != note:
         raise InputError(
             f"{folder} holds data from another source, or in other shards ({PLAN} there does not agree); go on with "
             "that source, remove the folder, or give another --data_dir"
@@ -131,37 +139,40 @@ def _claim(folder: Path, plan: Plan) -> None:
 def _write_shard(file: Path, pictures: list[Picture], features, pool: ThreadPoolExecutor, skip_damaged: bool) -> None:
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    incomplete, damaged = file.with_name(f"{file.name}.incomplete"), []
-    writer = ArrayRecordWriter(str(incomplete), "group_size:1")  # what reading in any order needs
-    try:
-        for picture, (content, problem) in zip(pictures, pool.map(_read, pictures), strict=True):
-            if problem:
-                damaged.append(f"{picture}: {problem}")
-            else:
-                example = {"image": content, "label": picture.label, "file_name": picture.name}
-                writer.write(features.serialize_example(example))
-    finally:
-        writer.close()
-    if not skip_damaged:
-        _refuse(damaged)
+    damaged = []
+    with files.replacing(file) as new:
+        writer = ArrayRecordWriter(str(new), "group_size:1")  # what reading in any order needs
+        try:
+            for picture, (content, problem) in zip(pictures, pool.map(_read, pictures), strict=True):
+                if problem:
+                    damaged.append(f"{picture}: {problem}")
+                else:
+                    example = {"image": content, "label": picture.label, "file_name": picture.name}
+                    writer.write(features.serialize_example(example))
+        finally:
+            writer.close()
+        if not skip_damaged:
+            _refuse(damaged)
     for line in damaged:
         tqdm.write(f"left out {line}")
-    os.replace(incomplete, file)
 
 
 def _read(picture: Picture) -> tuple[bytes, str]:
     """Content, and what is wrong with it. An eighth of the size is decoded: all bytes are read, few are computed."""
-    with picture.file.open("rb") as file:
+    if picture.size > LARGEST:
+        return b"", f"{picture.size:,} bytes are no picture"
+    with files.regular(picture.file).open("rb") as file:
         file.seek(picture.offset)
         content = file.read(picture.size)
-    if len(content) != picture.size or not content:
-        return content, "cut off" if picture.size else "empty"
+        grown = not picture.offset and file.read(1)  # in an archive, something follows
+    if len(content) != picture.size or grown or not content:
+        return content, "cut off, or changed since it was listed" if picture.size else "empty"
     try:
-        with Image.open(io.BytesIO(content)) as image:
+        with crops.decoding(""), Image.open(io.BytesIO(content)) as image:
             image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        return content, str(e) or type(e).__name__
+    except InputError as e:
+        return content, str(e)
     return content, ""
 
 
@@ -172,23 +183,6 @@ def _refuse(damaged: list[str]) -> None:
             f"damaged pictures, at least {len(damaged)}: {named}. Get them anew, or leave damaged ones out with "
             "--skip_damaged"
         )
-
-
-def _features(classes: list[str]):
-    import tensorflow_datasets as tfds
-
-    image, label = tfds.features.Image(encoding_format="jpeg"), tfds.features.ClassLabel(names=classes)
-    return tfds.features.FeaturesDict({"image": image, "label": label, "file_name": tfds.features.Text()})
-
-
-def _length(shard: Path) -> int:
-    from array_record.python.array_record_module import ArrayRecordReader
-
-    reader = ArrayRecordReader(str(shard))
-    try:
-        return reader.num_records()
-    finally:
-        reader.close()
 
 
 def _describe(name: str, folder: Path, features, lengths: dict[str, list[int]]) -> None:
