@@ -1,45 +1,33 @@
 """What can't be converted is refused before anything is computed, with a sentence that says where and what to do."""
 
-import jax
 import numpy as np
 
 from convert.linear import fixed_axes, nonlinear
-from tppjax.activations import ACTIVATIONS
+from tppjax.activations import QCFS, ClippedReLU
 from tppjax.ann import Ann, sites, thresholds
 from tppjax.errors import InputError
 from tppjax.spiking import MODES, TWO_PHASE, max_pool_refused
 
 
-def check_activation(model) -> None:
-    """The model has one of our activations in its field `act`."""
-    act = getattr(model, "act", None)
-    if type(act) not in ACTIVATIONS.values():
-        known = ", ".join(cls.__name__ for cls in ACTIVATIONS.values())
-        raise InputError(
-            f"{type(model).__name__} has {'no field act' if act is None else f'act={act}'}, which can't be converted: "
-            f"give it one of {known} as act, and put self.act.copy(name=...) at each site"
-        )
-
-
-def _no_threshold(where: str) -> InputError:
-    return InputError(
-        f"no threshold at {where}: a network with plain ReLU learns none; choose them: convert.calibrate(ann, images), "
-        "ann being Ann(variables, model) if it is your own, or --calibrate mse in convert.evaluate"
-    )
-
-
-def check_thresholds(found) -> None:
-    """There are thresholds, all positive and finite."""
-    if not found:
-        raise _no_threshold("any site")
-    for site, theta in found.items():
-        if not isinstance(theta, jax.core.Tracer) and not np.all(np.isfinite(theta) & (np.asarray(theta) > 0)):
-            raise InputError(f"thresholds must be positive and finite; theta at {site} is {np.asarray(theta)}")
+def no_threshold(act, where: str = "any site") -> InputError:
+    """For a network with the activation `act`: why a threshold is missing `where`, and what to do."""
+    calibrate = "convert.calibrate(ann, images), ann being Ann(variables, model) if it is your own"
+    match act:
+        case QCFS():
+            do = f"QCFS trains them, so these variables are not its own; with act=ReLU(), choose them: {calibrate}"
+        case ClippedReLU():
+            do = f"the variables hold none; to set them to the bound, {act.bound:g}: {calibrate}"
+        case _:
+            do = "a network with plain ReLU learns none; choose them: "
+            do += f"{calibrate}, or --calibrate mse in convert.evaluate"
+    return InputError(f"no threshold at {where}: {do}")
 
 
 def check_mode(mode, known_sites):
     """`mode` as `Spiking` has it: a name, or a tuple of (site, name) with one for every site."""
-    names = {"all sites": mode} if isinstance(mode, str) else dict(mode)
+    if not isinstance(mode, str | dict):
+        raise InputError(f"mode is a name, or {{site: name}} for every site; got {mode!r}")
+    names = {"all sites": mode} if isinstance(mode, str) else mode
     for site, name in names.items():
         if name not in MODES:
             raise InputError(f"unknown mode {name!r} for {site}; known: {', '.join(MODES)}")
@@ -53,7 +41,7 @@ def check_mode(mode, known_sites):
 
 def check_order(order, T: int, modes: set[str]) -> None:
     """`order` is a permutation of the T steps, and some site has a use for it."""
-    if sorted(np.asarray(order).tolist()) != list(range(T)):
+    if np.shape(order) != (T,) or sorted(np.asarray(order).tolist()) != list(range(T)):
         raise InputError(f"order has each of the steps 0 to {T - 1} once; got {order}")
     if "shuffle" not in modes:
         raise InputError(f"an order is for mode 'shuffle'; got {', '.join(sorted(modes))}")
@@ -79,7 +67,7 @@ def check_network(ann: Ann, mode, input_shape) -> None:
         )
     found = sites(model, input_shape)
     if missing := [site for site in found if site not in thresholds(ann.variables)]:
-        raise _no_threshold(", ".join(missing))
+        raise no_threshold(model.act, ", ".join(missing))
     for site, (_, max_pool) in found.items():
         at_site = mode if isinstance(mode, str) else dict(mode)[site]
         if max_pool and at_site not in TWO_PHASE:

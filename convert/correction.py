@@ -15,11 +15,12 @@ import numpy as np
 from flax import traverse_util
 from tqdm import tqdm
 
-from convert.fold import fold_batch_norm
+from convert.fold import fold_batch_norm, known
 from convert.snn import example_keys, to_snn
 from tppjax import prng
 from tppjax.ann import Ann, watching
 from tppjax.batching import batches
+from tppjax.checks import check_ann, check_count, check_images, check_number
 from tppjax.errors import InputError
 
 LOGITS = "logits"  # where the network ends
@@ -32,7 +33,8 @@ class Linear(NamedTuple):
       path: in the network.
       shape: of its output.
       kernel_size: and `strides` and `padding`, as in `nn.Conv`.
-      plain: without groups, dilation and uneven padding.
+      plain: over two axes, without groups, dilation and uneven padding.
+      direct: whether its output is the very input of what it feeds.
     """
 
     path: str
@@ -41,6 +43,7 @@ class Linear(NamedTuple):
     strides: int | tuple[int, ...] = 1
     padding: int | str = 0
     plain: bool = True
+    direct: bool = False
 
 
 def correct(
@@ -54,7 +57,8 @@ def correct(
       T: number of time steps of the SNN that it is for.
       mode: likewise its neurons.
       weights: kernels and biases by least squares; otherwise biases, by the mean difference of each channel.
-      ridge: of least squares: penalty on the change, in parts of the mean square of the layer's inputs.
+      ridge: of least squares: penalty on the change, in parts of the mean square of the layer's inputs; at least 1e-6,
+        below which rounding would decide where the images don't.
       seed: of the draws of random modes.
       batch_size: images a call; by default up to 100, as many as suit the device's memory.
       progress: name of a progress bar over the layers, shown on a terminal.
@@ -64,17 +68,22 @@ def correct(
       The corrected network, without batch norm.
 
     Raises:
-      InputError: as `to_snn`; if there are no images; or if a layer has no bias, has groups, or is not one of those
-        whose sum feeds a site.
+      InputError: as `to_snn` and `fold_batch_norm`; if a number is out of range; if the images don't fit; or if a layer
+        has no bias, has groups, or is not one of those whose sum feeds a site. Only in networks of `models.MODELS` may
+        there be several, or something between them and the site.
     """
-    if len(images) == 0:
-        raise InputError("correction needs images of the training set; got none")
+    check_ann(ann)
     ann = fold_batch_norm(ann)
     snn = to_snn(ann, T, mode, **options)
+    images = check_images(ann, images, "correction")
+    check_number("ridge", ridge, at_least=1e-6)
+    check_count("seed", seed, at_least=0)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     batch_size = batch_size or min(100, snn.batch_size(images.shape[1:]))
     keys = example_keys(jax.random.key(seed, impl=prng.HASH), np.arange(len(images)))
     fed = feeding(ann, images.shape[-3:])
-    _check(fed, weights)
+    _check(fed, ann, weights)
     for site, layers in tqdm(fed.items(), desc=progress, disable=None if progress else True, leave=False):
         sums = None
         for x, key in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
@@ -93,24 +102,39 @@ def feeding(ann: Ann, input_shape) -> dict[str, tuple[Linear, ...]]:
     """The linear layers between each site and the one before it, in the order in which they run."""
     feeding, since = {}, []
 
+    def end(place, x):
+        feeding[place] = tuple(layer._replace(direct=y is x) for layer, y in since)
+        since.clear()
+
     def record(path, module, x, y):
         if isinstance(module, nn.Conv):
+            size = np.atleast_1d(module.kernel_size)
             plain = (module.feature_group_count, module.kernel_dilation, module.input_dilation) == (1, 1, 1)
-            plain = plain and isinstance(module.padding, int | str)
-            since.append(Linear(path, y.shape, tuple(module.kernel_size), module.strides, module.padding, plain))
+            plain = plain and len(size) == 2 and (module.padding in ("SAME", "VALID") or type(module.padding) is int)
+            layer = Linear(path, y.shape, tuple(size.tolist()), module.strides or 1, module.padding, plain)
+            since.append((layer, y))
         elif isinstance(module, nn.Dense):
-            since.append(Linear(path, y.shape))
+            since.append((Linear(path, y.shape), y))
         else:
-            feeding[path] = tuple(since)
-            since.clear()
+            end(path, x)
 
     with watching((nn.Conv, nn.Dense, type(ann.model.act)), record):
-        jax.eval_shape(ann.apply, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
-    return {**feeding, LOGITS: tuple(since)}
+        jax.eval_shape(lambda x: end(LOGITS, ann.apply(x)), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+    return feeding
 
 
-def _check(fed: dict[str, tuple[Linear, ...]], weights: bool) -> None:
+def _check(fed: dict[str, tuple[Linear, ...]], ann: Ann, weights: bool) -> None:
+    """Every refusal before anything is computed."""
+    params = traverse_util.flatten_dict(ann.variables["params"], sep="/")
+    paths = [layer.path for layers in fed.values() for layer in layers]
+    if again := sorted({path for path in paths if paths.count(path) > 1}):
+        raise InputError(f"can't correct {', '.join(again)}, since it runs more than once: make a layer for each place")
     for site, layers in fed.items():
+        if not known(ann.model) and [layer.direct for layer in layers] != [True]:
+            raise InputError(
+                f"can't correct what feeds {site}: outside tppjax.models that must be one nn.Conv or nn.Dense, with "
+                f"nothing between; found {', '.join(layer.path for layer in layers) or 'none'}. Convert without correct"
+            )
         if unfit := [layer.path for layer in layers if weights and not layer.plain]:
             raise InputError(f"can't correct the weights of {', '.join(unfit)}: groups, dilation or uneven padding")
         if len({layer.shape for layer in layers}) != 1:
@@ -118,6 +142,8 @@ def _check(fed: dict[str, tuple[Linear, ...]], weights: bool) -> None:
                 f"can't correct what feeds {site}: it takes one layer, or several whose outputs are added; found "
                 + (", ".join(f"{layer.path} {layer.shape[1:]}" for layer in layers) or "none")
             )
+        if f"{layers[0].path}/bias" not in params:
+            raise InputError(f"{layers[0].path} has no bias to correct; build the network with use_bias=True there")
 
 
 def _inspect(model, variables, x, **options):
@@ -180,7 +206,5 @@ def _changed(variables, layers: tuple[Linear, ...], change: np.ndarray) -> dict:
             part = np.moveaxis(part.reshape(old.shape[2], *layer.kernel_size, -1), 0, 2)
         params[f"{layer.path}/kernel"] = np.float32(old + part)
     at = f"{layers[0].path}/bias"
-    if at not in params:
-        raise InputError(f"{layers[0].path} has no bias to correct; build the network with use_bias=True there")
     params[at] = np.float32(params[at] + bias)
     return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}

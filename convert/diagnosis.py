@@ -9,8 +9,9 @@ import numpy as np
 from convert.correction import feeding
 from convert.snn import Snn, example_keys
 from tppjax import prng
-from tppjax.ann import Ann, thresholds, watching
+from tppjax.ann import Ann, sites, thresholds, watching
 from tppjax.batching import batches
+from tppjax.checks import check_ann, check_count, check_images
 from tppjax.errors import InputError
 from tppjax.thresholds import squared_error
 
@@ -92,22 +93,30 @@ def report(snn: Snn, images, ann: Ann | None = None, key=None, batch_size: int |
       The report.
 
     Raises:
-      InputError: if there are no images, or they don't fit the network.
+      InputError: if there are no images, they don't fit the network, or `ann` is another network.
     """
-    if len(images) == 0:
-        raise InputError("a report needs images; got none")
+    if not isinstance(snn, Snn) or snn.T is None:
+        raise InputError(f"a report is on what to_snn gives, before for_any_T(); got {type(snn).__name__}")
     ann = snn.ann if ann is None else ann
+    check_ann(ann)
+    images = check_images(ann, images, "a report")
+    fed = {site: tuple(layer.path for layer in layers) for site, layers in feeding(ann, images.shape[-3:]).items()}
+    if strangers := sites(ann.model, images.shape[-3:]).keys() - thresholds(snn.variables).keys():
+        raise InputError(f"ann is another network than the SNN, which has no {', '.join(sorted(strangers))}")
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     key = jax.random.key(0, impl=prng.HASH) if key is None else key
+    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) or key.shape:
+        raise InputError(f"key is one typed PRNG key, such as jax.random.key(0); got {key!r}")
     keys = example_keys(key, np.arange(len(images)))
     batch_size = batch_size or min(100, snn.batch_size(images.shape[1:]))
     sums = None
     for x, k in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
         new = jax.tree.map(np.float64, _sums(ann, snn, x, k))
         sums = new if sums is None else jax.tree.map(np.add, sums, new)
-    agreed, sites = sums
-    fed = {site: tuple(layer.path for layer in layers) for site, layers in feeding(ann, images.shape[-3:]).items()}
+    agreed, at_sites = sums
     *_, analog = fed.values()
-    rows = tuple(_row(site, fed[site], snn, sites[site], len(images)) for site in list(fed)[:-1])
+    rows = tuple(_row(site, fed[site], snn, at_sites[site], len(images)) for site in list(fed)[:-1])
     return Report(rows, snn.T, len(images), analog, snn.ann.history, agreed / len(images))
 
 
@@ -142,7 +151,7 @@ def _sums(ann: Ann, snn: Snn, images, keys):
     thetas = thresholds(snn.variables)
     modes = {site: snn.mode if isinstance(snn.mode, str) else snn.mode[site] for site in counts}
     sites = {site: _compared(y, counts[site], thetas[site], snn.T, modes[site]) for site, y in found.items()}
-    return (logits.argmax(-1) == wanted.argmax(-1)).sum(), sites
+    return (logits.argmax(-1) == wanted.argmax(-1)).mean() * len(images), sites
 
 
 def _compared(activation, count, theta, T: int, mode: str) -> dict:

@@ -6,7 +6,9 @@ import numpy as np
 from flax import traverse_util
 
 from tppjax.ann import Ann, thresholds
+from tppjax.checks import check_ann
 from tppjax.errors import InputError
+from tppjax.models import MODELS
 from tppjax.models.layers import EPSILON
 from tppjax.models.regnet import RegNet
 from tppjax.models.resnet import ResNet
@@ -19,12 +21,17 @@ def fold_batch_norm(ann: Ann) -> Ann:
     Exact but for rounding. A network without batch norm comes back as it is.
 
     Raises:
-      InputError: if the model has no option `norm`.
+      InputError: if there is batch norm in a network that is not one of `models.MODELS`, since where it stands and its
+        epsilon can't be told from variables; or if these are not finite, or a variance negative.
     """
+    check_ann(ann)
     if "batch_stats" not in ann.variables:
         return ann
-    if not hasattr(ann.model, "norm"):
-        raise InputError(f"{type(ann.model).__name__} has batch norm but no option norm to do without it")
+    if not known(ann.model):
+        raise InputError(
+            f"{type(ann.model).__name__} has batch norm, which can be folded into networks of tppjax.models only: "
+            "fold it into the weights before, and pass the network without it"
+        )
     params = traverse_util.flatten_dict(ann.variables["params"])
     statistics = traverse_util.flatten_dict(ann.variables["batch_stats"])
     for *above, norm, leaf in statistics:
@@ -47,7 +54,7 @@ def fold_thresholds(ann: Ann) -> Ann:
     no kernel and carries `theta_before / theta_behind` as a leaf `shortcut_scale`. Batch norm is folded first.
 
     Raises:
-      InputError: if a site has no threshold, or the network is not one of `models.MODELS`.
+      InputError: as `fold_batch_norm`; if a site has no threshold, or the network is not one of `models.MODELS`.
     """
     ann = fold_batch_norm(ann)
     thetas = thresholds(ann.variables)
@@ -68,13 +75,18 @@ def fold_thresholds(ann: Ann) -> Ann:
     return ann.replace(variables=variables, history=(*ann.history, "thresholds folded into the weights"))
 
 
+def known(model) -> bool:
+    """Whether `model` is of a class of `models.MODELS`, whose layers and names are known."""
+    return type(model) in {create.func for create in MODELS.values()}
+
+
 def _of_inputs(theta, kernel):
     """`theta` for each input of each output channel, to multiply `kernel`."""
-    heard, channels = kernel.shape[-2:]
-    if theta.size > heard:  # a group hears only its share of the channels
-        groups = theta.size // heard
-        return np.repeat(theta.reshape(groups, heard).T, channels // groups, axis=1)
-    return np.resize(theta, heard)[:, None]  # a flatten repeats the channels
+    inputs, channels = kernel.shape[-2:]
+    if theta.size > inputs:  # a group gets only its share of the channels
+        groups = theta.size // inputs
+        return np.repeat(theta.reshape(groups, inputs).T, channels // groups, axis=1)
+    return np.resize(theta, inputs)[:, None]  # a flatten repeats the channels
 
 
 def _padded(theta, like):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
+from tppjax.checks import logits_shape
 from tppjax.models.layers import avg_pool
 
 LINEAR = {
@@ -58,13 +59,16 @@ def fixed_axes(model: nn.Module, variables, input_shape) -> str:
 
     Arguments as `nonlinear`. Two axes, of sizes that nothing else has, show by the shape of the logits whether a layer
     counts from the front; a layer that can't have two axes at all tells nothing.
+
+    Raises:
+      InputError: as `logits_shape`.
     """
     through = model.clone(act=Identity())
 
     def result(*lead):
         return jax.eval_shape(through.apply, variables, jax.ShapeDtypeStruct((*lead, *input_shape), jnp.float32)).shape
 
-    _, *of_one = result(1)
+    _, *of_one = logits_shape(through, variables, input_shape)
     for lead in ((), (101, 103)):
         try:
             shape = result(*lead)

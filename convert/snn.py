@@ -10,10 +10,11 @@ import numpy as np
 from flax import struct, traverse_util
 
 from convert import steps
-from convert.checks import check_activation, check_frames, check_mode, check_network, check_order, check_thresholds
+from convert.checks import check_frames, check_mode, check_network, check_order, no_threshold
 from tppjax import prng, sharding
 from tppjax.activations import QCFS
 from tppjax.ann import Ann, check_hashable, sites, size, thresholds
+from tppjax.checks import check_ann, check_number
 from tppjax.counts import check_steps
 from tppjax.errors import InputError
 from tppjax.spiking import RANDOM, TWO_PHASE, Spiking, in_time
@@ -117,6 +118,10 @@ class Snn(struct.PyTreeNode):
 
     def trace(self, x, key=None) -> Trace:
         """Logits, spikes and potentials at every step; time is never folded here, so T passes are paid.
+
+        With the key of `apply` it shows the spikes that `apply` counts, and the mean of its logits is that of `apply`,
+        but for rounding. Not where `apply` folds time and a site is "tpp": there `apply` draws the count from its law
+        with one random number a neuron, and the trace draws at each of T steps. Both follow one law; counts differ.
 
         Raises:
           InputError: as `apply`.
@@ -240,14 +245,15 @@ def to_snn(
     """
     check_steps(T)
     ann = _ann(params, model)
+    check_ann(ann)
     check_hashable(ann.model)
-    check_activation(ann.model)
     mode = check_mode(mode, thresholds(ann.variables))
     v_init, shift = _beginning(ann.model.act, v_init, shift)
     if ann.preprocessing is not None:
         check_network(ann, mode, ann.preprocessing.input_shape)
         check_frames(ann.preprocessing.frames, int(T))
-    check_thresholds(thresholds(ann.variables))
+    if not thresholds(ann.variables):
+        raise no_threshold(ann.model.act)
     folded = _modes(mode) <= set(TWO_PHASE)
     time = in_time(int(T)) if folded else {}
     if order is not None:
@@ -273,8 +279,8 @@ def _beginning(act, v_init, shift) -> tuple[float, float]:
     if v_init is None and shift is None:
         return (0.5, 0.0) if isinstance(act, QCFS) else (0.0, 0.5)
     for name, value in (("v_init", v_init), ("shift", shift)):
-        if value is not None and not math.isfinite(value):
-            raise InputError(f"{name} is a finite number of thresholds; got {value}")
+        if value is not None:
+            check_number(name, value, at_least=-math.inf)
     return float(v_init or 0), float(shift or 0)
 
 

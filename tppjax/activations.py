@@ -6,11 +6,15 @@ windows of its input first: for an activation that never falls this equals pooli
 can do it too.
 """
 
+import math
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from tppjax import counts
+from tppjax.errors import InputError
 
 
 def clipped_relu(x, theta):
@@ -57,30 +61,55 @@ class ReLU(nn.Module):
 
 
 class ClippedReLU(nn.Module):
-    """`clip(x, 0, theta)` with `theta` held at `bound`, one number a layer."""
+    """`clip(x, 0, theta)` with `theta` held at `bound`, one number a layer; also where the variables hold no `theta`.
+
+    Raises:
+      InputError: if `bound` is not positive and finite.
+    """
 
     bound: float = 2.0
     max_pool: tuple[int, int, int] | None = None
+
+    def __post_init__(self):
+        _check_height(self, "bound", self.bound)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x):
         """`clip(x, 0, theta)`, any shape."""
         x = max_pool(x, self.max_pool)
-        return clipped_relu(x, jax.lax.stop_gradient(_theta(self, self.bound, x.shape)))
+        missing = not self.is_initializing() and not self.has_variable("params", "theta")
+        theta = jnp.full(x.shape, self.bound, x.dtype) if missing else _theta(self, self.bound, x.shape)
+        return clipped_relu(x, jax.lax.stop_gradient(theta))
 
 
 class QCFS(nn.Module):
-    """Quantisation clip-floor-shift with a trained `theta`, one number a layer (the lambda of Bu et al.)."""
+    """Quantisation clip-floor-shift with a trained `theta`, one number a layer (the lambda of Bu et al.).
+
+    Raises:
+      InputError: if `L` is not a whole number of at least 1, or `theta_init` not positive and finite.
+    """
 
     L: int = 8
     theta_init: float = 8.0
     max_pool: tuple[int, int, int] | None = None
+
+    def __post_init__(self):
+        if isinstance(self.L, bool) or not isinstance(self.L, int | np.integer) or self.L < 1:
+            raise InputError(f"L of QCFS is its number of levels, a whole number of at least 1; got {self.L!r}")
+        _check_height(self, "theta_init", self.theta_init)
+        super().__post_init__()
 
     @nn.compact
     def __call__(self, x):
         """`qcfs(x, theta, L)`, any shape."""
         x = max_pool(x, self.max_pool)
         return qcfs(x, _theta(self, self.theta_init, x.shape), self.L)
+
+
+def _check_height(module: nn.Module, name: str, value) -> None:
+    if not 0 < value < math.inf:
+        raise InputError(f"{name} of {type(module).__name__} is positive and finite; got {value}")
 
 
 def _theta(site: nn.Module, init: float, shape):

@@ -21,6 +21,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from tppjax import activations, models, sharding
 from tppjax.activations import ACTIVATIONS
 from tppjax.batching import map_examples
+from tppjax.checks import as_images, check_ann, check_count, check_images
 from tppjax.data import Images, Preprocessing
 from tppjax.errors import InputError
 
@@ -44,7 +45,11 @@ class Ann(struct.PyTreeNode):
         return f"Ann({type(self.model).__name__}, {size(self.variables)})"
 
     def apply(self, x):
-        """Logits `[B, K]` of images `[B, H, W, C]` or recordings `[B, frames, H, W, C]`: pixels, or normalised."""
+        """Logits `[B, K]` of images `[B, H, W, C]` or recordings `[B, frames, H, W, C]`: pixels, or normalised.
+
+        Raises:
+          InputError: as `frames`.
+        """
         return self.model.apply(self.variables, self.input(x))
 
     def input(self, images):
@@ -61,19 +66,20 @@ class Ann(struct.PyTreeNode):
 
         Raises:
           InputError: if `images` are not a batch that the network takes: `[B, H, W, C]`, or recordings
-            `[B, frames, H, W, C]`.
+            `[B, frames, H, W, C]`; an array, or what can be made one, without NaN.
         """
         images = self.batch(images)
         return images if self.preprocessing is None else self.preprocessing(images)
 
     def batch(self, images):
-        """The images as they are, after all that `frames` refuses has been; nothing is computed.
+        """The images as an array, after all that `frames` refuses has been; nothing is computed.
 
         Raises:
           InputError: as `frames`.
         """
-        if getattr(images, "ndim", None) not in (4, 5):
-            raise InputError(f"the network takes a batch of images [B, H, W, C]; got shape {np.shape(images)}")
+        images = as_images(images)
+        if images.ndim not in (4, 5):
+            raise InputError(f"the network takes a batch of images [B, H, W, C]; got shape {images.shape}")
         if self.preprocessing is not None:
             if images.ndim == 5 and images.shape[1] != self.preprocessing.frames:
                 expected = self.preprocessing.frames or "no"
@@ -113,7 +119,8 @@ def sites(model: nn.Module, input_shape) -> dict[str, Site]:
     """Every copy of `model.act` by its path, in the order in which they run. Found once for each model and shape.
 
     Raises:
-      InputError: if one copy runs twice, since spiking neurons can stand at one place only; or as `check_hashable`.
+      InputError: if there is none, or one copy runs twice, since spiking neurons can stand at one place only; or as
+        `check_hashable`.
     """
     check_hashable(model)
     return dict(_sites(model, tuple(input_shape)))
@@ -130,6 +137,8 @@ def _sites(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Site]:
 
     with watching((type(model.act),), record):
         jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(input_shape, jnp.float32))
+    if not found:
+        raise InputError(f"{type(model).__name__} has no site: put self.act.copy(name=...) where its activations are")
     return found
 
 
@@ -276,7 +285,20 @@ def accuracy(ann: Ann, images: Images, at_once: int | None = None) -> float:
       ann: the network.
       images: with their labels.
       at_once: images a call; by default as many as suit the device's memory.
+
+    Raises:
+      InputError: if the network can't be run on these images, or there is not one label for each.
     """
+    check_ann(ann)
+    if not hasattr(images, "stream"):
+        raise InputError(f"accuracy takes tppjax.data.Images(images, labels); got {type(images).__name__}")
+    if isinstance(images, Images):
+        images = Images(as_images(images), np.asarray(images.labels))
+        if images.labels.shape != images.images.shape[:1]:
+            raise InputError(f"one label for each of {len(images.images)} images, [N]; got {images.labels.shape}")
+    check_images(ann, images[:1], "accuracy")
+    if at_once is not None:
+        check_count("at_once", at_once)
     at_once = at_once or images_at_once(ann.model, images[:1].images.shape)
     return 100 * float(np.mean(map_examples(functools.partial(_correct, ann), images, at_once)))
 

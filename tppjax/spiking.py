@@ -56,6 +56,8 @@ class Spiking(nn.Module):
         """
         theta = self.get_variable("params", "theta")
         mode = self.mode if isinstance(self.mode, str) else dict(self.mode)["/".join(self.path)]
+        if mode not in MODES:
+            raise InputError(f"unknown mode {mode!r}; known: {', '.join(MODES)}")
         if self.max_pool and mode not in TWO_PHASE:
             raise InputError(max_pool_refused(mode, "/".join(self.path)))
         return self._rate(mode, x, theta) if self.folded else self._step(mode, x, theta)
@@ -71,6 +73,8 @@ class Spiking(nn.Module):
                 count = counts.rounded(v, theta, T)
             case "unbiased":
                 count = counts.unbiased(v, theta, T, self.make_rng("spikes"))
+            case _:
+                raise InputError(f"mode {mode!r} has no folded version; known: {', '.join(TWO_PHASE)}")
         # A compiler repeats cheap operations, and all before them, for each reader of the result: it would draw twice.
         # A division by what it doesn't know is not cheap; and the count is read off the rate, exactly.
         rate = theta * count / T
@@ -130,10 +134,9 @@ class Spiking(nn.Module):
         match mode:
             case "rounded":
                 s = neurons.rounded_step(counts.rounded(v, theta, self.T), left, self.T)
-            case "unbiased":
-                count = counts.unbiased(v, theta, self.T, jax.random.fold_in(key, self.T))
-                s = neurons.tpp_step(count, fired.value, left, now)
-            case _:
+            case "unbiased":  # the count that is drawn when folded
+                s = neurons.tpp_step(counts.unbiased(v, theta, self.T, key), fired.value, left, now)
+            case "tpp" | "shuffle":
                 s = neurons.tpp_step(u, fired.value, left, now)
         fired.value += s
         return s

@@ -8,9 +8,10 @@ import numpy as np
 from flax import traverse_util
 
 from tppjax import counts
-from tppjax.activations import ReLU
-from tppjax.ann import Ann, images_at_once, site_inputs
+from tppjax.activations import ClippedReLU, ReLU
+from tppjax.ann import Ann, images_at_once, site_inputs, sites, thresholds
 from tppjax.batching import batches
+from tppjax.checks import check_ann, check_count, check_images, check_number
 from tppjax.counts import check_steps
 from tppjax.errors import InputError
 from tppjax.histogram import Histogram
@@ -34,6 +35,9 @@ def calibrate(
 ) -> Ann:
     """The network with a threshold at each site, from its activations on `images`.
 
+    A network with `ClippedReLU` whose variables hold no `theta` gets its bound there, which changes nothing, whatever
+    the other arguments.
+
     Args:
       ann: a network with plain ReLU.
       images: calibration images `[N, H, W, C]`, of the training set; their order does not matter.
@@ -51,10 +55,20 @@ def calibrate(
       The network with a leaf `theta` at each site, `[C]` or `[]`; a dead channel has the largest threshold of its site.
 
     Raises:
-      InputError: on unknown names, no images, or a network that has thresholds, which were trained with it.
+      InputError: on unknown names, numbers out of range, a network that can't be run on these images, no images, or a
+        network that has thresholds, which were trained with it.
     """
-    _check(ann, images, method, per, T, mode, percentile)
-    observed = observe(ann, images, batch_size) if observed is None else observed
+    check_ann(ann)
+    _check_choice(method, per, T, mode, percentile)
+    if isinstance(ann.model.act, ClippedReLU):
+        images = check_images(ann, images, "calibration")
+        missing = sites(ann.model, (1, *images.shape[-3:])).keys() - thresholds(ann.variables).keys()
+        if missing:
+            bounds = dict.fromkeys(missing, np.float32(ann.model.act.bound))
+            return with_thresholds(ann, bounds, f"thresholds: the bound of ClippedReLU, {ann.model.act.bound:g}")
+    check_plain(ann)
+    images = check_images(ann, images, "calibration")
+    observed = _observe(ann, images, batch_size) if observed is None else observed
     thetas = choose(observed, method, per, T=T, mode=mode, percentile=percentile)
     detail = {"max": "", "percentile": f" {percentile}", "mse": f" at T={T} for {mode}"}[method]
     return with_thresholds(ann, thetas, f"thresholds: {method}{detail} per {per}, from {len(images)} images")
@@ -62,19 +76,28 @@ def calibrate(
 
 def observe(ann: Ann, images, batch_size: int | None = None) -> dict[str, Histogram]:
     """Histograms of what reaches each site, on `images`; one pass. Arguments and errors as `calibrate`."""
+    check_ann(ann)
     check_plain(ann)
-    _check_images(images)
+    return _observe(ann, check_images(ann, images, "calibration"), batch_size)
+
+
+def _observe(ann: Ann, images, batch_size: int | None) -> dict[str, Histogram]:
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     run = jax.jit(lambda ann, x: site_inputs(ann.model, ann.variables, ann.input(x))[1])
     found: dict[str, Histogram] = {}
     at_once = batch_size or images_at_once(ann.model, images.shape, kept=True)
     for batch in batches(images, at_once):
-        for site, x in run(ann, batch).items():
-            found.setdefault(site, Histogram(x.shape[-1])).add(np.asarray(x))
+        for site, x in jax.tree.map(np.asarray, run(ann, batch)).items():
+            if not np.isfinite(x.max()):
+                raise InputError(f"what reaches {site} is not finite: check the range of the images and of the weights")
+            found.setdefault(site, Histogram(x.shape[-1])).add(x)
     return found
 
 
 def choose(histograms: dict[str, Histogram], method: str, per: str, *, T: int, mode: str, percentile=99.9) -> dict:
     """`{site: theta}` from the histograms of `observe`; arguments as `calibrate`."""
+    _check_choice(method, per, T, mode, percentile)
     thetas = {}
     for site, histogram in histograms.items():
         histogram = histogram if per == "channel" else histogram.pooled()
@@ -114,6 +137,9 @@ def squared_error(x, theta, T: int, mode: str):
     """Expected squared error of the rate `theta count / T` as an estimate of `x > 0`, clipping included; elementwise.
 
     For "baseline" and "shuffle" that of "rounded", which is what they come to if their input does not change in time.
+
+    Raises:
+      InputError: on an unknown mode.
     """
     u = counts.in_thresholds(T * x, theta)
     inside = jnp.clip(u, 0, T)
@@ -125,8 +151,10 @@ def squared_error(x, theta, T: int, mode: str):
             more = inside - low
         case "floor":
             more = inside >= T
-        case _:
+        case "rounded" | "baseline" | "shuffle":
             more = inside - low >= 0.5
+        case _:
+            raise InputError(f"unknown mode {mode!r}; known: {', '.join((*MODES, 'floor'))}")
     return (theta / T) ** 2 * ((1 - more) * (low - u) ** 2 + more * (low + 1 - u) ** 2)
 
 
@@ -138,24 +166,18 @@ def with_thresholds(ann: Ann, thetas: dict, how: str) -> Ann:
     return ann.replace(variables=variables, history=(*ann.history, how))
 
 
-def _check(ann, images, method, per, T, mode, percentile):
+def _check_choice(method, per, T, mode, percentile):
     check_steps(T)
     known = {"method": (method, METHODS), "per": (per, ("channel", "layer")), "mode": (mode, (*MODES, "floor"))}
     for name, (value, names) in known.items():
         if value not in names:
             raise InputError(f"unknown {name} {value!r}; known: {', '.join(names)}")
+    check_number("percentile", percentile)
     if not 0 < percentile <= 100:
         raise InputError(f"percentile is above 0 and at most 100, in percent; got {percentile}")
-    check_plain(ann)
-    _check_images(images)
 
 
 def check_plain(ann: Ann) -> None:
     """Raises InputError if the network has thresholds of its own."""
     if not isinstance(ann.model.act, ReLU):
         raise InputError(f"a network with {type(ann.model.act).__name__} learned its thresholds: nothing to calibrate")
-
-
-def _check_images(images):
-    if len(images) == 0:
-        raise InputError("calibration needs images of the training set; got none")

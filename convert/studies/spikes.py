@@ -15,7 +15,8 @@ from convert import experiment, paper, pictures
 from convert.experiment import Experiment, Subject
 from convert.studies import study
 from convert.studies.study import Section
-from tppjax.ann import Ann, sites, watching
+from tppjax.ann import Ann, sites
+from tppjax.errors import InputError
 
 NAME = "spikes"
 TITLE = "Spikes, synaptic operations and energy (figures 5 and 6, tables 8 to 10)"
@@ -81,7 +82,8 @@ def operations(ann: Ann, x, counts) -> dict[str, jax.Array]:
     Every weight is made one, and every site gives its spikes: then what comes out of a layer is the number of weights
     that were added up there, borders and strides included. A spike that passes an average pool of k x k pixels counts
     as 1 / k^2 afterwards, as if the pool were computed first; its own additions, those of the shortcuts without weights
-    and of the neurons themselves are not counted.
+    and of the neurons themselves are not counted. Where a layer gets what another one puts out, with no site between,
+    each input counts as one, as a pixel does.
 
     Args:
       ann: the network.
@@ -90,26 +92,39 @@ def operations(ann: Ann, x, counts) -> dict[str, jax.Array]:
     """
     found = {}
 
-    def record(path, module, x, y):
-        found[path] = y.reshape(len(y), -1).sum(axis=1)
+    def count(call, args, kwargs, context):
+        if type(context.module) not in (nn.Conv, nn.Dense) or context.method_name != "__call__":
+            return call(*args, **kwargs)
+        y = call(jnp.where(jnp.isnan(args[0]), 1.0, args[0]))
+        found["/".join(context.module.path)] = y.reshape(len(y), -1).sum(axis=1)
+        return jnp.full_like(y, jnp.nan)  # so that it is told from spikes behind pools, norms and sums, up to a site
 
     def one(path, leaf):  # not as a constant, behind which XLA adds up wrongly on a CPU (jax 0.10)
         return 0 * leaf + (path[-1] == "kernel")
 
     params = traverse_util.path_aware_map(one, ann.variables["params"])
     given = traverse_util.unflatten_dict({f"{site}/value": count for site, count in counts.items()}, sep="/")
-    with watching((nn.Conv, nn.Dense), record):
+    with nn.intercept_methods(count):
         ann.model.clone(act=Given()).apply({**ann.variables, "params": params, "given": given}, x)
     return found
 
 
 def energy(ann: Ann, rows) -> dict:
-    """Operations and picojoules for one image: `{"ann": {...}, "analog": ..., (mode, T): {...}}`."""
+    """Operations and picojoules for one image: `{"ann": {...}, "analog": ..., (mode, T): {...}}`.
+
+    Raises:
+      InputError: if a layer gets what another one puts out, with no site between.
+    """
     shape = ann.preprocessing.input_shape
     at = sites(ann.model, shape)
     spikes = {value: {site: jnp.full((1, *s.shape), float(value)) for site, s in at.items()} for value in (0, 1)}
     macs = sum(float(n[0]) for n in operations(ann, jnp.ones((1, *shape)), spikes[1]).values())
     analog = sum(float(n[0]) for n in operations(ann, jnp.ones((1, *shape)), spikes[0]).values())
+    if between := [layer for layer, n in operations(ann, jnp.zeros((1, *shape)), spikes[0]).items() if n[0] > 0]:
+        raise InputError(
+            f"the energy can't be told: {', '.join(between)} gets no spikes, but what another layer of weights puts "
+            "out; put a site between them"
+        )
     cost = {"ann": {"operations": macs, "energy": macs * MULTIPLY_ACCUMULATE}, "analog": analog}
     for r in rows:
         additions = sum(r["additions"].values())

@@ -1,5 +1,7 @@
 """Correction layer by layer, and the report that says where a conversion loses."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import numpy as np
@@ -10,6 +12,7 @@ from configs.digits import Digits
 from convert import evaluate
 from tppjax import ann, data
 from tppjax.activations import ReLU
+from tppjax.errors import InputError
 from train import digits
 
 
@@ -107,7 +110,7 @@ def test_layers_that_cannot_be_corrected_are_named():
     x = np.random.default_rng(0).normal(size=(30, 5, 5, 2)).astype(np.float32)
     for layers, message in (
         (1, r"the weights of conv0: groups"),
-        (2, r"feeds fire: .* conv0 \(5, 5, 4\), conv1 \(5, 5, 5\)"),
+        (2, r"feeds fire: outside tppjax\.models that must be one .*, with nothing between; found conv0, conv1"),
     ):
         model = Grouped(ReLU(), layers)
         network = convert.calibrate(ann.Ann(model.init(jax.random.key(0), x), model), x)
@@ -116,10 +119,28 @@ def test_layers_that_cannot_be_corrected_are_named():
 
 
 def test_refusals(relu, images):
+    """None of them computes anything first."""
     calibrated = convert.calibrate(relu, images)
-    with pytest.raises(ValueError, match="correction needs images of the training set"):
-        convert.correct(calibrated, images[:0], 4, "tpp")
-    with pytest.raises(ValueError, match="a report needs images"):
-        convert.report(convert.to_snn(calibrated), images[:0])
-    with pytest.raises(ValueError, match="T is the number of time steps"):
-        convert.correct(calibrated, images, 0, "tpp")
+    snn, nan = convert.to_snn(calibrated), np.full((2, 8, 8, 1), np.nan, np.float32)
+    correct = partial(convert.correct, calibrated, images, 4, "tpp")
+    calls = {
+        r"correction needs images \[N, H, W, C\]; got none": lambda: convert.correct(calibrated, images[:0], 4, "tpp"),
+        r"a report needs images \[N, H, W, C\]; got none": lambda: convert.report(snn, images[:0]),
+        "T is the number of time steps": lambda: convert.correct(calibrated, images, 0, "tpp"),
+        "ridge is a finite number of at least 1e-06; got nan": lambda: correct(ridge=np.nan),
+        "ridge is .*; got 0": lambda: correct(ridge=0),
+        "seed is a whole number of at least 0; got 0.5": lambda: correct(seed=0.5),
+        "batch_size is a whole number of at least 1; got -1": lambda: correct(batch_size=-1),
+        "batch_size is .*; got 0": lambda: convert.report(snn, images, batch_size=0),
+        "batch_size is .*; got 1.5": lambda: convert.report(snn, images, batch_size=1.5),
+        "NaN or infinity, first in image 0": lambda: convert.report(snn, nan),
+        "one typed PRNG key": lambda: convert.report(snn, images, key=0),
+        "a report is on what to_snn gives": lambda: convert.report(calibrated, images),
+        "VGG has act=Spiking, which can't be converted": lambda: convert.correct(snn, images, 4, "tpp"),
+        "a network is tppjax.ann.Ann.variables, model": lambda: convert.correct(relu.model, images, 4, "tpp"),
+        "mode is a name, or .* got 3": lambda: convert.to_snn(calibrated, mode=3),
+        "v_init is a finite number .* got nan": lambda: convert.to_snn(calibrated, mode="baseline", v_init=np.nan),
+    }
+    for message, call in calls.items():
+        with pytest.raises(InputError, match=message):
+            call()

@@ -1,6 +1,5 @@
 """Folding changes the parameters and not the function."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +10,7 @@ from tests.convert.networks import exact, mlp
 from tppjax import ann, data, models, thresholds
 from tppjax.activations import QCFS, ReLU
 from tppjax.ann import Ann
+from tppjax.errors import InputError
 
 MODELS = {
     "vgg": ("vgg_small", {"hidden": (9,)}),
@@ -49,14 +49,6 @@ def test_batch_norm(kind):
     assert not folded.model.norm
     np.testing.assert_allclose(folded.apply(IMAGES), unfolded.apply(IMAGES), rtol=1e-4, atol=1e-4)
     assert convert.fold_batch_norm(folded) is folded
-
-
-def test_batch_norm_that_cannot_be_left_out():
-    class Own(nn.Module):
-        act: nn.Module
-
-    with pytest.raises(ValueError, match="Own has batch norm but no option norm"):
-        convert.fold_batch_norm(Ann({"params": {}, "batch_stats": {}}, Own(ReLU()), data.info("digits")))
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -98,5 +90,8 @@ def test_thresholds_refusals():
         convert.fold_thresholds(Ann(variables, model, data.info("digits")))
     bare = network("vgg", ReLU())
     params = {k: v for k, v in bare.variables["params"].items() if not k.startswith("act")}
-    with pytest.raises(ValueError, match="no threshold at act1_1: calibrate the network first"):
+    with pytest.raises(InputError, match="no threshold at act1_1: calibrate the network first"):
         convert.fold_thresholds(bare.replace(variables={**bare.variables, "params": params}))
+    statistics = jax.tree.map(lambda leaf: -leaf, bare.variables["batch_stats"])
+    with pytest.raises(InputError, match=r"a variance is at least 0; .* in batch_stats/norm1_1/var"):
+        convert.fold_batch_norm(bare.replace(variables={**bare.variables, "batch_stats": statistics}))

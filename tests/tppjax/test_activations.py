@@ -7,6 +7,7 @@ import pytest
 
 from tppjax import activations
 from tppjax.activations import QCFS, ClippedReLU, ReLU
+from tppjax.errors import InputError
 
 
 @pytest.mark.parametrize(("L", "theta"), [(1, 1.0), (4, 0.7), (8, 8.0)])
@@ -56,3 +57,21 @@ def test_clipped_relu_keeps_its_bound_when_trained():
         return ClippedReLU().apply(variables, jnp.full(3, 9.0)).sum()
 
     assert jax.grad(loss)({"params": {"theta": jnp.array(1.0)}})["params"]["theta"] == 0
+
+
+@pytest.mark.parametrize("L", [0, -1, 1.5, True])
+def test_levels_are_refused(L):
+    with pytest.raises(InputError, match=f"L of QCFS is its number of levels, .* got {L}"):
+        QCFS(L=L)
+
+
+@pytest.mark.parametrize("height", [0, -1.0, np.nan, np.inf])
+def test_heights_are_refused(height):
+    with pytest.raises(InputError, match="bound of ClippedReLU is positive and finite"):
+        ClippedReLU(bound=height)
+    with pytest.raises(InputError, match="theta_init of QCFS is positive and finite"):
+        QCFS(theta_init=height)
+
+
+def test_clipped_relu_without_theta_clips_at_its_bound():
+    np.testing.assert_array_equal(ClippedReLU(bound=6.0).apply({}, jnp.array([-1.0, 5.0, 9.0])), [0, 5, 6])

@@ -8,7 +8,9 @@ import pytest
 
 from tppjax import ann, counts, data, models, thresholds
 from tppjax.activations import QCFS, ReLU
+from tppjax.errors import InputError
 from tppjax.histogram import BINS, Histogram
+from tppjax.spiking import Spiking, in_time
 
 
 @pytest.fixture(scope="module")
@@ -151,12 +153,54 @@ def test_per_layer(network, images):
         ({"mode": "poisson"}, "unknown mode 'poisson'; known: baseline, .*, floor"),
         ({"percentile": 150.0}, "percentile is above 0 and at most 100, in percent; got 150"),
         ({"T": 0}, "T is the number of time steps"),
-        ({"images": np.zeros((0, 8, 8, 1), np.uint8)}, "calibration needs images of the training set"),
+        ({"percentile": float("nan")}, "percentile is a finite number"),
+        ({"percentile": "99"}, "percentile is a finite number .* got '99'"),
+        ({"T": 4.0}, "T is the number of time steps"),
+        ({"batch_size": -1}, "batch_size is a whole number of at least 1; got -1"),
+        ({"batch_size": True}, "batch_size is a whole number of at least 1; got True"),
+        ({"images": np.zeros((0, 8, 8, 1), np.uint8)}, r"calibration needs images \[N, H, W, C\]; got none"),
+        ({"images": np.zeros((8, 8, 1), np.uint8)}, r"takes a batch of images \[B, H, W, C\]; got shape \(1, 8, 1\)"),
+        ({"images": np.full((2, 8, 8, 1), 3e38, np.float32)}, r"what reaches act\w* is not finite"),
     ],
 )
 def test_refusals(network, images, options, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(InputError, match=message):
         thresholds.calibrate(network, **{"images": images, **options})
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.nan, "the network's variables hold NaN or infinity, in params/head/kernel"),
+        (np.inf, "the network's variables hold NaN or infinity, in params/head/kernel"),
+    ],
+)
+def test_variables_that_are_not_finite(network, images, value, message):
+    params = network.variables["params"]
+    head = {**params["head"], "kernel": np.full_like(params["head"]["kernel"], value)}
+    with pytest.raises(InputError, match=message):
+        thresholds.calibrate(network.replace(variables={"params": {**params, "head": head}}), images)
+
+
+def test_unknown_modes_are_nobody_elses(values):
+    known = "unknown mode 'Tpp'; known: baseline, shuffle, tpp, rounded, unbiased, floor"
+    with pytest.raises(InputError, match=known):
+        thresholds.squared_error(jnp.ones(2), 1.0, 4, "Tpp")
+    with pytest.raises(InputError, match=known):
+        thresholds.least_error(histogram(values), 4, "Tpp")
+    for options in ({"mode": "Tpp"}, {"method": "mean"}, {"per": "neuron"}):
+        with pytest.raises(InputError, match="unknown"):
+            thresholds.choose({}, **{"method": "max", "per": "layer", "T": 4, "mode": "tpp", **options})
+
+
+@pytest.mark.parametrize("folded", [True, False])
+def test_unknown_modes_of_spiking_neurons(folded):
+    site = Spiking("Tpp", T=4, folded=folded)
+    with pytest.raises(InputError, match="unknown mode 'Tpp'; known: baseline, shuffle, tpp, rounded, unbiased"):
+        site.apply({"params": {"theta": 1.0}, "time": in_time(4)}, jnp.ones(3), mutable=["state"])
+    if folded:
+        with pytest.raises(InputError, match="mode 'baseline' has no folded version"):
+            site.clone(mode="baseline").apply({"params": {"theta": 1.0}, "time": in_time(4)}, jnp.ones(3))
 
 
 def test_learned_thresholds_are_not_overwritten(network, images):
