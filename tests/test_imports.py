@@ -12,7 +12,8 @@ WITHIN_TPPJAX = {  # what the bottom of the core may import of the core
     "files.py": {"errors"},
     "counts.py": {"errors"},
     "neurons.py": {"counts"},
-    "activations.py": {"counts"},
+    "activations.py": {"counts", "errors"},
+    "checks.py": {"activations", "errors"},
     "spiking.py": {"counts", "neurons", "activations", "errors"},
 }
 
