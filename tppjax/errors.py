@@ -6,3 +6,11 @@ class InputError(ValueError):
 
     Commands print it as one line. Everything else keeps its traceback, since it may be a bug.
     """
+
+
+def check_number(name: str, value, least, most, above: bool = False) -> None:
+    """Raises InputError unless `value`, of the option `name`, lies from `least`, or `above` it, to `most`."""
+    if not (value > least if above else value >= least):
+        raise InputError(f"{name} must be {'above' if above else 'at least'} {least}; got {value}")
+    if not value <= most:
+        raise InputError(f"{name} must be at most {most}; got {value}")
