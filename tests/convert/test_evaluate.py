@@ -48,9 +48,10 @@ def test_figures_are_those_of_the_networks_run_by_hand(evaluated, digits_ann, di
 def test_files(evaluated):
     results, out = evaluated
     reports = {f"report-{mode}.txt" for mode in ALL}
-    assert {p.name for p in out.iterdir()} == {"accuracy.csv", "accuracy.png", "results.json", *reports}
+    assert {p.name for p in out.iterdir()} == {".lock", "accuracy.csv", "accuracy.png", "results.json", *reports}
     written = json.loads((out / "results.json").read_text())
-    assert {**written, "ann": results["ann"]} == results
+    assert len(written.pop("sha256")) == 64
+    assert written == results
     assert all(row["command"].startswith("python -m convert.evaluate") for row in results["rows"])
     assert all({"tppjax", "jax"} <= row["versions"].keys() for row in results["rows"])
     with (out / "accuracy.csv").open() as f:
@@ -134,7 +135,14 @@ def test_every_mode_is_checked_before_the_first_runs(digits_ann, tmp_path, monke
         ({"seeds": 0}, "--seeds must be at least 1; got 0"),
         ({"limit": 0}, "--limit must be at least 1; got 0"),
         ({"batch_size": -1}, "--batch_size must be at least 1"),
-        ({"T": (4, 0)}, "T at least 1"),
+        ({"limit": 10**30}, "--limit must be at most 2147483647"),
+        ({"calibration_images": 0}, "--calibration_images must be at least 1"),
+        ({"percentile": float("nan")}, "--percentile must be above 0; got nan"),
+        ({"percentile": 100.5}, "--percentile must be at most 100"),
+        ({"v_init": float("nan")}, "--v_init must be at least -1048576; got nan"),
+        ({"shift": float("inf")}, "--shift must be at most 1048576; got inf"),
+        ({"T": (4, 0)}, "--T is the number of time steps, a whole number of at least 1 and at most 4096; got 0"),
+        ({"T": (10**30,)}, "--T is the number of time steps"),
         ({"T": ()}, "need at least one entry"),
         ({"per": "layer"}, "--per is for thresholds that --calibrate chooses"),
         ({"dataset": "cifar10"}, r"cifar10 has images of \(32, 32, 3\) and 10 classes; the network in .* on digits"),
