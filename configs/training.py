@@ -82,7 +82,7 @@ NUMBERS = {
     "lr": (0, 2.0**10, True),
     "momentum": (0, 0.9999, False),
     "weight_decay": (0, 2.0**10, False),
-    "epochs": (0, 10**6, True),
+    "epochs": (0, 10**5, True),
     "seed": (0, 2**32 - 1, False),
     **dict.fromkeys(("batch_size", "validation", "limit_train", "checkpoint_every"), (0, LARGE, True)),
     "width": (0, 64, True),

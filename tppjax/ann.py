@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import struct, traverse_util
+from flax.errors import FlaxError
 
 from tppjax import activations, files, saved, sharding
 from tppjax.batching import map_examples
@@ -196,8 +197,8 @@ def _nothing_at(folder: Path) -> str:
 
 def _write(variables, folder: Path) -> None:
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(folder, variables)
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            checkpointer.save(folder, args=ocp.args.StandardSave(variables))
     except OSError:
         raise
     except Exception as e:  # of many types, a full disk as a ValueError
@@ -227,7 +228,7 @@ def _check_variables(model: nn.Module, variables, preprocessing: Preprocessing) 
     try:
         with watching((type(model.act),), record):
             required = jax.eval_shape(model.init, jax.random.key(0), x)
-    except Exception as e:  # of Flax and JAX, by what is wrong with a layer
+    except (ArithmeticError, TypeError, ValueError, FlaxError) as e:  # by what is wrong with a layer
         raise InputError(f"{model.name} can't be built for {preprocessing.input_shape}: {_first_line(e)}") from e
     optional = {f"params/{site}/theta": ((), (c,)) for site, c in channels.items()}
     blocks = {site.rpartition("/")[0]: c for site, c in channels.items() if "/" in site}

@@ -12,8 +12,10 @@ import pytest
 import convert
 from convert import evaluate
 from convert.evaluate import Evaluate
+from convert.results import Results
 from tppjax import ann, cli, prng
 
+all_rows = Results.all_rows
 ALL = ("baseline", "shuffle", "tpp", "rounded", "unbiased")
 
 
@@ -155,6 +157,14 @@ def test_options_are_refused_before_anything_is_done(digits_run, tmp_path, optio
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_computed(digits_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(ann, "accuracy", lambda *_: pytest.fail("began"))
+    (tmp_path / "file").touch()
+    for out, said in ((tmp_path / "file", "is a file, not a folder"), (tmp_path / "file" / "out", "Not a directory")):
+        with pytest.raises(OSError, match=said):
+            evaluate.main(Evaluate(ann=digits_run, out=out, limit=10))
+
+
 def test_a_run_cut_short_computes_only_the_rest(digits_run, tmp_path, monkeypatch):
     asked = Evaluate(ann=digits_run, modes=("rounded", "tpp"), T=(2, 4), seeds=2, limit=30, out=tmp_path / "out")
     measured, row = [], evaluate.row
@@ -185,6 +195,22 @@ def test_a_run_cut_short_computes_only_the_rest(digits_run, tmp_path, monkeypatc
         *(("rounded", T, 1) for T in (2, 4)),
     ]
     assert more[1]["accuracy"][:2] == results["rows"][1]["accuracy"]
+
+
+def test_rows_that_another_process_adds_meanwhile_are_in_the_table(digits_run, tmp_path, monkeypatch):
+    row, opened = evaluate.row, []
+
+    def at_the_same_time(snn, *args):
+        there = opened[0]
+        other = {"accuracy": [50.0], "mean": 50.0, "std": 0.0, "seconds": 1.0}
+        Results.open(there.folder, there.settings, there.program).add({"mode": "tpp", "T": 2}, other)
+        return row(snn, *args)
+
+    monkeypatch.setattr(evaluate, "row", at_the_same_time)
+    monkeypatch.setattr(evaluate.Results, "all_rows", lambda self: opened.append(self) or all_rows(self))
+    results = evaluate.main(Evaluate(ann=digits_run, modes=("rounded",), T=(2,), limit=10, out=tmp_path))
+    assert [(r["mode"], r["T"]) for r in results["rows"]] == [("tpp", 2), ("rounded", 2)]
+    assert "tpp,2,0,50.0" in (tmp_path / "accuracy.csv").read_text()
 
 
 def test_results_of_other_settings_are_not_mixed_or_lost(evaluated, digits_run):

@@ -202,10 +202,10 @@ def test_a_folder_that_cannot_be_made_or_written(network, tmp_path, monkeypatch)
         with pytest.raises(OSError, match="file"):
             ann.save(network, folder)
 
-    def full(*_):
+    def full(*_, **__):
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nand a long trace")
 
-    monkeypatch.setattr(ann.ocp.StandardCheckpointer, "save", full)
+    monkeypatch.setattr(ann.ocp.Checkpointer, "save", full)
     with pytest.raises(InputError, match=r"can't be written to .* \(RESOURCE_EXHAUSTED.*device\): make room"):
         ann.save(network, tmp_path / "net")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
