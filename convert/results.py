@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import reprlib
 import shlex
 import shutil
 import sys
@@ -148,9 +149,9 @@ def _check_row(row, entries: dict[str, type]) -> None:
         if name not in row:
             raise InputError(f"has no {name}")
         if isinstance(row[name], bool) or not isinstance(row[name], int | float if kind is float else kind):
-            raise InputError(f"has {name}={row[name]!r}, not {kind.__name__}")
+            raise InputError(f"has {name}={reprlib.repr(row[name])}, not {kind.__name__}")
     if row.get("mode", MODES[0]) not in MODES:
-        raise InputError(f"has mode={row['mode']!r}; known: {', '.join(MODES)}")
+        raise InputError(f"has mode={reprlib.repr(row['mode'])}; known: {', '.join(MODES)}")
     for name in RANGES.keys() & row.keys():
         _check_range(name, row[name])
 
@@ -158,7 +159,7 @@ def _check_row(row, entries: dict[str, type]) -> None:
 def _check_range(name: str, value) -> None:
     (low, high), numbers = RANGES[name], list(_numbers(value))
     if not numbers or not all(type(n) in (int, float) and low <= n <= high for n in numbers):
-        raise InputError(f"has {name}={value!r}, not between {low} and {high}")
+        raise InputError(f"has {name}={reprlib.repr(value)}, not between {low} and {high}")
 
 
 def _numbers(value) -> Iterator:

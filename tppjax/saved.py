@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import json
+import reprlib
 import types
 import typing
 from pathlib import Path
@@ -64,7 +65,7 @@ def read(file: Path) -> tuple[nn.Module, Preprocessing, tuple[str, ...], dict]:
         preprocessing = Preprocessing(**_typed(Preprocessing, content["preprocessing"]))
         history = content.get("history", [])
         if not _fits(history, tuple[str, ...]):
-            raise InputError(f"history is {history!r}")
+            raise InputError(f"history is {reprlib.repr(history)}")
     except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as e:
         problem = f"no {e}" if isinstance(e, KeyError) else str(e)
         raise InputError(f"{file} does not describe a network of this library ({problem}): {REMEDY}") from e
@@ -123,7 +124,7 @@ def _typed(cls: type, values: dict) -> dict:
     hints = typing.get_type_hints(cls)
     for name, value in values.items():
         if name not in hints or not _fits(value, hints[name]):
-            raise InputError(f"{cls.__name__} has no {name}={value!r}")
+            raise InputError(f"{cls.__name__} has no {name}={reprlib.repr(value)}")
     return {name: _tuples(value) for name, value in values.items()}
 
 
