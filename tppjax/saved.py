@@ -6,6 +6,7 @@ import json
 import reprlib
 import types
 import typing
+from collections.abc import Mapping
 from pathlib import Path
 
 import flax.linen as nn
@@ -90,7 +91,7 @@ def check_variables(variables, required: dict, optional: dict) -> None:
       required: `{path: array or its shape and dtype}` of every leaf that the model makes.
       optional: `{path: shapes}` of float32 leaves that may be there, or have another of these shapes.
     """
-    found = traverse_util.flatten_dict(variables, sep="/") if isinstance(variables, dict) else {}
+    found = traverse_util.flatten_dict(variables, sep="/") if isinstance(variables, Mapping) else {}
     lacking, extra = required.keys() - found.keys(), found.keys() - required.keys() - optional.keys()
     for what, paths in (("lacking", sorted(lacking)), ("unknown", sorted(extra))):
         if paths:
