@@ -8,8 +8,10 @@ import tyro
 from configs import cifar as cifar_recipes
 from configs import dvs as dvs_recipes
 from configs import imagenet as imagenet_recipes
+from configs.training import NUMBERS
 from convert import paper
 from tppjax.ann import Ann
+from tppjax.counts import MAX_STEPS
 from tppjax.data import Preprocessing
 from tppjax.errors import InputError
 from train import cifar, dvs, imagenet
@@ -81,3 +83,7 @@ def test_numbers_out_of_range_are_refused_at_once(name, options, said, tmp_path)
     with pytest.raises(InputError, match=said):
         command.main(kind(out=tmp_path / "run", data_dir=tmp_path, **options))
     assert not list(tmp_path.iterdir())
+
+
+def test_as_many_levels_as_steps():
+    assert NUMBERS["L"][1] == MAX_STEPS
