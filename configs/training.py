@@ -76,7 +76,7 @@ class Training:
 LARGE = 2**31 - 1
 # Every number: the least and the most that it can be, and whether it must lie above the least.
 NUMBERS = {
-    "L": (0, 2**12, True),  # counts.MAX_STEPS, since as many steps convert it exactly
+    "L": (0, 2**12, True),  # counts.MAX_STEPS: as many convert it exactly
     "bound": (0, 2.0**20, True),
     "lr": (0, 2.0**10, True),
     "momentum": (0, 0.9999, False),
