@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from tppjax.errors import InputError
+from tppjax.errors import InputError, check_number
 
 
 @dataclass(frozen=True)
@@ -73,16 +73,38 @@ class Training:
     """Move a run that is already in --out to OUT.previous, instead of the one moved there before, and start anew."""
 
 
-def check(config: Training) -> None:
-    """Raises InputError, naming the option, if a number is out of range or an option has nothing to act on."""
-    counts = ("L", "epochs", "batch_size", "validation", "limit_train", "checkpoint_every", "width", "size", "resize")
-    for name in (*counts, "bound", "lr"):
+LARGE = 2**31 - 1
+# Every number: the least and the most that it can be, and whether it must lie above the least.
+NUMBERS = {
+    "L": (0, 2**12, True),  # counts.MAX_STEPS: as many convert it exactly
+    "bound": (0, 2.0**20, True),
+    "lr": (0, 2.0**10, True),
+    "momentum": (0, 0.9999, False),
+    "weight_decay": (0, 2.0**10, False),
+    "epochs": (0, 10**5, True),
+    "seed": (0, 2**32 - 1, False),
+    **dict.fromkeys(("batch_size", "validation", "limit_train", "checkpoint_every"), (0, LARGE, True)),
+    "width": (0, 64, True),
+    "hidden": (0, 2**20, True),
+    "frames": (0, 2**10, True),
+    **dict.fromkeys(("size", "resize"), (0, 2**12, True)),
+    "workers": (0, 2**10, False),
+}
+
+
+def check(config: Training, side: int = LARGE) -> None:
+    """Raises InputError, naming the option, if a number is out of range or an option has nothing to act on.
+
+    Args:
+      config: the options.
+      side: of the images in pixels, which augmentation can't go beyond.
+    """
+    augmentation = dict.fromkeys(("pad", "cutout"), (0, side, False))
+    for name, (least, most, above) in (NUMBERS | augmentation).items():
         value = getattr(config, name, None)
-        if value is not None and not value > 0:
-            raise InputError(f"--{name} must be above 0; got {value}")
-    for name in ("momentum", "weight_decay", "pad", "cutout", "workers"):
-        if not (getattr(config, name, 0) or 0) >= 0:
-            raise InputError(f"--{name} must not be below 0; got {getattr(config, name)}")
+        for number in value if isinstance(value, tuple) else (value,):
+            if number is not None:
+                check_number(f"--{name}", number, least, most, above)
     for name, act in (("L", "qcfs"), ("bound", "clipped_relu")):
         if getattr(config, name) is not None and config.act != act:
             raise InputError(f"--{name} is an option of --act {act}; got --act {config.act}")

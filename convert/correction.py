@@ -20,8 +20,8 @@ from convert.snn import example_keys, to_snn
 from tppjax import prng
 from tppjax.ann import Ann, watching
 from tppjax.batching import batches
-from tppjax.checks import check_ann, check_count, check_images, check_number
-from tppjax.errors import InputError
+from tppjax.checks import check_ann, check_images
+from tppjax.errors import InputError, check_count, check_number
 
 LOGITS = "logits"  # where the network ends
 
@@ -76,8 +76,8 @@ def correct(
     ann = fold_batch_norm(ann)
     snn = to_snn(ann, T, mode, **options)
     images = check_images(ann, images, "correction")
-    check_number("ridge", ridge, at_least=1e-6)
-    check_count("seed", seed, at_least=0)
+    check_number("ridge", ridge, 1e-6)
+    check_count("seed", seed, 0)
     if batch_size is not None:
         check_count("batch_size", batch_size)
     batch_size = batch_size or min(100, snn.batch_size(images.shape[1:]))

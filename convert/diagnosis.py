@@ -11,8 +11,8 @@ from convert.snn import Snn, example_keys
 from tppjax import prng
 from tppjax.ann import Ann, sites, thresholds, watching
 from tppjax.batching import batches
-from tppjax.checks import check_ann, check_count, check_images
-from tppjax.errors import InputError
+from tppjax.checks import check_ann, check_images
+from tppjax.errors import InputError, check_count
 from tppjax.thresholds import squared_error
 
 

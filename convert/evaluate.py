@@ -11,12 +11,13 @@ import convert
 from convert import experiment, paper, pictures
 from convert.experiment import Experiment
 from convert.results import FILE, Results, all_or_none
-from tppjax import cli, data, sharding
+from tppjax import cli, data, files, sharding
 from tppjax.ann import Ann
 from tppjax.spiking import MODES, RANDOM
 
 REPORTED = 200  # test images, for the report
 PICTURES = ("accuracy.csv", "accuracy.png")
+ENTRIES = {"mode": str, "T": int, "accuracy": list, "mean": float, "std": float, "seconds": float}  # of a row
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ def main(config: Evaluate, program: str = "convert.evaluate") -> dict:
     subject = experiment.begin(config, config.modes)
     network, images, settings = subject.network, subject.images, subject.settings
     out = config.out or config.ann / "snn"
-    measured = Results.open(out, settings, program, config.overwrite)
-    accuracy = subject.accuracy
-    print(f"{settings['dataset']}, {len(images)} test images, ANN {accuracy:.2f} %", flush=True)
+    measured = Results.open(out, settings, program, config.overwrite, ENTRIES)
+    measured.ann = subject.accuracy
+    print(f"{settings['dataset']}, {len(images)} test images, ANN {measured.ann:.2f} %", flush=True)
     for mode, T in itertools.product(config.modes, config.T):
         there, report = measured.find(mode=mode, T=T), out / f"report-{mode}.txt"
         enough = there and len(there["accuracy"]) >= (config.seeds if mode in RANDOM else 1)
@@ -60,15 +61,13 @@ def main(config: Evaluate, program: str = "convert.evaluate") -> dict:
             continue
         snn = subject.snn(T, mode)
         if not enough:
-            new = measured.add(row(snn, images, config.seeds, config.batch_size), instead_of=there)
+            new = measured.add({"mode": mode, "T": T}, row(snn, images, config.seeds, config.batch_size))
             print(f"{mode:10} T={T:<4} {_cell(new):>14} %  {new['seconds']:7.1f} s", flush=True)
         if not reported and sharding.primary():
-            report.write_text(f"{mode}: {convert.report(snn, images[:REPORTED].images, ann=network)}\n")
-    rows = sorted(measured.rows, key=lambda r: (MODES.index(r["mode"]), r["T"]))
-    results = {"ann": accuracy, **settings, "rows": rows}
+            files.write_text(report, f"{mode}: {convert.report(snn, images[:REPORTED].images, ann=network)}\n")
+    sharding.wait_for_all("all rows are in the file")
+    results = _draw(measured, str(subject)) if sharding.primary() else _ordered(measured)
     print(table(results, published(network, settings)))
-    if sharding.primary():
-        _draw(results, str(subject), out)
     print(f"wrote to {out}: {', '.join((FILE, *PICTURES))} and a report for each mode")
     return results
 
@@ -142,13 +141,22 @@ def _cell(row: dict | None) -> str:
     return f"{row['mean']:.2f}" + (f" ({row['std']:.2f})" if len(row["accuracy"]) > 1 else "")
 
 
-def _draw(results: dict, title: str, out: Path) -> None:
-    with all_or_none(out) as made:
+def _ordered(measured: Results) -> dict:
+    """What results.json holds, other processes' rows too, by mode and T."""
+    rows = sorted(measured.all_rows(), key=lambda r: (MODES.index(r["mode"]), r["T"]))
+    return {"ann": measured.ann, **measured.settings, "rows": rows}
+
+
+def _draw(measured: Results, title: str) -> dict:
+    """Writes the table and the picture of all rows, and returns what results.json holds."""
+    with all_or_none(measured.folder) as made:
+        results = _ordered(measured)
         with (made / "accuracy.csv").open("w", newline="") as f:
             writer = csv.writer(f)
             writer.writerow(["mode", "T", "seed", "accuracy"])
             writer.writerows((r["mode"], r["T"], s, a) for r in results["rows"] for s, a in enumerate(r["accuracy"]))
         pictures.accuracy(results["rows"], results["ann"], title, made / "accuracy.png")
+    return results
 
 
 if __name__ == "__main__":

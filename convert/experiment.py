@@ -10,14 +10,16 @@ import jax
 import numpy as np
 
 import convert
-from tppjax import ann, data, prng, sharding, thresholds
+from tppjax import ann, counts, data, prng, sharding, thresholds
 from tppjax.batching import map_examples
-from tppjax.errors import InputError
+from tppjax.errors import InputError, check_number
 
 CONVERSION = (
     *("calibrate", "per", "percentile", "correct_bias", "correct_weights", "calibration_images"),
     *("v_init", "shift"),
 )
+COUNTS = {"seeds": 2**16, **dict.fromkeys(("batch_size", "limit", "calibration_images"), 2**31 - 1)}  # at most
+THRESHOLDS = 2**20  # of which float32 still tells parts
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,13 @@ def begin(config: Experiment, modes: tuple[str, ...]) -> Subject:
     Raises:
       InputError, FileNotFoundError: on options out of range, data that does not fit the network, or none.
     """
-    for name in ("seeds", "batch_size", "limit", "calibration_images"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise InputError(f"--{name} must be at least 1; got {value}")
+    for name, most in COUNTS.items():
+        if (value := getattr(config, name)) is not None:
+            check_number(f"--{name}", value, 1, most)
+    check_number("--percentile", config.percentile, 0, 100, above=True)
+    for name in ("v_init", "shift"):
+        if (value := getattr(config, name)) is not None:
+            check_number(f"--{name}", value, -THRESHOLDS, THRESHOLDS)
     if config.per != "channel" and not config.calibrate:
         raise InputError("--per is for thresholds that --calibrate chooses; give both or neither")
     network = ann.load(config.ann)
@@ -134,9 +139,11 @@ def begin(config: Experiment, modes: tuple[str, ...]) -> Subject:
 
 
 def check_steps(T: tuple[int, ...], modes: tuple[str, ...] = ("any",)) -> None:
-    """Raises InputError unless both have entries, and each T is at least 1."""
-    if not T or not modes or any(t < 1 for t in T):
-        raise InputError(f"--modes and --T need at least one entry, and T at least 1; got {modes}, {T}")
+    """Raises InputError unless both have entries, and each T is a number of steps."""
+    if not T or not modes:
+        raise InputError(f"--modes and --T need at least one entry; got {modes}, {T}")
+    for t in T:
+        counts.check_steps(t, "--T")
 
 
 def over_seeds(fn, snn: convert.Snn, images: data.Images, seeds: int, batch_size: int, progress: str | None = None):

@@ -14,9 +14,9 @@ from convert.checks import check_frames, check_mode, check_network, check_order,
 from tppjax import prng, sharding
 from tppjax.activations import QCFS
 from tppjax.ann import Ann, check_hashable, sites, size, thresholds
-from tppjax.checks import check_ann, check_number
+from tppjax.checks import check_ann
 from tppjax.counts import check_steps
-from tppjax.errors import InputError
+from tppjax.errors import InputError, check_number
 from tppjax.spiking import RANDOM, TWO_PHASE, Spiking, in_time
 
 
@@ -280,7 +280,7 @@ def _beginning(act, v_init, shift) -> tuple[float, float]:
         return (0.5, 0.0) if isinstance(act, QCFS) else (0.0, 0.5)
     for name, value in (("v_init", v_init), ("shift", shift)):
         if value is not None:
-            check_number(name, value, at_least=-math.inf)
+            check_number(name, value, -math.inf)
     return float(v_init or 0), float(shift or 0)
 
 

@@ -1,12 +1,9 @@
 """A trained network with all that is needed to use it: variables, model, preprocessing. Saved with orbax."""
 
-import dataclasses
 import functools
 import hashlib
-import json
 import math
 import os
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import struct, traverse_util
+from flax.errors import FlaxError
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from tppjax import activations, models, sharding
-from tppjax.activations import ACTIVATIONS
+from tppjax import activations, files, saved, sharding
 from tppjax.batching import map_examples
-from tppjax.checks import as_images, check_ann, check_count, check_images
+from tppjax.checks import as_images, check_ann, check_images
 from tppjax.data import Images, Preprocessing
-from tppjax.errors import InputError
+from tppjax.errors import InputError, check_count
 
 
 class Ann(struct.PyTreeNode):
@@ -176,95 +173,112 @@ def watching(types: tuple[type, ...], record):
 
 
 def save(ann: Ann, folder: str | os.PathLike) -> None:
-    """Writes `folder`: `ann.json` and the variables. What was there stays whole until the new one is.
+    """Writes `folder`: `ann.json` and the variables. Killed at any moment, `load` finds the old network or the new one.
 
     Of several hosts all must call it, and the first one writes.
 
     Raises:
-      InputError: if the model is not one that `models.create` makes.
+      InputError: if the model is not one that `models.create` makes, the variables are not its own or not finite, or
+        they can't be written, such as to a full disk.
       FileExistsError: if `folder` holds anything but a saved network.
+      OSError: if the folder can't be made.
     """
     folder = Path(folder).absolute()
-    description = _describe(ann)
-    if folder.exists() and {p.name for p in folder.iterdir()} != {"ann.json", "variables"}:
+    description = saved.describe(ann.model, ann.preprocessing, ann.history)
+    try:
+        _check_variables(ann.model, ann.variables, ann.preprocessing)
+    except InputError as e:
+        raise InputError(f"the network can't be saved: {e}") from e
+    there = files.whole_folder(folder)
+    if there.exists() and any(there.iterdir()) and {p.name for p in there.iterdir()} != {"ann.json", "variables"}:
         raise FileExistsError(f"{folder} holds something other than a saved network; choose another folder")
-    new, old = folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
-    if sharding.primary():
-        for leftover in (new, old):
-            shutil.rmtree(leftover, ignore_errors=True)
-    sharding.wait_for_all("there is room for the network")
-    with ocp.StandardCheckpointer() as checkpointer:
-        checkpointer.save(new / "variables", ann.variables)
-    if sharding.primary():
-        (new / "ann.json").write_text(json.dumps(description, indent=2) + "\n")
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+    with files.replacing_folder(folder, writes=sharding.primary()) as new:
+        if sharding.primary():
+            new.mkdir()  # orbax would try for ever
+        sharding.wait_for_all("there is room for the network")
+        _write(ann.variables, new / "variables")
+        if sharding.primary():
+            digest = saved.digest(description, new / "variables")
+            files.write_json(new / "ann.json", {**description, "sha256": digest})
     sharding.wait_for_all("the network is saved")
 
 
 def load(folder: str | os.PathLike) -> Ann:
     """The network saved in `folder`, or in `folder/ann`, where training puts it.
 
+    It is compared with the digest that `save` left beside it; version 0.1 left none, and its networks are taken if
+    their variables fit the model.
+
     Raises:
       FileNotFoundError: if there is none; says what was looked for.
-      InputError: if what is there is damaged or of another kind.
+      InputError: if what is there is damaged or of another kind; says what is wrong and where.
     """
-    folder = Path(folder).absolute()
-    folder = folder / "ann" if (folder / "ann" / "ann.json").is_file() else folder
-    if not (folder / "ann.json").is_file():
-        raise FileNotFoundError(_nothing_at(folder))
+    asked = Path(folder).absolute()
+    places = (files.whole_folder(place) for place in (asked / "ann", asked))
+    if (folder := next((place for place in places if (place / "ann.json").is_file()), None)) is None:
+        raise FileNotFoundError(_nothing_at(asked))
+    model, preprocessing, history, described = saved.read(folder / "ann.json")
+    if "sha256" in described and described["sha256"] != saved.digest(described, folder / "variables"):
+        raise InputError(f"{folder} is damaged: it is not as it was saved, by its digest; {saved.REMEDY}")
+    variables = _read(folder / "variables")
     try:
-        description = json.loads((folder / "ann.json").read_text())
-        model = _model(description["model"])
-        preprocessing = Preprocessing(**{k: _tuples(v) for k, v in description["preprocessing"].items()})
-        history = tuple(description.get("history", ()))
-    except (json.JSONDecodeError, KeyError, TypeError) as e:
-        raise InputError(f"{folder / 'ann.json'} does not describe a network of this library: {e!r}") from e
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            variables = checkpointer.restore(folder / "variables")
-    except Exception as e:
-        raise InputError(f"{folder / 'variables'} is damaged or incomplete, train or import again: {e}") from e
+        _check_variables(model, variables, preprocessing)
+    except InputError as e:
+        raise InputError(f"{folder / 'ann.json'} and its variables don't fit together ({e}): {saved.REMEDY}") from e
     return Ann(variables, model, preprocessing, history)
 
 
 def _nothing_at(folder: Path) -> str:
-    if not folder.exists():
-        return f"there is no folder {folder}"
-    if (folder / "checkpoints").is_dir() or any(folder.glob(".ann.*")):
-        return f"{folder} holds an interrupted training run without a finished network: continue it with --resume"
+    run = folder.parent if folder.name == "ann" else folder
+    if (run / "config.json").is_file():
+        metrics = run / "metrics.jsonl"  # of finished epochs, the first of which leaves a network
+        if metrics.is_file() and metrics.stat().st_size:
+            return f"{run} holds a training run whose network is gone: train again with --overwrite"
+        return f"{run} holds a training run without a finished epoch: continue it with --resume"
+    if not folder.is_dir():
+        return f"{folder} is a file, not a folder" if folder.exists() else f"there is no folder {folder}"
     return f"{folder} holds no network: no ann.json in it, and no ann/ann.json"
 
 
-def _describe(ann: Ann) -> dict:
-    model, names = ann.model, {cls: name for name, cls in ACTIVATIONS.items()}
-    if model.name not in models.MODELS or type(model.act) not in names:
-        raise InputError(f"only models from models.create can be saved; got {model}")
-    return {
-        "model": {
-            "name": model.name,
-            "options": {k: v for k, v in _fields(model).items() if k != "act"},
-            "act": {"name": names[type(model.act)], **_fields(model.act)},
-        },
-        "preprocessing": dataclasses.asdict(ann.preprocessing),
-        "history": ann.history,
-    }
+def _write(variables, folder: Path) -> None:
+    try:
+        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
+            checkpointer.save(folder, args=ocp.args.StandardSave(variables))
+    except OSError:
+        raise
+    except Exception as e:  # of many types, a full disk as a ValueError
+        raise InputError(f"the network can't be written to {folder.parent.parent} ({_first_line(e)}): make room") from e
 
 
-def _fields(module: nn.Module) -> dict:
-    return {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
+def _read(folder: Path):
+    try:
+        with ocp.StandardCheckpointer() as checkpointer:
+            return checkpointer.restore(folder)
+    except Exception as e:  # of as many types as a file can be damaged
+        raise InputError(f"{folder} is damaged or incomplete ({_first_line(e)}): {saved.REMEDY}") from e
 
 
-def _model(description: dict) -> nn.Module:
-    act = {k: _tuples(v) for k, v in description["act"].items()}
-    options = {k: _tuples(v) for k, v in description["options"].items()}
-    return models.create(description["name"], act=ACTIVATIONS[act.pop("name")](**act), **options)
+def _first_line(e: Exception) -> str:
+    return next(iter(str(e).splitlines()), type(e).__name__)[:200]
 
 
-def _tuples(value):
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+def _check_variables(model: nn.Module, variables, preprocessing: Preprocessing) -> None:
+    """Raises InputError unless the variables are of the model: as made, calibrated, corrected or folded."""
+    channels = {}
+
+    def record(site, module, x, y):
+        channels[site] = y.shape[-1]
+
+    x = jax.ShapeDtypeStruct((1, *preprocessing.input_shape), jnp.float32)
+    try:
+        with watching((type(model.act),), record):
+            required = jax.eval_shape(model.init, jax.random.key(0), x)
+    except (ArithmeticError, TypeError, ValueError, FlaxError) as e:  # by what is wrong with a layer
+        raise InputError(f"{model.name} can't be built for {preprocessing.input_shape}: {_first_line(e)}") from e
+    optional = {f"params/{site}/theta": ((), (c,)) for site, c in channels.items()}
+    blocks = {site.rpartition("/")[0]: c for site, c in channels.items() if "/" in site}
+    optional |= {f"params/{block}/shortcut_scale": ((), (c,)) for block, c in blocks.items()}
+    saved.check_variables(variables, traverse_util.flatten_dict(required, sep="/"), optional)
 
 
 def images_at_once(model: nn.Module, input_shape, kept: bool = False) -> int:

@@ -1,8 +1,5 @@
 """What a caller hands over, checked where it enters: numbers, images, and networks of their own."""
 
-import math
-import numbers
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,19 +8,6 @@ from flax import traverse_util
 
 from tppjax.activations import ACTIVATIONS
 from tppjax.errors import InputError
-
-
-def check_number(name: str, value, at_least=0.0) -> None:
-    """Raises InputError unless `value` is a finite number of at least `at_least`."""
-    real = isinstance(value, numbers.Real) and not isinstance(value, bool)
-    if not real or not at_least <= value < math.inf:
-        raise InputError(f"{name} is a finite number of at least {at_least:g}; got {value!r}")
-
-
-def check_count(name: str, value, at_least=1) -> None:
-    """Raises InputError unless `value` is a whole number of at least `at_least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < at_least:
-        raise InputError(f"{name} is a whole number of at least {at_least}; got {value!r}")
 
 
 def as_images(images):

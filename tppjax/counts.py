@@ -21,6 +21,7 @@ import numpy as np
 
 from tppjax.errors import InputError
 
+MAX_STEPS = 4096  # the law takes T^2 operations: a second or two here
 DEGREES = 8, 4, 9  # of the polynomial that the law is computed from, in each variable and in all
 
 
@@ -160,7 +161,9 @@ def law(f, T: int) -> np.ndarray:
     return g
 
 
-def check_steps(T) -> None:
-    """Raises InputError unless `T` is a whole number of at least 1."""
-    if isinstance(T, bool) or not isinstance(T, int | np.integer) or T < 1:
-        raise InputError(f"T is the number of time steps, a whole number of at least 1; got {T!r}")
+def check_steps(T, name: str = "T") -> None:
+    """Raises InputError unless `T` is a whole number from 1 to `MAX_STEPS`; `name` is that of the option."""
+    whole = isinstance(T, int | np.integer) and not isinstance(T, bool)
+    if not whole or not 1 <= T <= MAX_STEPS:
+        what = f"{name} is the number of time steps, a whole number of at least 1"
+        raise InputError(f"{what} and at most {MAX_STEPS}; got {T!r}")

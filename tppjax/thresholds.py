@@ -11,9 +11,9 @@ from tppjax import counts
 from tppjax.activations import ClippedReLU, ReLU
 from tppjax.ann import Ann, images_at_once, site_inputs, sites, thresholds
 from tppjax.batching import batches
-from tppjax.checks import check_ann, check_count, check_images, check_number
+from tppjax.checks import check_ann, check_images
 from tppjax.counts import check_steps
-from tppjax.errors import InputError
+from tppjax.errors import InputError, check_count, check_number
 from tppjax.histogram import Histogram
 from tppjax.spiking import MODES
 

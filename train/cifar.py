@@ -21,9 +21,9 @@ def new(config: Cifar, classes: int) -> nn.Module:
 
 def main(config: Cifar) -> Ann:
     """Trains the network that `config` describes."""
+    check(config, side=32)
     given = ann.load(config.init_from).model if config.init_from else None
     config = recipe(config, given)
-    check(config)
     preprocessing = data.info(config.dataset, config.data_dir)
     model = given.clone(act=activation(config)) if given else new(config, len(preprocessing.class_names))
     images = data.load(config.dataset, "train", config.data_dir)

@@ -20,8 +20,8 @@ def new(config: Dvs, classes: int) -> nn.Module:
 
 def main(config: Dvs) -> Ann:
     """Trains the network that `config` describes; all frames of a recording are shifted and mirrored alike."""
+    check(config, config.size)
     config = recipe(config)
-    check(config)
     form = {name: getattr(config, name) for name in ("frames", "size", "constant")}
     preprocessing = data.info("cifar10_dvs", **form)
     model = new(config, len(preprocessing.class_names))

@@ -20,9 +20,9 @@ def new(config: Imagenet, classes: int) -> nn.Module:
 
 def main(config: Imagenet) -> Ann:
     """Trains the network that `config` describes; a random part of each picture is read, and mirrored at random."""
+    check(config)
     given = ann.load(config.init_from) if config.init_from else None
     config = recipe(config, given and given.model, given and given.preprocessing)
-    check(config)
     form = {name: getattr(config, name) for name in ("size", "resize", "interpolation")}
     preprocessing = data.info("imagenet2012", config.data_dir, **form)
     model = given.model.clone(act=activation(config)) if given else new(config, len(preprocessing.class_names))

@@ -1,6 +1,5 @@
 """All studies on one network within a time budget, and their report."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -12,11 +11,11 @@ import numpy as np
 
 from convert import experiment
 from convert.experiment import Experiment, Subject
-from convert.results import about, all_or_none
+from convert.results import FILE, REMEDY, about, make_folder, read
 from convert.studies import accuracy, anytime, misalignment, orders, potentials, single_layer, spikes, study, theorem
-from tppjax import ann
+from tppjax import ann, files
 from tppjax.ann import sites
-from tppjax.errors import InputError
+from tppjax.errors import InputError, check_number
 
 FEWEST = 100  # test images, below which accuracy says little
 
@@ -63,12 +62,12 @@ class All(Experiment):
 
 def main(config: All) -> str:
     """Runs the studies and writes the report."""
-    if not config.minutes > 0:
-        raise InputError(f"--minutes must be above 0; got {config.minutes}")
+    check_number("--minutes", config.minutes, 0, 2**20, above=True)
     subject = experiment.begin(config, ("baseline", "shuffle", "tpp"))
     out = config.out or config.ann / "studies"
-    out.mkdir(parents=True, exist_ok=True)
-    limits = _plan(config, subject, out)
+    make_folder(out)
+    with files.locked(out):  # another process at the same time abides by the same plan
+        limits = _plan(config, subject, out)
     given = {f.name: getattr(config, f.name) for f in fields(Experiment)}
     sections = []
     for name, planned in STUDIES.items():
@@ -77,8 +76,7 @@ def main(config: All) -> str:
         print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes on {limits[name]} images", flush=True)
     sections.append(theorem.main(theorem.Theorem(out=out, overwrite=config.overwrite)))
     text = _report(subject, sections, config, limits, out)
-    with all_or_none(out) as made:
-        (made / "report.md").write_text(text)
+    files.write_text(out / "report.md", text)
     print(f"wrote {out / 'report.md'}")
     return text
 
@@ -87,12 +85,10 @@ def _plan(config: All, subject: Subject, out: Path) -> dict[str, int]:
     """Test images of each study: as many as fit the time, in steps of 1, 2 and 5, or those of an earlier run."""
     file, asked = out / "plan.json", {"minutes": config.minutes, "seeds": config.seeds, "limit": config.limit}
     if file.is_file() and not config.overwrite:
-        before = json.loads(file.read_text())
-        if before["asked"] == asked:
-            return before["images"]
-        raise FileExistsError(
-            f"{file} is for {before['asked']}, not {asked}: choose another --out, or give --overwrite"
-        )
+        before, images = _planned_before(file, len(subject.images))
+        if before == asked:
+            return images
+        raise FileExistsError(f"{file} is for {before}, not {asked}: choose another --out, or give --overwrite")
     speed = _images_a_second(subject)
     n = len(sites(subject.network.model, subject.network.preprocessing.input_shape))
     images = {}
@@ -100,8 +96,20 @@ def _plan(config: All, subject: Subject, out: Path) -> dict[str, int]:
         fit = planned.share * 60 * config.minutes * speed / planned.forwards(config.seeds, n)
         rounded = max(step * 10**e for e in range(7) for step in (1, 2, 5) if step * 10**e <= max(fit, FEWEST))
         images[name] = min(rounded, len(subject.images))
-    file.write_text(json.dumps({"asked": asked, "ann_images_per_second": speed, "images": images}, indent=2) + "\n")
+    files.write_json(file, {"asked": asked, "ann_images_per_second": speed, "images": images})
     return images
+
+
+def _planned_before(file: Path, n: int) -> tuple[dict, dict[str, int]]:
+    """What was asked for, and the images of each study, at most `n`."""
+    content = files.read_json(file, REMEDY)
+    asked, images = content.get("asked"), content.get("images")
+    if not isinstance(asked, dict) or not isinstance(images, dict) or images.keys() != STUDIES.keys():
+        raise InputError(f"{file} is damaged (asked or images lacks entries): {REMEDY}")
+    for name, value in images.items():
+        if type(value) is not int or not 1 <= value <= n:
+            raise InputError(f"{file} is damaged (images of {name} are {value!r}, not 1 to {n}): {REMEDY}")
+    return asked, images
 
 
 def _images_a_second(subject: Subject) -> float:
@@ -138,10 +146,10 @@ def _standard_error(n: int) -> str:
 
 def _related(out: Path, seeds: int) -> str:
     """Whether the layers at which shuffling helps are those before the neurons that went wrong."""
-    rows = json.loads((out / "single_layer" / "results.json").read_text())["rows"]
+    _, rows = read(out / "single_layer" / FILE, {"accuracy": list})
     wanted = {"mode": "shuffle", "T": 4, "seeds": seeds}
     gained = single_layer.gains([r for r in rows if wanted.items() <= r.items()])
-    found = json.loads((out / "misalignment" / "results.json").read_text())["rows"]
+    _, found = read(out / "misalignment" / FILE, misalignment.ENTRIES)
     at = {r["mode"]: r for r in found if (r["T"], r["seeds"]) == (4, seeds)}
     saved = [_wrong(at["baseline"], site) - _wrong(at["shuffle"], site) for site in gained]
     rank = study.rank_correlation(list(gained.values())[:-1], saved[1:])

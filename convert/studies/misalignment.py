@@ -42,7 +42,8 @@ def main(config: Misalignment) -> Section:
         correct, found = study.over_seeds(_outcome, subject.snn(T, mode), config, subject, traced=True)
         return {"accuracy": study.percent(correct), **jax.tree.map(lambda a: float(a.mean()), found)}
 
-    rows = study.measure(config, NAME, subject, study.product(mode=config.modes, T=config.T, seeds=[config.seeds]), run)
+    cases = study.product(mode=config.modes, T=config.T, seeds=[config.seeds])
+    rows = study.measure(config, NAME, subject, cases, run, ENTRIES)
     records = [
         {"mode": r["mode"], "T": r["T"], "site": site, **{name: r[name][site] for name in MEASURES}}
         for r in rows
@@ -53,6 +54,7 @@ def main(config: Misalignment) -> Section:
 
 
 MEASURES = ("unevenness", "early", "superfluous", "missing")
+ENTRIES = {"accuracy": list, **dict.fromkeys(MEASURES, dict)}
 
 
 def _outcome(snn, pixels, labels, index, key):

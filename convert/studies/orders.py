@@ -48,7 +48,7 @@ def main(config: Orders) -> Section:
     of_all = len(cases)
     if config.T_pairs:
         cases += [{"T": config.T_pairs, "order": list(range(config.T_pairs))}, *_pairs(config)]
-    rows = study.measure(config, NAME, subject, cases, run)
+    rows = study.measure(config, NAME, subject, cases, run, {"accuracy": float, "order": list})
     records = [
         {
             "T": r["T"],
@@ -65,10 +65,10 @@ def main(config: Orders) -> Section:
 def _check(config: Orders) -> None:
     if not 2 <= config.T <= 5:
         raise InputError(f"--T is 2 to 5, since all T! orders are tried; got {config.T}")
-    if config.T_pairs and (config.T_pairs < 4 or config.samples < 1):
+    if config.T_pairs and not (4 <= config.T_pairs <= 64 and 1 <= config.samples <= 1000):
         raise InputError(
-            f"--T_pairs is at least 4, or 0 for no pairs, and --samples at least 1; got {config.T_pairs} and "
-            f"{config.samples}"
+            "--T_pairs is at least 4 and at most 64, or 0 for no pairs, and --samples 1 to 1000; got "
+            f"{config.T_pairs} and {config.samples}"
         )
 
 

@@ -66,7 +66,7 @@ def main(config: Potentials) -> Section:
 
     settings = {"sites": chosen, "steps": config.steps, "channel": config.channel, "edges": EDGES.tolist()}
     cases = study.product(mode=config.modes, T=[config.T], seeds=[config.seeds])
-    rows = study.measure(config, NAME, subject, cases, run, **settings)
+    rows = study.measure(config, NAME, subject, cases, run, {"accuracy": list, "counts": dict}, **settings)
     records = [
         {"mode": r["mode"], "site": site, "t": t, "from": low, "to": high, "neurons": n}
         for r in rows

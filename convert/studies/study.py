@@ -45,7 +45,13 @@ def folder(config, name: str) -> Path:
 
 
 def measure(
-    config: Experiment, name: str, subject: Subject, cases: Iterable[dict], run: Callable[..., dict], **settings
+    config: Experiment,
+    name: str,
+    subject: Subject,
+    cases: Iterable[dict],
+    run: Callable[..., dict],
+    entries: dict[str, type] | None = None,
+    **settings,
 ) -> list[dict]:
     """A row for each case: what `run(**case)` gives, unless an earlier run left it; each is kept as soon as it stands.
 
@@ -55,13 +61,16 @@ def measure(
       subject: what is experimented on.
       cases: what tells one row from the other, as JSON has it (lists, not tuples).
       run: takes a case, returns what was measured.
+      entries: what that holds, with its type; by default an accuracy for each seed.
       **settings: further things that all rows depend on.
     """
     cases = list(cases)
-    results = Results.open(folder(config, name), {**subject.settings, **settings}, PROGRAM, config.overwrite)
+    entries = entries or {"accuracy": list}
+    results = Results.open(folder(config, name), {**subject.settings, **settings}, PROGRAM, config.overwrite, entries)
+    results.ann = subject.accuracy
     rows = []
     for case in tqdm(cases, desc=name, disable=None, leave=False):
-        rows.append(results.find(**case) or results.add({**case, **run(**case)}))
+        rows.append(results.find(**case) or results.add(case, run(**case)))
     return rows
 
 

@@ -14,10 +14,13 @@ from convert.results import Results, about
 from convert.studies import study
 from convert.studies.study import Section
 from tppjax import counts, neurons
-from tppjax.errors import InputError
+from tppjax.errors import InputError, check_number
 
 NAME = "theorem"
 TITLE = "The paper's two theorems in numbers (theorem 1, appendix G)"
+MEASURES = ("a_printed", "a_factor", "a_mended", "a_mended_whole_thresholds", "a_last_step", "b_within", "b_beyond",
+            "c_outside", "c_drawn_outside", "d_ratio", "g_uneven")  # fmt: skip
+ENTRIES = {"T": int, **dict.fromkeys(MEASURES, float)}  # of a row
 GRID = 16  # potentials per threshold at which the statements are checked
 
 
@@ -43,12 +46,11 @@ def main(config: Theorem) -> Section:
     experiment.check_steps(config.T)
     if not all(2 <= T <= 128 for T in config.T):
         raise InputError(f"--T is 2 to 128 here: at 1 there is nothing to say, beyond it memory ends; got {config.T}")
-    if config.draws < 1:
-        raise InputError(f"--draws must be at least 1; got {config.draws}")
+    check_number("--draws", config.draws, 1, 10**6)
     settings = {"draws": config.draws, "potentials_per_threshold": GRID}
-    results = Results.open(config.out / NAME, settings, study.PROGRAM, config.overwrite)
+    results = Results.open(config.out / NAME, settings, study.PROGRAM, config.overwrite, ENTRIES)
     rows = [
-        results.find(T=T) or results.add({"T": T, **check(T, config.draws)})
+        results.find(T=T) or results.add({"T": T}, check(T, config.draws))
         for T in tqdm(config.T, desc=NAME, disable=None, leave=False)
     ]
     records = [{name: r[name] for name in r if name not in about(study.PROGRAM)} for r in rows]

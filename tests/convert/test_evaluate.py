@@ -12,8 +12,10 @@ import pytest
 import convert
 from convert import evaluate
 from convert.evaluate import Evaluate
+from convert.results import Results
 from tppjax import ann, cli, prng
 
+all_rows = Results.all_rows
 ALL = ("baseline", "shuffle", "tpp", "rounded", "unbiased")
 
 
@@ -48,9 +50,10 @@ def test_figures_are_those_of_the_networks_run_by_hand(evaluated, digits_ann, di
 def test_files(evaluated):
     results, out = evaluated
     reports = {f"report-{mode}.txt" for mode in ALL}
-    assert {p.name for p in out.iterdir()} == {"accuracy.csv", "accuracy.png", "results.json", *reports}
+    assert {p.name for p in out.iterdir()} == {".lock", "accuracy.csv", "accuracy.png", "results.json", *reports}
     written = json.loads((out / "results.json").read_text())
-    assert {**written, "ann": results["ann"]} == results
+    assert len(written.pop("sha256")) == 64
+    assert written == results
     assert all(row["command"].startswith("python -m convert.evaluate") for row in results["rows"])
     assert all({"tppjax", "jax"} <= row["versions"].keys() for row in results["rows"])
     with (out / "accuracy.csv").open() as f:
@@ -134,7 +137,14 @@ def test_every_mode_is_checked_before_the_first_runs(digits_ann, tmp_path, monke
         ({"seeds": 0}, "--seeds must be at least 1; got 0"),
         ({"limit": 0}, "--limit must be at least 1; got 0"),
         ({"batch_size": -1}, "--batch_size must be at least 1"),
-        ({"T": (4, 0)}, "T at least 1"),
+        ({"limit": 10**30}, "--limit must be at most 2147483647"),
+        ({"calibration_images": 0}, "--calibration_images must be at least 1"),
+        ({"percentile": float("nan")}, "--percentile must be above 0; got nan"),
+        ({"percentile": 100.5}, "--percentile must be at most 100"),
+        ({"v_init": float("nan")}, "--v_init must be at least -1048576; got nan"),
+        ({"shift": float("inf")}, "--shift must be at most 1048576; got inf"),
+        ({"T": (4, 0)}, "--T is the number of time steps, a whole number of at least 1 and at most 4096; got 0"),
+        ({"T": (10**30,)}, "--T is the number of time steps"),
         ({"T": ()}, "need at least one entry"),
         ({"per": "layer"}, "--per is for thresholds that --calibrate chooses"),
         ({"dataset": "cifar10"}, r"cifar10 has images of \(32, 32, 3\) and 10 classes; the network in .* on digits"),
@@ -145,6 +155,14 @@ def test_options_are_refused_before_anything_is_done(digits_run, tmp_path, optio
     with pytest.raises(ValueError, match=message):
         evaluate.main(Evaluate(ann=digits_run, out=tmp_path / "out", **options))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_anything_is_computed(digits_run, tmp_path, monkeypatch):
+    monkeypatch.setattr(ann, "accuracy", lambda *_: pytest.fail("began"))
+    (tmp_path / "file").touch()
+    for out, said in ((tmp_path / "file", "is a file, not a folder"), (tmp_path / "file" / "out", "Not a directory")):
+        with pytest.raises(OSError, match=said):
+            evaluate.main(Evaluate(ann=digits_run, out=out, limit=10))
 
 
 def test_a_run_cut_short_computes_only_the_rest(digits_run, tmp_path, monkeypatch):
@@ -177,6 +195,22 @@ def test_a_run_cut_short_computes_only_the_rest(digits_run, tmp_path, monkeypatc
         *(("rounded", T, 1) for T in (2, 4)),
     ]
     assert more[1]["accuracy"][:2] == results["rows"][1]["accuracy"]
+
+
+def test_rows_that_another_process_adds_meanwhile_are_in_the_table(digits_run, tmp_path, monkeypatch):
+    row, opened = evaluate.row, []
+
+    def at_the_same_time(snn, *args):
+        there = opened[0]
+        other = {"accuracy": [50.0], "mean": 50.0, "std": 0.0, "seconds": 1.0}
+        Results.open(there.folder, there.settings, there.program).add({"mode": "tpp", "T": 2}, other)
+        return row(snn, *args)
+
+    monkeypatch.setattr(evaluate, "row", at_the_same_time)
+    monkeypatch.setattr(evaluate.Results, "all_rows", lambda self: opened.append(self) or all_rows(self))
+    results = evaluate.main(Evaluate(ann=digits_run, modes=("rounded",), T=(2,), limit=10, out=tmp_path))
+    assert [(r["mode"], r["T"]) for r in results["rows"]] == [("tpp", 2), ("rounded", 2)]
+    assert "tpp,2,0,50.0" in (tmp_path / "accuracy.csv").read_text()
 
 
 def test_results_of_other_settings_are_not_mixed_or_lost(evaluated, digits_run):

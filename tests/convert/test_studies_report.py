@@ -55,7 +55,7 @@ def test_all_and_what_is_left_of_it(subject, tmp_path, monkeypatch):
 def test_files(subject, tmp_path):
     anytime.main(anytime.Anytime(**subject, modes=("tpp",), T=(2,), limit=20, out=tmp_path))
     out = tmp_path / "anytime"
-    assert {p.name for p in out.iterdir()} == {"results.json", "anytime.csv", "anytime.png", "anytime.md"}
+    assert {p.name for p in out.iterdir()} == {".lock", "results.json", "anytime.csv", "anytime.png", "anytime.md"}
     written = json.loads((out / "results.json").read_text())
     assert written["n"] == 20
     assert written["rows"][0]["versions"].keys() >= {"jax", "tppjax"}
@@ -74,7 +74,12 @@ def test_files(subject, tmp_path):
         (anytime, anytime.Anytime, {"T": ()}, "--modes and --T need at least one entry"),
         (orders, orders.Orders, {"T": 6}, "--T is 2 to 5, since all T! orders are tried; got 6"),
         (orders, orders.Orders, {"T_pairs": 3}, "--T_pairs is at least 4"),
-        (single_layer, single_layer.SingleLayer, {"T": 0}, "T at least 1"),
+        (
+            single_layer,
+            single_layer.SingleLayer,
+            {"T": 0},
+            "--T is the number of time steps, a whole number of at least 1",
+        ),
         (potentials, potentials.Potentials, {"steps": (0,)}, "--steps lie between 1 and --T 8"),
         (
             potentials,
@@ -83,7 +88,9 @@ def test_files(subject, tmp_path):
             "--sites act9: no such layers; known: act1_1, act2_1",
         ),
         (potentials, potentials.Potentials, {"channel": 4}, "--channel 4: not in every layer"),
+        (orders, orders.Orders, {"samples": 10**9}, "--samples 1 to 1000"),
         (everything, everything.All, {"minutes": 0.0}, "--minutes must be above 0"),
+        (everything, everything.All, {"minutes": float("inf")}, "--minutes must be at most"),
         (misalignment, misalignment.Misalignment, {"limit": 0}, "--limit must be at least 1"),
     ],
 )
@@ -97,7 +104,7 @@ def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["studies", "theorem", "--T", "2", "3", "--draws", "50", "--out", str(tmp_path)])
     cli.run(command.main, command.options())
     out = tmp_path / "theorem"
-    assert {p.name for p in out.iterdir()} == {"results.json", "theorem.csv", "theorem.md", "theorem.png"}
+    assert {p.name for p in out.iterdir()} == {".lock", "results.json", "theorem.csv", "theorem.md", "theorem.png"}
     rows = json.loads((out / "results.json").read_text())["rows"]
     assert [r["T"] for r in rows] == [2, 3]
     assert rows[0]["command"] == f"python -m convert.studies theorem --T 2 3 --draws 50 --out {tmp_path}"

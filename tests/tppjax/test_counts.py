@@ -104,7 +104,7 @@ def test_rounded_takes_the_nearest():
     np.testing.assert_array_equal(counts.rounded(jnp.array([0.49, 0.5, 1.49, 1.5, 3.6]), 1.0, 4), [0, 1, 1, 2, 4])
 
 
-@pytest.mark.parametrize("T", [0, -1, 2.0, "4", True, None])
+@pytest.mark.parametrize("T", [0, -1, 4097, 2.0, "4", True, None])
 def test_steps_are_a_whole_number_of_at_least_1(T):
     with pytest.raises(ValueError, match="T is the number of time steps"):
         counts.check_steps(T)

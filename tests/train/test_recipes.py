@@ -8,9 +8,12 @@ import tyro
 from configs import cifar as cifar_recipes
 from configs import dvs as dvs_recipes
 from configs import imagenet as imagenet_recipes
+from configs.training import NUMBERS
 from convert import paper
 from tppjax.ann import Ann
+from tppjax.counts import MAX_STEPS
 from tppjax.data import Preprocessing
+from tppjax.errors import InputError
 from train import cifar, dvs, imagenet
 
 COMMANDS = {
@@ -50,3 +53,37 @@ def test_every_row_of_tables_1_to_7_has_a_command():
 )
 def test_every_command_makes_a_network_of_the_tables(line, network):
     assert any(paper.accuracy(network, mode) for mode in paper.METHODS)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "said"),
+    [
+        ("cifar", {"lr": float("inf")}, "--lr must be at most 1024"),
+        ("cifar", {"lr": float("nan")}, "--lr must be above 0; got nan"),
+        ("cifar", {"momentum": float("nan")}, "--momentum must be at least 0; got nan"),
+        ("cifar", {"momentum": 1.5}, "--momentum must be at most"),
+        ("cifar", {"weight_decay": float("inf")}, "--weight_decay must be at most"),
+        ("cifar", {"act": "clipped_relu", "bound": float("inf")}, "--bound must be at most"),
+        ("cifar", {"L": 10**30}, "--L must be at most 4096"),
+        ("cifar", {"batch_size": 10**30}, "--batch_size must be at most"),
+        ("cifar", {"seed": -1}, "--seed must be at least 0; got -1"),
+        ("cifar", {"seed": 2**32}, "--seed must be at most 4294967295"),
+        ("cifar", {"pad": 100_000}, "--pad must be at most 32; got 100000"),
+        ("cifar", {"cutout": 33}, "--cutout must be at most 32; got 33"),
+        ("cifar", {"hidden": (4096, 0)}, "--hidden must be above 0; got 0"),
+        ("cifar", {"width": 10**9}, "--width must be at most 64"),
+        ("imagenet", {"size": 10**400}, "--size must be at most 4096"),
+        ("imagenet", {"workers": -1}, "--workers must be at least 0"),
+        ("dvs", {"pad": 65}, "--pad must be at most 64; got 65"),
+        ("dvs", {"frames": 0}, "--frames must be above 0"),
+    ],
+)
+def test_numbers_out_of_range_are_refused_at_once(name, options, said, tmp_path):
+    kind, _, command = COMMANDS[name]
+    with pytest.raises(InputError, match=said):
+        command.main(kind(out=tmp_path / "run", data_dir=tmp_path, **options))
+    assert not list(tmp_path.iterdir())
+
+
+def test_as_many_levels_as_steps():
+    assert NUMBERS["L"][1] == MAX_STEPS

@@ -106,7 +106,7 @@ def test_recipes_fill_in_what_depends_on_the_network():
         40,
         "bicubic",
     )
-    for options, said in (({"size": 0}, "--size must be above 0"), ({"workers": -1}, "--workers must not be below 0")):
+    for options, said in (({"size": 0}, "--size must be above 0"), ({"workers": -1}, "--workers must be at least 0")):
         with pytest.raises(ValueError, match=said):
             imagenet.main(Imagenet("x", **options))
     with pytest.raises(ValueError, match="takes 32 pixels a side; got --size 64"):

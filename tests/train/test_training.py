@@ -216,7 +216,7 @@ def test_too_few_images(config, tmp_path):
         ({"batch_size": 0}, "--batch_size must be above 0"),
         ({"validation": 0}, "--validation must be above 0"),
         ({"limit_train": -100}, "--limit_train must be above 0"),
-        ({"momentum": -0.1}, "--momentum must not be below 0"),
+        ({"momentum": -0.1}, "--momentum must be at least 0"),
         ({"act": "relu", "L": 8}, "--L is an option of --act qcfs; got --act relu"),
         ({"bound": 3.0}, "--bound is an option of --act clipped_relu; got --act qcfs"),
     ],

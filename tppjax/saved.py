@@ -1,0 +1,144 @@
+"""What a saved network says of itself, and whether it is whole: the content of `ann.json`, and checks on reading."""
+
+import dataclasses
+import hashlib
+import json
+import reprlib
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+
+import flax.linen as nn
+import numpy as np
+from flax import traverse_util
+
+from tppjax import files, models
+from tppjax.activations import ACTIVATIONS
+from tppjax.data import Preprocessing
+from tppjax.errors import InputError
+
+REMEDY = "train or import the network again, or copy its folder again from where it is whole"
+ENTRIES = {"model", "preprocessing", "history", "sha256"}
+
+
+def describe(model: nn.Module, preprocessing: Preprocessing | None, history: tuple[str, ...]) -> dict:
+    """The entries of `ann.json` but for its digest, as JSON has them.
+
+    Raises:
+      InputError: if the model is not one that `models.create` makes, or something is not a plain number or name.
+    """
+    names = {cls: name for name, cls in ACTIVATIONS.items()}
+    if getattr(model, "name", None) not in models.MODELS or type(getattr(model, "act", None)) not in names:
+        raise InputError(f"only models from models.create can be saved; got {model}")
+    if preprocessing is None:
+        raise InputError("a network without preprocessing can't be saved: give it one, tppjax.data.Preprocessing(...)")
+    described = {
+        "model": {
+            "name": model.name,
+            "options": {k: v for k, v in _fields(model).items() if k != "act"},
+            "act": {"name": names[type(model.act)], **_fields(model.act)},
+        },
+        "preprocessing": dataclasses.asdict(preprocessing),
+        "history": history,
+    }
+    try:
+        return json.loads(json.dumps(described, allow_nan=False))
+    except (TypeError, ValueError) as e:
+        raise InputError(f"the network can't be saved, since it is described by more than plain numbers: {e}") from e
+
+
+def read(file: Path) -> tuple[nn.Module, Preprocessing, tuple[str, ...], dict]:
+    """The model, its preprocessing and its history from `ann.json`, and all that stands in it.
+
+    Raises:
+      InputError: if it is damaged, or an entry is missing, unknown, of another type or out of range.
+    """
+    content = files.read_json(file, REMEDY)
+    try:
+        if unknown := content.keys() - ENTRIES:
+            raise InputError(f"unknown entries {', '.join(sorted(unknown))}")
+        described = content["model"]
+        act = dict(described["act"])
+        kind, family = ACTIVATIONS[act.pop("name")], models.MODELS[described["name"]].func
+        options = _typed(family, described["options"])
+        model = models.create(described["name"], act=kind(**_typed(kind, act)), **options)
+        preprocessing = Preprocessing(**_typed(Preprocessing, content["preprocessing"]))
+        history = content.get("history", [])
+        if not _fits(history, tuple[str, ...]):
+            raise InputError(f"history is {reprlib.repr(history)}")
+    except (KeyError, TypeError, AttributeError, ValueError, ArithmeticError) as e:
+        problem = f"no {e}" if isinstance(e, KeyError) else str(e)
+        raise InputError(f"{file} does not describe a network of this library ({problem}): {REMEDY}") from e
+    return model, preprocessing, tuple(history), content
+
+
+def digest(described: dict, variables: Path) -> str:
+    """Hexadecimal digits of SHA-256 of all that stands in `ann.json` but the digest, and of the variables' files."""
+    described = {name: value for name, value in described.items() if name != "sha256"}
+    found = hashlib.sha256(json.dumps(described, sort_keys=True).encode())
+    for file in sorted(path for path in variables.rglob("*") if path.is_file()):
+        with file.open("rb") as f:
+            found.update(file.relative_to(variables).as_posix().encode() + hashlib.file_digest(f, "sha256").digest())
+    return found.hexdigest()
+
+
+def check_variables(variables, required: dict, optional: dict) -> None:
+    """Raises InputError, naming the leaf, unless the variables are those of the model, and numbers that it can use.
+
+    Args:
+      variables: of the network.
+      required: `{path: array or its shape and dtype}` of every leaf that the model makes.
+      optional: `{path: shapes}` of float32 leaves that may be there, or have another of these shapes.
+    """
+    found = traverse_util.flatten_dict(variables, sep="/") if isinstance(variables, Mapping) else {}
+    lacking, extra = required.keys() - found.keys(), found.keys() - required.keys() - optional.keys()
+    for what, paths in (("lacking", sorted(lacking)), ("unknown", sorted(extra))):
+        if paths:
+            raise InputError(f"{paths[0]} is {what}" + (f", and {len(paths) - 1} more" if paths[1:] else ""))
+    for path, leaf in found.items():
+        leaf, expected = np.asarray(leaf), required.get(path)
+        shapes = {*optional.get(path, ()), *(() if expected is None else (expected.shape,))}
+        dtype = np.dtype(np.float32 if expected is None else expected.dtype)
+        if leaf.shape not in shapes or leaf.dtype != dtype:
+            wanted = " or ".join(map(str, sorted(shapes)))
+            raise InputError(f"{path} is {leaf.dtype} {leaf.shape}, not {dtype} {wanted}")
+        check_leaf(path, leaf)
+
+
+def check_leaf(path: str, leaf: np.ndarray) -> None:
+    """Raises InputError unless all its numbers are finite, thresholds positive and variances not negative."""
+    if not np.all(np.isfinite(leaf)):
+        raise InputError(f"{path} has a number that is not finite")
+    if path.endswith("/theta") and not np.all(leaf > 0):
+        raise InputError(f"{path} has a threshold that is not positive, {leaf.min()}")
+    if path.endswith("/var") and np.any(leaf < 0):
+        raise InputError(f"{path} has a negative variance, {leaf.min()}")
+
+
+def _fields(module: nn.Module) -> dict:
+    return {f.name: getattr(module, f.name) for f in dataclasses.fields(module) if f.name not in ("parent", "name")}
+
+
+def _typed(cls: type, values: dict) -> dict:
+    """`values` for the fields of `cls`, lists as tuples; InputError if one is not of the type declared there."""
+    hints = typing.get_type_hints(cls)
+    for name, value in values.items():
+        if name not in hints or not _fits(value, hints[name]):
+            raise InputError(f"{cls.__name__} has no {name}={reprlib.repr(value)}")
+    return {name: _tuples(value) for name, value in values.items()}
+
+
+def _fits(value, hint) -> bool:
+    """Whether a value from JSON is of the declared type; lists stand for tuples."""
+    kind, inner = typing.get_origin(hint), typing.get_args(hint)
+    if kind in (typing.Union, types.UnionType):
+        return any(_fits(value, one) for one in inner)
+    if kind is tuple:
+        length = isinstance(value, list) and (inner[-1] is Ellipsis or len(value) == len(inner))
+        return length and all(_fits(v, inner[0]) for v in value)
+    return type(value) is hint or (hint is float and type(value) is int)
+
+
+def _tuples(value):
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
