@@ -210,8 +210,6 @@ def _activation(act: nn.Module | None, learned: str | None) -> nn.Module:
         )
     if not learned and isinstance(act, QCFS):
         raise InputError("the file has no thresholds for qcfs: import it with relu, then calibrate or fine-tune it")
-    if isinstance(act, QCFS) and not (isinstance(act.L, int | np.integer) and act.L >= 1):
-        raise InputError(f"--L is a whole number from 1 on; got {act.L}; the clip without levels is --act clipped_relu")
     return ReLU() if act is None else act
 
 

@@ -301,15 +301,13 @@ def accuracy(ann: Ann, images: Images, at_once: int | None = None) -> float:
       at_once: images a call; by default as many as suit the device's memory.
 
     Raises:
-      InputError: if the network can't be run on these images, or there is not one label for each.
+      InputError: if the network can't be run on these images.
     """
     check_ann(ann)
     if not hasattr(images, "stream"):
         raise InputError(f"accuracy takes tppjax.data.Images(images, labels); got {type(images).__name__}")
     if isinstance(images, Images):
-        images = Images(as_images(images), np.asarray(images.labels))
-        if images.labels.shape != images.images.shape[:1]:
-            raise InputError(f"one label for each of {len(images.images)} images, [N]; got {images.labels.shape}")
+        images = Images(as_images(images), images.labels)
     check_images(ann, images[:1], "accuracy")
     if at_once is not None:
         check_count("at_once", at_once)

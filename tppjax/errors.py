@@ -25,16 +25,15 @@ class Stopped(KeyboardInterrupt):
 
 def check_number(name: str, value, least=0, most=math.inf, above: bool = False) -> None:
     """Raises InputError unless `value`, called `name`, is a finite number from `least`, or `above` it, to `most`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise InputError(f"{name} must be a number; got {value!r}")
-    if not (value > least if above else value >= least) or value == -math.inf:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not -math.inf < value < math.inf:
+        raise InputError(f"{name} must be a finite number; got {value!r}")
+    if not (value > least if above else value >= least):
         raise InputError(f"{name} must be {'above' if above else 'at least'} {least}; got {value}")
-    if not value <= most or value == math.inf:
-        raise InputError(f"{name} must be {'finite' if most == math.inf else f'at most {most}'}; got {value}")
+    if value > most:
+        raise InputError(f"{name} must be at most {most}; got {value}")
 
 
 def check_count(name: str, value, least: int = 1) -> None:
     """Raises InputError unless `value`, called `name`, is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise InputError(f"{name} must be a whole number; got {value!r}")
-    check_number(name, value, least)
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+        raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}")

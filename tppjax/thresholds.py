@@ -172,9 +172,7 @@ def _check_choice(method, per, T, mode, percentile):
     for name, (value, names) in known.items():
         if value not in names:
             raise InputError(f"unknown {name} {value!r}; known: {', '.join(names)}")
-    check_number("percentile", percentile)
-    if not 0 < percentile <= 100:
-        raise InputError(f"percentile is above 0 and at most 100, in percent; got {percentile}")
+    check_number("percentile", percentile, 0, 100, above=True)
 
 
 def check_plain(ann: Ann) -> None:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from configs.training import Training
 from tppjax import ann, sharding
 from tppjax.ann import Ann
+from tppjax.checks import check_ann
 from tppjax.data import Images
 from tppjax.errors import InputError, Stopped
 from tppjax.models.layers import LANDMARK
@@ -74,7 +75,7 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
             started = time.perf_counter()
             state = one_epoch(feed, state, epoch, steps, len(train), config, run, stop)
             candidate = network.replace(variables=ann.to_host(state.variables))
-            _check_finite(candidate.variables, epoch)
+            _check_usable(candidate, epoch)
             score = ann.accuracy(candidate, held_out)
             if score > float(state.best):
                 ann.save(candidate, run.folder / "ann")
@@ -126,12 +127,16 @@ def one_epoch(
     return state
 
 
-def _check_finite(tree, epoch: int) -> None:
-    if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree)):
-        raise InputError(
-            f"the loss or a weight is no longer finite in epoch {epoch + 1}: give a lower --lr; nothing of this epoch "
-            "was kept"
-        )
+def _check_finite(sums, epoch: int) -> None:
+    if not np.all(np.isfinite(sums)):
+        raise InputError(f"the loss is no longer finite in epoch {epoch + 1}: give a lower --lr; the epoch is not kept")
+
+
+def _check_usable(network: Ann, epoch: int) -> None:
+    try:
+        check_ann(network)
+    except InputError as e:
+        raise InputError(f"after epoch {epoch + 1} {e}: give a lower --lr; the epoch is not kept") from e
 
 
 def _stop_if_asked(stop, where: str) -> None:

@@ -27,13 +27,12 @@ def images(n, shape=(2, 2, 2)):
 
 
 def exact(model, shape=(2, 2, 2)):
-    """Variables of `model`: every weight one of -1, -1/2, ..., 1, thresholds 1/2, 1 or 2."""
+    """Variables of `model`: every weight one of -1, -1/2, ..., 1, thresholds and variances 1/2, 1 or 2."""
     rng = np.random.default_rng(3)
     abstract = jax.eval_shape(model.init, jax.random.key(0), images(1, shape))
 
     def draw(path, leaf):
-        theta = path[-1].key == "theta"
-        values = [0.5, 1, 2] if theta else [-1, -0.5, 0, 0.5, 1]
+        values = [0.5, 1, 2] if path[-1].key in ("theta", "var") else [-1, -0.5, 0, 0.5, 1]
         return rng.choice(values, leaf.shape).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(draw, abstract)

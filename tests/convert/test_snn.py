@@ -73,7 +73,7 @@ def test_baselines_begin_as_their_authors_have_it(act, beginning):
     snn = convert.to_snn(variables, 4, "baseline", model=model)
     assert snn == convert.to_snn(variables, 4, "baseline", model=model, v_init=v_init, shift=shift)
     assert convert.to_snn(variables, model=model, v_init=0.25).model.act.shift == 0
-    with pytest.raises(ValueError, match="shift is a finite number of thresholds; got nan"):
+    with pytest.raises(ValueError, match="shift must be a finite number; got nan"):
         convert.to_snn(variables, model=model, shift=float("nan"))
 
 

@@ -90,7 +90,7 @@ def test_files(subject, tmp_path):
         (potentials, potentials.Potentials, {"channel": 4}, "--channel 4: not in every layer"),
         (orders, orders.Orders, {"samples": 10**9}, "--samples 1 to 1000"),
         (everything, everything.All, {"minutes": 0.0}, "--minutes must be above 0"),
-        (everything, everything.All, {"minutes": float("inf")}, "--minutes must be at most"),
+        (everything, everything.All, {"minutes": float("inf")}, "--minutes must be a finite number"),
         (misalignment, misalignment.Misalignment, {"limit": 0}, "--limit must be at least 1"),
     ],
 )

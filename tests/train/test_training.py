@@ -142,9 +142,13 @@ def test_a_second_signal_acts_at_once():
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(tmp_path):
-    with pytest.raises(InputError, match="no longer finite in epoch 1: give a lower --lr"):
-        digits.main(replace(SMALL, out=tmp_path / "run", lr=1e30))
+@pytest.mark.parametrize(
+    ("act", "said"), [("relu", "the loss is no longer finite in epoch 1"), ("qcfs", "thresholds must be positive")]
+)
+def test_a_run_that_diverges_ends(act, said, tmp_path):
+    config = replace(SMALL, out=tmp_path / "run", act=act, L=4 if act == "qcfs" else None, lr=1e3)
+    with pytest.raises(InputError, match=f"{said}.*: give a lower --lr; the epoch is not kept"):
+        digits.main(config)
     assert not (tmp_path / "run" / "ann").exists()
     assert not any((tmp_path / "run" / "checkpoints").iterdir())
 
@@ -211,7 +215,7 @@ def test_too_few_images(config, tmp_path):
     [
         ({"L": 0}, "--L must be above 0; got 0"),
         ({"act": "clipped_relu", "bound": -1.0}, "--bound must be above 0; got -1.0"),
-        ({"lr": float("nan")}, "--lr must be above 0; got nan"),
+        ({"lr": float("nan")}, "--lr must be a finite number; got nan"),
         ({"epochs": 0}, "--epochs must be above 0"),
         ({"batch_size": 0}, "--batch_size must be above 0"),
         ({"validation": 0}, "--validation must be above 0"),
