@@ -104,7 +104,7 @@ def main(config: FromTorch) -> Ann:
     act = _chosen(config, threshold_name(state))
     chosen = {name: getattr(config, name) for name in ("layout", "pool", "dataset", "mean", "std", "size")}
     network = import_state_dict(state, config.arch, act=act, **chosen)
-    layout = config.layout or recognise(plain(state), config.pool)
+    layout = recognise(plain(state), config.pool) if config.layout is None else config.layout
     source = config.weights.name + (f" ({config.entry})" if config.entry else "")
     network = network.replace(history=(f"imported from {source}: {config.arch} of layout {layout}",))
     ann.save(network, config.out / "ann")
@@ -179,7 +179,7 @@ def import_state_dict(
     state = plain({key: np.asarray(value) for key, value in state.items()})
     if empty := [key for key, value in state.items() if value.size == 0]:
         raise InputError(f"the file has empty arrays: {', '.join(empty[:8])}")
-    layout = layout or recognise(state, pool)
+    layout = recognise(state, pool) if layout is None else layout
     if layout not in LAYOUTS:
         raise InputError(f"unknown layout {layout!r}; known: {', '.join(LAYOUTS)}")
     known = LAYOUTS[layout]
@@ -233,7 +233,7 @@ def _preprocessing(layout: Layout, classes: int, channels: int, dataset, mean, s
         raise InputError(f"--size is a whole number of pixels from 1 to {LARGEST}; got {size}")
     if expected != classes:
         raise InputError(f"the file has {classes} classes, {dataset} {expected}; give another --dataset")
-    given = np.shape(mean) == np.shape(std) == (channels,)
+    given = np.shape(mean) == np.shape(std) == (channels,) and np.asarray((mean, std)).dtype.kind in "fi"
     if not given or not all(0 <= m <= 1 and 0 < np.float32(s) < np.inf for m, s in zip(mean, std, strict=True)):
         raise InputError(
             f"--mean and --std need {each}, as many as the network has input channels, for pixels in [0, 1]: the "

@@ -6,15 +6,12 @@ windows of its input first: for an activation that never falls this equals pooli
 can do it too.
 """
 
-import math
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from tppjax import counts
-from tppjax.errors import InputError
+from tppjax.errors import check_count, check_number
 
 
 def clipped_relu(x, theta):
@@ -71,7 +68,7 @@ class ClippedReLU(nn.Module):
     max_pool: tuple[int, int, int] | None = None
 
     def __post_init__(self):
-        _check_height(self, "bound", self.bound)
+        check_number("bound of ClippedReLU", self.bound, 0, above=True)
         super().__post_init__()
 
     @nn.compact
@@ -95,9 +92,8 @@ class QCFS(nn.Module):
     max_pool: tuple[int, int, int] | None = None
 
     def __post_init__(self):
-        if isinstance(self.L, bool) or not isinstance(self.L, int | np.integer) or self.L < 1:
-            raise InputError(f"L of QCFS is its number of levels, a whole number of at least 1; got {self.L!r}")
-        _check_height(self, "theta_init", self.theta_init)
+        check_count("L of QCFS, its number of levels,", self.L)
+        check_number("theta_init of QCFS", self.theta_init, 0, above=True)
         super().__post_init__()
 
     @nn.compact
@@ -105,11 +101,6 @@ class QCFS(nn.Module):
         """`qcfs(x, theta, L)`, any shape."""
         x = max_pool(x, self.max_pool)
         return qcfs(x, _theta(self, self.theta_init, x.shape), self.L)
-
-
-def _check_height(module: nn.Module, name: str, value) -> None:
-    if not 0 < value < math.inf:
-        raise InputError(f"{name} of {type(module).__name__} is positive and finite; got {value}")
 
 
 def _theta(site: nn.Module, init: float, shape):

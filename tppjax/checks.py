@@ -24,6 +24,8 @@ def as_images(images):
         images = images.images
     if not isinstance(images, np.ndarray | jax.Array):
         images = _converted(images)
+    if images.dtype.kind in "OSUM":
+        raise InputError(f"images are an array of numbers [N, H, W, C]; got {images.dtype}")
     if jnp.issubdtype(images.dtype, jnp.floating) and not _finite(images):
         finite = np.isfinite(np.asarray(images)).reshape(len(images), -1).all(axis=1)
         raise InputError(f"the images hold NaN or infinity, first in image {finite.argmin()}")

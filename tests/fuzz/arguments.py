@@ -55,7 +55,7 @@ def arguments() -> dict[str, tuple[Callable, tuple]]:
         "to_snn(shift=)": (lambda v: convert.to_snn(net, 4, "baseline", shift=v), (*floats[:2], "x", [])),
         "to_snn(order=)": (lambda v: convert.to_snn(net, 4, "shuffle", order=v), ([0, 1], [0, 1, 2, 2], "x", 3)),
         "to_snn(params)": (convert.to_snn, (None, {}, net.variables, "x", 3, net.model)),
-        "apply(x)": (lambda v: free.apply(v), images),
+        "apply(x)": (lambda v: free.apply(v), [v for v in images if np.shape(v) != (0, 8, 8, 1)]),
         "apply(key=)": (lambda v: snn.apply(x, v), keys),
         "trace(key=)": (lambda v: snn.trace(x, v), keys),
         "calibrate(images)": (lambda v: convert.calibrate(plain, v, "max"), images),

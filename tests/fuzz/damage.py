@@ -52,16 +52,9 @@ def subjects(folder: Path) -> dict[str, Subject]:
     ann.save(network(), folder / "network")
     safetensors.numpy.save_file(akamaster_state(), folder / "weights.safetensors")
     settings = {"dataset": "digits", "n": 10}
-    row = {
-        "mode": "tpp",
-        "T": 4,
-        "accuracy": [90.0],
-        "mean": 90.0,
-        "std": 0.0,
-        "seconds": 1.0,
-        "spikes_per_neuron": 1.0,
-    }
-    Results.open(folder / "results", settings, "convert.evaluate").add({**row, "history": []})
+    case, measured = {"mode": "tpp", "T": 4}, {"accuracy": [90.0], "mean": 90.0, "std": 0.0, "seconds": 1.0}
+    measured |= {"spikes_per_neuron": 1.0, "history": []}
+    Results.open(folder / "results", settings, "convert.evaluate").add(case, measured)
     aedat4_files.write(folder / "recording.aedat4", [(1000 * i, i, i, i % 2) for i in range(100)])
     weights = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
 

@@ -3,12 +3,19 @@
 import numpy as np
 
 from tppjax.data import Images, Preprocessing
+from tppjax.errors import InputError
 
 TEST = 360  # 36 of each digit
 
 
 def info(name="digits", data_dir=None) -> Preprocessing:
-    """Mean and standard deviation are those of the training split."""
+    """Mean and standard deviation are those of the training split.
+
+    Raises:
+      InputError: if a folder is given, which would have no effect.
+    """
+    if data_dir is not None:
+        raise InputError(f"the digits ship with scikit-learn and are not read from a folder; got data_dir {data_dir}")
     return Preprocessing(name, (8, 8, 1), mean=(0.3049,), std=(0.3757,), class_names=tuple("0123456789"))
 
 
