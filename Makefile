@@ -38,6 +38,9 @@ test-torch: setup  ## the importers' tests against PyTorch, which this installs 
 guard: setup  ## that the published costs hold, but for a factor that noise never reaches (two minutes)
 	$(BIN)/python -m benchmarks.guard
 
+fuzz: setup  ## thousands of damaged files, senseless options and arguments (two minutes)
+	$(BIN)/python -m tests.fuzz
+
 kill: setup  ## kill every command that writes 50 times: nothing may be lost (half an hour)
 	$(BIN)/python -m tests.kill
 
