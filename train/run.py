@@ -1,7 +1,6 @@
 """The folder of a training run: what it was asked to do, how it went, and where it can continue."""
 
 import dataclasses
-import hashlib
 import json
 import shutil
 import signal
@@ -11,18 +10,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import jax
-import numpy as np
 import orbax.checkpoint as ocp
 
 from configs.training import Training
-from tppjax import files, sharding
+from tppjax import files, saved, sharding
 from tppjax.errors import InputError
 
+DIGEST = "checkpoint.json"  # of the newest checkpoint
 NOT_COMPARED = ("out", "resume", "overwrite", "data_dir", "distributed", "checkpoint_every", "workers")
 
 
 class Run:
-    """`config.json`, `metrics.jsonl` and `checkpoints/` of a run in `folder`; made by `Run.open`.
+    """`config.json`, `metrics.jsonl`, `checkpoints/` and `checkpoint.json` of a run in `folder`; made by `Run.open`.
 
     Of several hosts, which share the folder, the first one writes; all call each method.
     """
@@ -71,17 +70,14 @@ class Run:
         """
         newest = self._checkpoints.latest_step()
         if newest is not None:
-            wanted = ocp.args.Composite(state=ocp.args.StandardRestore(state), digest=ocp.args.JsonRestore())
+            self._check_digest(newest)
             try:
-                found = self._checkpoints.restore(newest, args=wanted)
+                state = self._checkpoints.restore(newest, args=ocp.args.StandardRestore(state))
             except Exception as e:  # whatever tensorstore raises
                 raise InputError(
                     f"checkpoint {newest} in {self.folder} is damaged or of another network: begin anew with "
                     f"--overwrite ({_first_line(e)})"
                 ) from e
-            if found.digest != _digest(found.state):
-                raise InputError(f"checkpoint {newest} in {self.folder} is damaged: begin anew with --overwrite")
-            state = found.state
         metrics = self.folder / "metrics.jsonl"
         if sharding.primary() and metrics.is_file():
             kept = metrics.read_text(errors="replace").splitlines(keepends=True)[: (newest or 0) // steps]
@@ -108,14 +104,25 @@ class Run:
         step = int(state.step)
         if step == self._checkpoints.latest_step():
             return
-        saved = ocp.args.Composite(state=ocp.args.StandardSave(state), digest=ocp.args.JsonSave(_digest(state)))
         try:
-            self._checkpoints.save(step, args=saved)
+            self._checkpoints.save(step, args=ocp.args.StandardSave(state))
         except Exception as e:  # whatever tensorstore raises
             raise InputError(
                 f"checkpoint {step} in {self.folder} could not be written; the one before it is whole: make room, then "
                 f"go on with --resume ({_first_line(e)})"
             ) from e
+        if sharding.primary():
+            files.write_json(self.folder / DIGEST, {"step": step, "sha256": self._digest(step)})
+
+    def _digest(self, step: int) -> str:
+        return saved.digest({}, self.folder / "checkpoints" / str(step))
+
+    def _check_digest(self, step: int) -> None:
+        """The files of this checkpoint are those that were written; a run killed just then left no digest of them."""
+        file, remedy = self.folder / DIGEST, "begin anew with --overwrite"
+        written = files.read_json(file, remedy) if file.is_file() else {}
+        if written.get("step") == step and written.get("sha256") != self._digest(step):
+            raise InputError(f"checkpoint {step} in {self.folder} is damaged: {remedy}")
 
     def close(self) -> None:
         """Waits for what is still being written."""
@@ -143,14 +150,6 @@ def stop_requests() -> Iterator[Callable[[], int | None]]:
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
-
-
-def _digest(state) -> dict:
-    """What tells this state from others, as JSON."""
-    seen = hashlib.sha256()
-    for leaf in jax.tree.leaves(state):
-        seen.update(np.asarray(leaf).tobytes())
-    return {"sha256": seen.hexdigest()}
 
 
 def _first_line(e: Exception) -> str:

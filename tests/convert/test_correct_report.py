@@ -31,7 +31,9 @@ def departure(network, images, original, T=3, mode="rounded"):
     return convert.report(convert.to_snn(network, T, mode), images, original).rows[-1].departure
 
 
-@pytest.mark.parametrize("mode", ["rounded", "tpp", "baseline"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("rounded", marks=pytest.mark.slow), "tpp", pytest.param("baseline", marks=pytest.mark.slow)]
+)
 def test_correction_brings_the_snn_nearer(relu, images, mode):
     """On images that it has not seen; least squares more than biases alone."""
     calibrated = convert.calibrate(relu, images, T=3, mode=mode)

@@ -25,6 +25,7 @@ def evaluated(digits_run, tmp_path_factory):
     return evaluate.main(Evaluate(ann=digits_run, modes=ALL, T=(2, 4), seeds=3, limit=90, out=out)), out
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_networks_run_by_hand(evaluated, digits_ann, digits_test):
     results, _ = evaluated
     images = digits_test[:90]

@@ -40,6 +40,7 @@ def drawn(known, T, mode, seed):
     return convert.to_snn(network, T, mode).trace(x.astype("f4"), convert.example_keys(key, np.arange(N)))
 
 
+@pytest.mark.slow
 def test_anytime(subject, known, tmp_path):
     section = anytime.main(anytime.Anytime(**subject, T=(2, 4), out=tmp_path))
     plain, x, labels, _ = known
@@ -119,6 +120,7 @@ def test_spikes(subject, known, tmp_path):
     assert f"{spent / (4.6 * whole):.2f}" in section.text
 
 
+@pytest.mark.slow
 def test_operations_are_the_same_compiled():
     """XLA (jax 0.10, CPU) once added up wrongly behind a strided convolution whose kernel is a constant."""
     model = models.create("resnet20", 10, QCFS(), blocks=(1, 1, 1))
@@ -152,6 +154,7 @@ def test_potentials(subject, known, tmp_path):
     assert np.abs(v).max() > np.abs(plain.run(x, 4)[2][1][0][..., 2] / plain.thetas[1]).max()
 
 
+@pytest.mark.slow
 def test_misalignment(subject, known, tmp_path):
     misalignment.main(misalignment.Misalignment(**subject, T=(4,), out=tmp_path))
     plain, x, _, _ = known

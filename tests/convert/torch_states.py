@@ -2,13 +2,11 @@
 
 import numpy as np
 
-RNG = np.random.default_rng(5)
-
 
 def drawn(shapes):
     """An array for each key, normally distributed, positive where it is a variance or a threshold."""
-    positive = ("running_var", ".up", ".thresh")
-    draw = {key: RNG.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+    positive, rng = ("running_var", ".up", ".thresh"), np.random.default_rng(5)
+    draw = {key: rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
     return {key: np.abs(array) + 0.5 if key.endswith(positive) else array for key, array in draw.items()}
 
 

@@ -61,15 +61,15 @@ def test_clipped_relu_keeps_its_bound_when_trained():
 
 @pytest.mark.parametrize("L", [0, -1, 1.5, True])
 def test_levels_are_refused(L):
-    with pytest.raises(InputError, match=f"L of QCFS is its number of levels, .* got {L}"):
+    with pytest.raises(InputError, match=f"its number of levels, must be a whole number of at least 1; got {L}"):
         QCFS(L=L)
 
 
 @pytest.mark.parametrize("height", [0, -1.0, np.nan, np.inf])
 def test_heights_are_refused(height):
-    with pytest.raises(InputError, match="bound of ClippedReLU is positive and finite"):
+    with pytest.raises(InputError, match="bound of ClippedReLU must be"):
         ClippedReLU(bound=height)
-    with pytest.raises(InputError, match="theta_init of QCFS is positive and finite"):
+    with pytest.raises(InputError, match="theta_init of QCFS must be"):
         QCFS(theta_init=height)
 
 

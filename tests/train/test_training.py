@@ -53,7 +53,7 @@ class Killed(Exception):
     pass
 
 
-@pytest.mark.parametrize("where", ["checkpoint", "log"])
+@pytest.mark.parametrize("where", ["checkpoint", pytest.param("log", marks=pytest.mark.slow)])
 def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(tmp_path, monkeypatch, where):
     """Killed before the second epoch's checkpoint, or before its line in metrics.jsonl."""
     whole = digits.main(replace(SMALL, out=tmp_path / "whole"))
@@ -99,6 +99,7 @@ def test_runs_are_not_mixed_up_or_lost(digits_run, tmp_path, capsys):
     assert (tmp_path / "run.previous" / "precious").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_metrics_of_a_run_killed_before_its_first_checkpoint_begin_anew(tmp_path):
     config = replace(SMALL, out=tmp_path / "run", epochs=1)
     digits.main(config)
@@ -109,7 +110,7 @@ def test_metrics_of_a_run_killed_before_its_first_checkpoint_begin_anew(tmp_path
     assert [json.loads(line)["epoch"] for line in (config.out / "metrics.jsonl").read_text().splitlines()] == [1]
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_training_after_the_step_and_resume_goes_on_bit_for_bit(tmp_path, monkeypatch, capsys, signum):
     config = replace(SMALL, epochs=2)
     whole = digits.main(replace(config, out=tmp_path / "whole"))
@@ -233,6 +234,7 @@ def test_options_out_of_range(options, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_an_epoch_as_one_scan_is_the_epoch_step_by_step(tmp_path, monkeypatch):
     """What accelerators run, where a run on CPUs calls each step."""
     config = replace(SMALL, epochs=2)
@@ -292,6 +294,7 @@ def test_remat_changes_no_step(digits_ann):
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), plain.variables, again.variables)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains(tmp_path, digits_ann, digits_test):
     network = digits.main(Digits(out=tmp_path / "run", epochs=4, L=8, dtype="bfloat16"))
     assert network.model == digits_ann.model  # a network like any other
