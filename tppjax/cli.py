@@ -19,11 +19,11 @@ def run(main, options: type) -> None:
     JAX_COMPILATION_CACHE_DIR says. With an option `distributed`, the hosts are joined first, and only the first one
     prints.
     """
-    config = tyro.cli(options)
     if jax.config.jax_compilation_cache_dir is None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tppjax"))
     try:
+        config = tyro.cli(options)
         if getattr(config, "distributed", False):
             sharding.join_hosts()
         with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if sharding.primary() else nowhere):

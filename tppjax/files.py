@@ -82,8 +82,8 @@ def read_json(path: str | os.PathLike, remedy: str) -> dict:
 
 def whole_folder(folder: Path) -> Path:
     """Where the content is: `folder`, or beside it if `replacing_folder` was killed between its renames."""
-    new, old = _beside(folder, "new"), _beside(folder, "old")
-    return next((place for place in (folder, new, old) if place.exists()), folder)
+    places = folder, _beside(folder, "made"), _beside(folder, "old")
+    return next((place for place in places if place.exists()), folder)
 
 
 @contextmanager
@@ -96,31 +96,31 @@ def replacing_folder(folder: Path, *, writes: bool = True) -> Iterator[Path]:
       folder: to be made or replaced.
       writes: whether this process renames and removes; false on all hosts but one.
     """
-    written, new = _beside(folder, "writing"), _beside(folder, "new")
+    making = _beside(folder, "making")
     if writes:
         folder.parent.mkdir(parents=True, exist_ok=True)
         _settle(folder)
-        shutil.rmtree(written, ignore_errors=True)
+        shutil.rmtree(making, ignore_errors=True)
     try:
-        yield written
+        yield making
         if writes:
-            written.rename(new)  # from here on it is whole
+            making.rename(_beside(folder, "made"))  # from here on it is whole
             _settle(folder)
     finally:
         if writes:
-            shutil.rmtree(written, ignore_errors=True)
+            shutil.rmtree(making, ignore_errors=True)
 
 
 def _settle(folder: Path) -> None:
     """Finishes a replacement: nothing is removed before its successor is in place."""
-    new, old = _beside(folder, "new"), _beside(folder, "old")
-    if not folder.exists() and not new.exists() and old.exists():
+    made, old = _beside(folder, "made"), _beside(folder, "old")
+    if not folder.exists() and not made.exists() and old.exists():
         old.rename(folder)
-    if new.exists():
+    if made.exists():
         if folder.exists():
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
-        new.rename(folder)
+        made.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
 
 

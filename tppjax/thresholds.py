@@ -84,15 +84,19 @@ def observe(ann: Ann, images, batch_size: int | None = None) -> dict[str, Histog
 def _observe(ann: Ann, images, batch_size: int | None) -> dict[str, Histogram]:
     if batch_size is not None:
         check_count("batch_size", batch_size)
-    run = jax.jit(lambda ann, x: site_inputs(ann.model, ann.variables, ann.input(x))[1])
     found: dict[str, Histogram] = {}
     at_once = batch_size or images_at_once(ann.model, images.shape, kept=True)
     for batch in batches(images, at_once):
-        for site, x in jax.tree.map(np.asarray, run(ann, batch)).items():
+        for site, x in jax.tree.map(np.asarray, _at_sites(ann, batch)).items():
             if not np.isfinite(x.max()):
                 raise InputError(f"what reaches {site} is not finite: check the range of the images and of the weights")
             found.setdefault(site, Histogram(x.shape[-1])).add(x)
     return found
+
+
+@jax.jit
+def _at_sites(ann: Ann, images) -> dict[str, jax.Array]:
+    return site_inputs(ann.model, ann.variables, ann.input(images))[1]
 
 
 def choose(histograms: dict[str, Histogram], method: str, per: str, *, T: int, mode: str, percentile=99.9) -> dict:

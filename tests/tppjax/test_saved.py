@@ -214,7 +214,7 @@ def test_a_folder_that_cannot_be_made_or_written(network, tmp_path, monkeypatch)
 def test_nothing_there(network, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         ann.load(tmp_path / "nowhere")
-    (tmp_path / ".ann.writing" / "variables").mkdir(parents=True)
+    (tmp_path / ".ann.making" / "variables").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="holds no network"):
         ann.load(tmp_path)
     (tmp_path / "file").touch()
