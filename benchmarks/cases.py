@@ -42,9 +42,9 @@ def imported(net):
     return convert.calibrate(network, images(50), "max")
 
 
-def ann(net, batch=BATCH):
+def ann(net, batch=None):
     """Our ANN's forward pass."""
-    return _ours(lambda network, x, key: network.apply(x), imported(net), batch)
+    return _ours(lambda network, x, key: network.apply(x), imported(net), batch or BATCH)
 
 
 def snn(net, mode, T):
@@ -95,11 +95,14 @@ def training(net):
     network = start(config, cifar.new(config, 10), data.info("cifar10"), some)
     over, tx = sharding.mesh(), loop.optimizer(config, 371)  # steps of an epoch
     step = functools.partial(loop.train_step, network, tx, cifar.augmentation(config, network.preprocessing), config)
-    places = np.resize(np.arange(len(pixels)), (100, TRAIN_BATCH))
-    feed = feeds.resident(step, some, over)(
-        sharding.replicate(loop.initial_state(network, tx), over), places, 0, jax.random.key(0), (0, 0)
-    )
-    return lambda: jax.block_until_ready(next(feed)), TRAIN_BATCH
+    feed, state = feeds.resident(step, some, over), sharding.replicate(loop.initial_state(network, tx), over)
+
+    def call():
+        nonlocal state
+        ((_, state),) = feed(state, np.arange(TRAIN_BATCH)[None], 0, jax.random.key(0), (0, 0))
+        jax.block_until_ready(state)
+
+    return call, TRAIN_BATCH
 
 
 def torch_ann(net):

@@ -15,7 +15,7 @@ from tests.data.test_cifar import make_archive
 from tppjax.data import cifar, dvs
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRAINING = "--epochs 1 --batch_size 8 --validation 8 --limit_train 16"
 TINY = {  # what is added to the commands of a module, whose last word counts
     "train.cifar": TRAINING,
@@ -53,9 +53,9 @@ def make_data(folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, torch):
-    """Where the commands run."""
-    folder = tmp_path_factory.mktemp("commands")
+def made(tmp_path_factory, torch):
+    """Folder of the data and weights that commands begin with."""
+    folder = tmp_path_factory.mktemp("made")
     make_data(folder)
     state = {f"module.{key}": torch.from_numpy(np.abs(a) / a.size) for key, a in akamaster_state(channels=16).items()}
     torch.save({"state_dict": state}, folder / "resnet20-12fca82f.th")
@@ -64,17 +64,20 @@ def folder(tmp_path_factory, torch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.name)
-def test_commands_run(page, folder, monkeypatch, tmp_path):
-    monkeypatch.chdir(folder)
-    monkeypatch.setenv("TFDS_DATA_DIR", str(folder / "DIR"))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+def test_commands_run(page, made, monkeypatch, tmp_path):
+    for name in made.iterdir():
+        (tmp_path / name.name).symlink_to(name)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(made / "DIR"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for command in commands(page):
         module = command.split()[2]
         tiny = next(options for name, options in TINY.items() if command.startswith(f"python -m {name}"))
         if "train." in command:
             tiny += " --overwrite"
         monkeypatch.setattr(sys, "argv", [module, *shlex.split(command)[3:], *tiny.split()])
-        monkeypatch.delitem(sys.modules, module, raising=False)  # runpy warns of what is imported already
+        for name in (module, f"{module}.__main__"):  # runpy warns of what is imported already
+            monkeypatch.delitem(sys.modules, name, raising=False)
         runpy.run_module(module, run_name="__main__")
 
 

@@ -190,8 +190,9 @@ def save(ann: Ann, folder: str | os.PathLike) -> None:
     except InputError as e:
         raise InputError(f"the network can't be saved: {e}") from e
     there = files.whole_folder(folder)
-    if there.exists() and any(there.iterdir()) and {p.name for p in there.iterdir()} != {"ann.json", "variables"}:
+    if there.exists() and not {p.name for p in there.iterdir()} <= {"ann.json", "variables"}:
         raise FileExistsError(f"{folder} holds something other than a saved network; choose another folder")
+    sharding.wait_for_all("the folder has been looked at")
     with files.replacing_folder(folder, writes=sharding.primary()) as new:
         if sharding.primary():
             new.mkdir()  # orbax would try for ever
@@ -214,9 +215,14 @@ def load(folder: str | os.PathLike) -> Ann:
       InputError: if what is there is damaged or of another kind; says what is wrong and where.
     """
     asked = Path(folder).absolute()
-    places = (files.whole_folder(place) for place in (asked / "ann", asked))
-    if (folder := next((place for place in places if (place / "ann.json").is_file()), None)) is None:
-        raise FileNotFoundError(_nothing_at(asked))
+    for place in (asked / "ann", asked):
+        with files.reading_folder(place) as whole:
+            if (whole / "ann.json").is_file():
+                return _load(whole)
+    raise FileNotFoundError(_nothing_at(asked))
+
+
+def _load(folder: Path) -> Ann:
     model, preprocessing, history, described = saved.read(folder / "ann.json")
     if "sha256" in described and described["sha256"] != saved.digest(described, folder / "variables"):
         raise InputError(f"{folder} is damaged: it is not as it was saved, by its digest; {saved.REMEDY}")

@@ -1,12 +1,14 @@
 """Files that are whole or not there: written beside their place, then renamed; read with one sentence if damaged."""
 
+import errno
 import fcntl
 import json
 import os
 import shutil
 import stat
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from tppjax.errors import InputError
@@ -80,8 +82,18 @@ def read_json(path: str | os.PathLike, remedy: str) -> dict:
     return content
 
 
+@contextmanager
+def reading_folder(folder: Path) -> Iterator[Path]:
+    """Where the folder's content is, which `replacing_folder` in another process leaves alone while this is open.
+
+    That is `folder`, or a place beside it if `replacing_folder` was killed between its renames.
+    """
+    with _held(folder.parent, fcntl.LOCK_SH) if folder.parent.is_dir() else nullcontext():
+        yield whole_folder(folder)
+
+
 def whole_folder(folder: Path) -> Path:
-    """Where the content is: `folder`, or beside it if `replacing_folder` was killed between its renames."""
+    """`folder`, or where `replacing_folder` left its content when it was killed between its renames."""
     places = folder, _beside(folder, "made"), _beside(folder, "old")
     return next((place for place in places if place.exists()), folder)
 
@@ -90,24 +102,26 @@ def whole_folder(folder: Path) -> Path:
 def replacing_folder(folder: Path, *, writes: bool = True) -> Iterator[Path]:
     """A path beside `folder` to make a folder at; if nothing goes wrong, it takes the place of `folder` in the end.
 
-    A kill at any moment leaves the old content or the new one whole, where `whole_folder` finds it.
+    A kill at any moment leaves the old content or the new one whole, where `reading_folder` finds it. Other processes
+    that replace the folder wait.
 
     Args:
       folder: to be made or replaced.
       writes: whether this process renames and removes; false on all hosts but one.
     """
     making = _beside(folder, "making")
-    if writes:
-        folder.parent.mkdir(parents=True, exist_ok=True)
+    if not writes:
+        yield making
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _held(folder.parent):
         _settle(folder)
         shutil.rmtree(making, ignore_errors=True)
-    try:
-        yield making
-        if writes:
+        try:
+            yield making
             making.rename(_beside(folder, "made"))  # from here on it is whole
             _settle(folder)
-    finally:
-        if writes:
+        finally:
             shutil.rmtree(making, ignore_errors=True)
 
 
@@ -132,6 +146,50 @@ def _beside(folder: Path, state: str) -> Path:
 def locked(folder: Path) -> Iterator[None]:
     """While this is open, other processes that lock the folder wait; the lock ends with the process."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    (folder / ".lock").touch()
+    with _held(folder / ".lock"):
         yield
+
+
+@contextmanager
+def claimed(folder: Path, what: str) -> Iterator[None]:
+    """While this is open, or until the process ends, no other process can claim the folder.
+
+    Raises:
+      InputError: if another process has claimed it; says that it does `what`.
+    """
+    with _opened(folder) as lock:
+        if not _flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            raise InputError(f"another process {what}: wait for it, stop it, or choose another folder")
+        yield
+
+
+@contextmanager
+def _held(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
+    with _opened(path) as lock:
+        if not _flock(lock, kind | fcntl.LOCK_NB):
+            print(f"waiting for another process, which writes to {path}", file=sys.stderr)
+            _flock(lock, kind)
+        yield
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor of the file or folder; a lock on it is independent of those of other descriptors."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _flock(descriptor: int, kind: int) -> bool:
+    """Whether the lock was had; file systems that have no locks give it to everyone."""
+    try:
+        fcntl.flock(descriptor, kind)
+    except BlockingIOError:
+        return False
+    except OSError as e:
+        if e.errno not in (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK):
+            raise
+    return True

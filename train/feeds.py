@@ -14,9 +14,11 @@ from jax.sharding import Mesh
 from tppjax import sharding
 from tppjax.data import Images
 
+SCANNED = 50  # steps a call on accelerators, after which a signal or a loss that is not finite is noticed
+
 
 def resident(step, images: Images, over: Mesh):
-    """All images lie on each device; on accelerators the steps of a call are one scan, on CPUs each step is a call.
+    """All images lie on each device; on accelerators `SCANNED` steps are a call, as one scan, on CPUs each step is.
 
     Args:
       step: `(state, pixels [B, ...], labels [B], key) -> state`.
@@ -28,13 +30,14 @@ def resident(step, images: Images, over: Mesh):
     one_step, many_steps = (jit(partial(fn, step)) for fn in (step_at, steps_at))
 
     def feed(state, places, first, key, draw):
-        if sharding.loops_are_fast(over):
-            now = sharding.split(places[first:], over, axis=1)
-            yield len(places), many_steps(state, pixels, labels, now, key, first)
-            return
-        for i in range(first, len(places)):
-            state = one_step(state, pixels, labels, sharding.split(places[i], over), key, i)
-            yield i + 1, state
+        scanned = SCANNED if sharding.loops_are_fast(over) else 1
+        for i in range(first, len(places), scanned):
+            if scanned == 1:
+                state = one_step(state, pixels, labels, sharding.split(places[i], over), key, i)
+            else:
+                now = sharding.split(places[i : i + scanned], over, axis=1)
+                state = many_steps(state, pixels, labels, now, key, i)
+            yield min(i + scanned, len(places)), state
 
     return feed
 

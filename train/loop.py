@@ -21,7 +21,7 @@ from tppjax.models.layers import LANDMARK
 from train import feeds
 from train.run import Run, stop_requests
 
-CHECKED_EVERY = 50  # steps, for a loss that is not finite
+CHECKED_EVERY = feeds.SCANNED  # steps, for a loss that is not finite
 LANDMARKS = jax.checkpoint_policies.save_only_these_names(LANDMARK)
 
 
@@ -64,13 +64,12 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
     over = sharding.mesh()
     if config.batch_size % over.size:
         raise InputError(f"--batch_size {config.batch_size} does not divide evenly over {over.size} devices")
-    run = Run.open(config)
     steps = len(train) // config.batch_size
     tx = optimizer(config, steps)
-    state = run.restore(sharding.replicate(initial_state(network, tx), over), steps)
     step = partial(train_step, network, tx, augment, config)
     feed = (feeds.resident if isinstance(train, Images) else feeds.streamed)(step, train, over)
-    with stop_requests() as stop:
+    with Run.open(config) as run, stop_requests() as stop:
+        state = run.restore(sharding.replicate(initial_state(network, tx), over), steps)
         for epoch in range(int(state.step) // steps, config.epochs):
             started = time.perf_counter()
             state = one_epoch(feed, state, epoch, steps, len(train), config, run, stop)
@@ -86,8 +85,7 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
             run.checkpoint(state)
             if epoch + 1 < config.epochs:
                 _stop_if_asked(stop, f"after epoch {epoch + 1}")
-    run.close()
-    return ann.load(run.folder)
+    return ann.load(config.out)
 
 
 def initial_state(network: Ann, tx: optax.GradientTransformation) -> State:

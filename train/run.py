@@ -6,7 +6,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
@@ -33,30 +33,41 @@ class Run:
         self._checkpoints = ocp.CheckpointManager(folder / "checkpoints", options=options)
 
     @classmethod
-    def open(cls, config: Training) -> "Run":
-        """Starts a run in `config.out`, or continues the one there.
+    @contextmanager
+    def open(cls, config: Training) -> Iterator["Run"]:
+        """Starts a run in `config.out`, or continues the one there; while this is open, no other process can.
 
         Raises:
           FileExistsError: if something is there and neither --resume nor --overwrite was given.
           FileNotFoundError: on --resume where no run is.
-          InputError: on --resume of a run that was given other options.
+          InputError: on --resume of a run that was given other options, or if another process trains there.
         """
         folder, described = config.out.absolute(), _described(config)
-        if config.resume:
-            _check_same(folder, described)
-            return cls(folder)
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            if not config.overwrite:
-                raise FileExistsError(f"{folder} is not empty: choose another --out, or --resume or --overwrite")
-            _check_previous(folder)
-        sharding.wait_for_all("the folder has been looked at")
-        if sharding.primary():
-            if folder.exists() and any(folder.iterdir()):
-                _set_aside(folder)
-            folder.mkdir(parents=True, exist_ok=True)
-            files.write_json(folder / "config.json", described)
-        sharding.wait_for_all("the run has begun")
-        return cls(folder)
+        checkpoints, first = folder / "checkpoints", sharding.primary()
+        with ExitStack() as open_:
+
+            def claim():
+                if first and checkpoints.is_dir():
+                    open_.enter_context(files.claimed(checkpoints, f"trains in {folder}"))
+
+            claim()
+            if config.resume:
+                _check_same(folder, described)
+            else:
+                _check_free(folder, config.overwrite)
+            sharding.wait_for_all("the folder has been looked at")
+            if first:
+                if not config.resume and _holds_something(folder):
+                    _set_aside(folder)
+                if not checkpoints.is_dir():
+                    checkpoints.mkdir(parents=True)
+                    claim()
+                if not config.resume:
+                    files.write_json(folder / "config.json", described)
+            sharding.wait_for_all("the run has begun")
+            run = cls(folder)
+            open_.callback(run._checkpoints.close)
+            yield run
 
     def restore(self, state, steps: int):
         """The newest checkpoint, placed as `state`; `state` itself where there is none yet. Later metrics are dropped.
@@ -124,10 +135,6 @@ class Run:
         if written.get("step") == step and written.get("sha256") != self._digest(step):
             raise InputError(f"checkpoint {step} in {self.folder} is damaged: {remedy}")
 
-    def close(self) -> None:
-        """Waits for what is still being written."""
-        self._checkpoints.close()
-
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], int | None]]:
@@ -144,7 +151,9 @@ def stop_requests() -> Iterator[Callable[[], int | None]]:
         signal.signal(signum, usual[signum])
 
     if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-        usual |= {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # ignored on purpose, as behind nohup
+                usual[number] = signal.signal(number, note)
     try:
         yield lambda: came[0] if came else None
     finally:
@@ -172,14 +181,30 @@ def _check_same(folder: Path, described: dict) -> None:
         raise InputError(f"--resume needs the options the run in {folder} began with: {listed}")
 
 
+def _check_free(folder: Path, overwrite: bool) -> None:
+    """Raises FileExistsError if something is in the folder, unless it may be moved to its place as previous run."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file, not a folder: choose another --out")
+    if not _holds_something(folder):
+        return
+    if not overwrite:
+        raise FileExistsError(f"{folder} is not empty: choose another --out, or --resume or --overwrite")
+    if _holds_something(_previous(folder)) and not (_previous(folder) / "config.json").is_file():
+        raise FileExistsError(
+            f"--overwrite would move {folder} to {_previous(folder)}, which is not a run: move that away"
+        )
+
+
+def _holds_something(folder: Path) -> bool:
+    """Whether there is anything but what a kill leaves before a run has begun: hidden files, and no checkpoints."""
+    if not folder.is_dir():
+        return folder.exists()
+    found = [f for f in folder.iterdir() if not f.name.startswith(".")]
+    return any(f.name != "checkpoints" or any(f.iterdir()) for f in found)
+
+
 def _previous(folder: Path) -> Path:
     return folder.with_name(folder.name + ".previous")
-
-
-def _check_previous(folder: Path) -> None:
-    previous = _previous(folder)
-    if previous.exists() and not (previous / "config.json").is_file():
-        raise FileExistsError(f"--overwrite would move {folder} to {previous}, which is not a run: move that away")
 
 
 def _set_aside(folder: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,25 @@ def test_a_folder_is_never_without_a_whole_content(after, tmp_path, monkeypatch)
     put(folder, "third")
     assert (folder / "a").read_text() == "third"
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_who_reads_a_folder_waits_for_who_replaces_it(tmp_path):
+    folder, seen = tmp_path / "net", []
+    put(folder, "first")
+
+    def read():
+        with files.reading_folder(folder) as whole:
+            seen.append((whole / "a").read_text())
+
+    with files.replacing_folder(folder) as new:
+        reader = threading.Thread(target=read)
+        reader.start()
+        reader.join(0.2)
+        assert not seen
+        new.mkdir()
+        (new / "a").write_text("second")
+    reader.join()
+    assert seen == ["second"]
 
 
 def test_locked_makes_others_wait(tmp_path):

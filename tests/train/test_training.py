@@ -23,7 +23,7 @@ from tppjax.activations import QCFS
 from tppjax.data import cifar as cifar_data
 from tppjax.errors import InputError
 from train import cifar, digits, feeds, loop
-from train.run import stop_requests
+from train.run import Run, stop_requests
 
 SMALL = Digits(limit_train=256, epochs=3, L=4)
 
@@ -132,6 +132,33 @@ def test_a_signal_ends_training_after_the_step_and_resume_goes_on_bit_for_bit(tm
     assert capsys.readouterr().err == expected
     resumed = digits.main(replace(config, out=tmp_path / "cut", resume=True))
     jax.tree.map(np.testing.assert_array_equal, resumed.variables, whole.variables)
+
+
+def test_two_processes_cannot_train_in_one_folder(tmp_path):
+    config = replace(SMALL, out=tmp_path / "run")
+    with Run.open(config):
+        for again in (replace(config, resume=True), replace(config, overwrite=True), config):
+            with pytest.raises(InputError, match="another process trains in"), Run.open(again):
+                pass
+    with Run.open(replace(config, resume=True)):
+        pass
+
+
+def test_what_a_kill_leaves_before_a_run_has_begun_is_in_nobodys_way(tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "run" / ".config.json.77.new").write_text("{")
+    with Run.open(replace(SMALL, out=tmp_path / "run")):
+        assert (tmp_path / "run" / "config.json").is_file()
+
+
+def test_a_signal_that_is_ignored_on_purpose_stays_so():
+    usual = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            signal.raise_signal(signal.SIGINT)
+            assert stop() is None
+    finally:
+        signal.signal(signal.SIGINT, usual)
 
 
 def test_a_second_signal_acts_at_once():

@@ -8,6 +8,7 @@ import gc
 import io
 import os
 import resource
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -158,13 +159,19 @@ def _rows(read, places: np.ndarray, workers: int, threads: int):
     grain = _grain()
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     rows = grain.MapDataset.source(places).map(read).to_iter_dataset(ahead)
-    rows = rows.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers))
+    rows = rows.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_ignore_interrupts)
     # Closed at once when the reader stops early: processes would stay, else, until Python collects them.
     with contextlib.closing(iter(rows)) as rows:
-        yield from (tuple(map(np.array, row)) for row in rows)  # copies, so that shared memory is free again at once
+        # Copies, so that shared memory is free again at once.
+        yield from (tuple(map(np.array, row)) for row in rows)
     del rows
     if workers:
         gc.collect()  # grain's iterators refer to each other, and the last rows would stay in shared memory
+
+
+def _ignore_interrupts(*_) -> None:
+    """In a process that reads: a Ctrl-C, which the terminal sends to all of them, is for the one that trains alone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
