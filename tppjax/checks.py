@@ -144,7 +144,8 @@ def logits_shape(model: nn.Module, variables, input_shape) -> tuple[int, ...]:
     """Shape of what the network gives for one image, such as `(1, K)`; nothing is computed.
 
     Raises:
-      InputError: if `model.apply(variables, x)` is not possible, or gives something else than one array.
+      InputError: if `model.apply(variables, x)` is not possible, or gives something else than one array; or as
+        `check_hashable`.
     """
     name, x = type(model).__name__, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     try:
@@ -154,8 +155,7 @@ def logits_shape(model: nn.Module, variables, input_shape) -> tuple[int, ...]:
     except Exception as e:  # whatever their layers raise
         raise InputError(
             f"{name} must run as model.apply(variables, x), with x of shape {x.shape}, its own variables, and in "
-            "evaluation mode unless told otherwise, as in __call__(self, x, train: bool = False). "
-            f"{brief(e)}"
+            f"evaluation mode unless told otherwise, as in __call__(self, x, train: bool = False). {brief(e)}"
         ) from e
     if not isinstance(y, jax.ShapeDtypeStruct):
         shapes = jax.tree.map(lambda leaf: leaf.shape, y)

@@ -109,7 +109,7 @@ def test_what_the_images_are():
     assert imported.preprocessing.mean == (0.485, 0.456, 0.406)
     assert import_state_dict(akamaster_state(classes=100), "resnet20").preprocessing.dataset == "cifar100"
     own = import_state_dict(
-        akamaster_state(classes=7), "resnet20", dataset="mine", mean=(0.5,) * 3, std=(0.2,) * 3, size=9
+        akamaster_state(classes=7), "resnet20", dataset="mine", mean=np.float32([0.5] * 3), std=(0.2,) * 3, size=9
     )
     assert own.preprocessing == data.Preprocessing("mine", (9, 9, 3), (0.5,) * 3, (0.2,) * 3, tuple("0123456"))
     qcfs = import_state_dict(qcfs_vgg_state(), "vgg16", act=QCFS(L=4)).preprocessing
