@@ -5,15 +5,12 @@ looked up. So a ReLU written into a stem, a max-pool or an attention layer is fo
 accuracy.
 """
 
-import functools
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.extend import core
 
-from tppjax.checks import logits_shape
+from tppjax.checks import logits_shape, of_structure
 from tppjax.models.layers import avg_pool
 
 LINEAR = {
@@ -35,22 +32,6 @@ class Identity(nn.Module):
     def __call__(self, x):
         """`x`, any shape."""
         return avg_pool(x, self.max_pool)
-
-
-def of_structure(fn):
-    """`fn(model, variables, input_shape)`, which needs the variables' shapes only, found once for equal arguments."""
-
-    @functools.lru_cache(maxsize=128)
-    def once(model, tree, leaves, input_shape):
-        return fn(model, jax.tree.unflatten(tree, leaves), input_shape)
-
-    @functools.wraps(fn)
-    def cached(model, variables, input_shape):
-        leaves, tree = jax.tree.flatten(variables)
-        shapes = (jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.result_type(leaf)) for leaf in leaves)
-        return once(model, tree, tuple(shapes), tuple(input_shape))
-
-    return cached
 
 
 @of_structure

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import safetensors.numpy
 
-from tppjax.errors import InputError
+from tppjax.errors import InputError, brief
 
 ANEW = "where you trust it, load it there and save model.state_dict() anew"
 
@@ -82,8 +82,7 @@ def _read(path: Path, reader):
     try:
         return reader(path)
     except Exception as e:
-        reason = next(iter(str(e).splitlines()), type(e).__name__)
-        raise InputError(f"{path} can't be read ({reason}); if it is damaged or cut short, download it again") from e
+        raise InputError(f"{path} can't be read ({brief(e)}); if it is damaged or cut short, download it again") from e
 
 
 def _members(path: Path) -> list[str]:

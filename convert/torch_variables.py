@@ -9,15 +9,11 @@ import numpy as np
 from flax import traverse_util
 
 from convert.torch_layouts import State, threshold_name
+from tppjax.checks import check_leaf
 from tppjax.errors import InputError
 from tppjax.models.vgg import VGG
 
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
-# Leaves of which more is asked than that they are finite, with what is said of them.
-RULES = {
-    "theta": ("thresholds must be positive and finite", lambda leaf: leaf > 0),
-    "var": ("variances can't be negative and must be finite", lambda leaf: leaf >= 0),
-}
 SHOWN = 8  # keys of each kind in an error
 
 
@@ -41,9 +37,7 @@ def variables(model: nn.Module, names: dict[str, str], state: State, input_shape
     _check_keys(keys, shapes, state)
     leaves = given | {path: _leaf(path, state[key], shapes[path], model) for path, key in keys.items()}
     for path, leaf in leaves.items():
-        rule, holds = RULES.get(path[-1], ("weights must be finite", np.isfinite))
-        if not np.all(np.isfinite(leaf) & holds(leaf)):
-            raise InputError(f"{rule}; {keys.get(path, 'bound')} is {np.array2string(leaf, threshold=4)}")
+        check_leaf("/".join(path), leaf, keys.get(path, "bound"))
     return traverse_util.unflatten_dict(leaves)
 
 

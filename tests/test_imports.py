@@ -13,7 +13,7 @@ WITHIN_TPPJAX = {  # what the bottom of the core may import of the core
     "counts.py": {"errors"},
     "neurons.py": {"counts"},
     "activations.py": {"counts", "errors"},
-    "checks.py": {"activations", "errors"},
+    "checks.py": {"activations", "data", "errors"},
     "spiking.py": {"counts", "neurons", "activations", "errors"},
 }
 

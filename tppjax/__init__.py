@@ -4,7 +4,10 @@ from importlib import import_module, metadata
 
 __version__ = metadata.version("tppjax")
 
-_MODULES = ("activations", "ann", "counts", "data", "models", "neurons", "prng", "sharding", "thresholds")
+_MODULES = (
+    *("activations", "ann", "counts", "data", "errors", "models", "neurons", "prng", "sharding", "spiking"),
+    "thresholds",
+)
 
 
 def __getattr__(name: str):

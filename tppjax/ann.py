@@ -18,9 +18,9 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from tppjax import activations, files, saved, sharding
 from tppjax.batching import map_examples
-from tppjax.checks import as_images, check_ann, check_images
+from tppjax.checks import as_images, check_ann, check_hashable, check_images
 from tppjax.data import Images, Preprocessing
-from tppjax.errors import InputError, check_count
+from tppjax.errors import InputError, brief, check_count
 
 
 class Ann(struct.PyTreeNode):
@@ -63,10 +63,10 @@ class Ann(struct.PyTreeNode):
 
         Raises:
           InputError: if `images` are not a batch that the network takes: `[B, H, W, C]`, or recordings
-            `[B, frames, H, W, C]`; an array, or what can be made one, without NaN.
+            `[B, frames, H, W, C]`; an array, or what can be made one, without NaN; as `as_images`.
         """
         images = self.batch(images)
-        return images if self.preprocessing is None else self.preprocessing(images)
+        return images if self.preprocessing is None else self.preprocessing(jnp.asarray(images))
 
     def batch(self, images):
         """The images as an array, after all that `frames` refuses has been; nothing is computed.
@@ -94,7 +94,7 @@ def thresholds(variables) -> dict[str, jax.Array]:
 
 
 def size(variables) -> str:
-    """How many there are, for people to read."""
+    """How many thresholds and parameters there are, for people to read: "thresholds=4, parameters=30,000"."""
     flat = {keystr(path, simple=True, separator="/"): leaf for path, leaf in tree_leaves_with_path(variables)}
     params = {path: np.size(leaf) for path, leaf in flat.items() if path.startswith("params/")}
     return f"thresholds={sum(path.endswith('/theta') for path in params)}, parameters={sum(params.values()):,}"
@@ -137,16 +137,6 @@ def _sites(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Site]:
     if not found:
         raise InputError(f"{type(model).__name__} has no site: put self.act.copy(name=...) where its activations are")
     return found
-
-
-def check_hashable(model: nn.Module) -> None:
-    """Raises InputError unless the model can stand for what was traced and compiled of it, as JAX needs it."""
-    try:
-        hash(model)
-    except TypeError as e:
-        raise InputError(
-            f"{type(model).__name__} has a field that can't be hashed, such as a list, a dict or an array: give a tuple"
-        ) from e
 
 
 def site_inputs(model: nn.Module, variables, x, **options) -> tuple[jax.Array, dict[str, jax.Array]]:
@@ -253,7 +243,7 @@ def _write(variables, folder: Path) -> None:
     except OSError:
         raise
     except Exception as e:  # of many types, a full disk as a ValueError
-        raise InputError(f"the network can't be written to {folder.parent.parent} ({_first_line(e)}): make room") from e
+        raise InputError(f"the network can't be written to {folder.parent.parent} ({brief(e)}): make room") from e
 
 
 def _read(folder: Path):
@@ -261,11 +251,7 @@ def _read(folder: Path):
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder)
     except Exception as e:  # of as many types as a file can be damaged
-        raise InputError(f"{folder} is damaged or incomplete ({_first_line(e)}): {saved.REMEDY}") from e
-
-
-def _first_line(e: Exception) -> str:
-    return next(iter(str(e).splitlines()), type(e).__name__)[:200]
+        raise InputError(f"{folder} is damaged or incomplete ({brief(e)}): {saved.REMEDY}") from e
 
 
 def _check_variables(model: nn.Module, variables, preprocessing: Preprocessing) -> None:
@@ -280,7 +266,7 @@ def _check_variables(model: nn.Module, variables, preprocessing: Preprocessing) 
         with watching((type(model.act),), record):
             required = jax.eval_shape(model.init, jax.random.key(0), x)
     except (ArithmeticError, TypeError, ValueError, FlaxError) as e:  # by what is wrong with a layer
-        raise InputError(f"{model.name} can't be built for {preprocessing.input_shape}: {_first_line(e)}") from e
+        raise InputError(f"{model.name} can't be built for {preprocessing.input_shape}: {brief(e)}") from e
     optional = {f"params/{site}/theta": ((), (c,)) for site, c in channels.items()}
     blocks = {site.rpartition("/")[0]: c for site, c in channels.items() if "/" in site}
     optional |= {f"params/{block}/shortcut_scale": ((), (c,)) for block, c in blocks.items()}
@@ -312,12 +298,12 @@ def accuracy(ann: Ann, images: Images, at_once: int | None = None) -> float:
     check_ann(ann)
     if not hasattr(images, "stream"):
         raise InputError(f"accuracy takes tppjax.data.Images(images, labels); got {type(images).__name__}")
-    if isinstance(images, Images):
-        images = Images(as_images(images), images.labels)
-    check_images(ann, images[:1], "accuracy")
+    in_memory = isinstance(images, Images)
+    pixels = check_images(ann, images if in_memory else images[:1], "accuracy")
+    images = Images(pixels, images.labels) if in_memory else images
     if at_once is not None:
         check_count("at_once", at_once)
-    at_once = at_once or images_at_once(ann.model, images[:1].images.shape)
+    at_once = at_once or images_at_once(ann.model, pixels.shape)
     return 100 * float(np.mean(map_examples(functools.partial(_correct, ann), images, at_once)))
 
 

@@ -1,5 +1,7 @@
 """What a caller hands over, checked where it enters: numbers, images, and networks of their own."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -7,28 +9,27 @@ import numpy as np
 from flax import traverse_util
 
 from tppjax.activations import ACTIVATIONS
-from tppjax.errors import InputError
+from tppjax.data import check_finite
+from tppjax.errors import InputError, brief
 
 
 def as_images(images):
     """`images` as one array: arrays, tensors and lists of them, and the pixels of `tppjax.data.Images`.
 
-    What jax traces passes as it is.
+    What jax traces passes as it is, and so do floats on a device: whether they are finite would have to be waited for.
 
     Raises:
-      InputError: if they are none of these, or floats that are not finite; says which image.
+      InputError: if they are none of these, or floats on the host that are not finite; says where.
     """
     if isinstance(images, jax.core.Tracer):
         return images
-    if hasattr(images, "images") and hasattr(images, "labels"):
+    if hasattr(type(images), "stream"):  # of the type, since pictures on disk would be read for their attributes
         images = images.images
     if not isinstance(images, np.ndarray | jax.Array):
         images = _converted(images)
     if images.dtype.kind in "OSUM":
         raise InputError(f"images are an array of numbers [N, H, W, C]; got {images.dtype}")
-    if jnp.issubdtype(images.dtype, jnp.floating) and not _finite(images):
-        finite = np.isfinite(np.asarray(images)).reshape(len(images), -1).all(axis=1)
-        raise InputError(f"the images hold NaN or infinity, first in image {finite.argmin()}")
+    check_finite(images)
     return images
 
 
@@ -45,7 +46,7 @@ def _converted(images) -> np.ndarray:
 
 
 def check_images(ann, images, purpose: str):
-    """The network and the images fit each other: the images, `[N, ...]`, as one array.
+    """The network and the images fit each other: the images, `[N, ...]`, as one array; on a device they are finite too.
 
     Args:
       ann: the network.
@@ -58,6 +59,8 @@ def check_images(ann, images, purpose: str):
     images = as_images(images)
     if not np.shape(images) or len(images) == 0:
         raise InputError(f"{purpose} needs images [N, H, W, C]; got none")
+    if isinstance(images, jax.Array):
+        check_finite(np.asarray(images))
     logits_shape(ann.model, ann.variables, jax.eval_shape(ann.frames, images[:1]).shape[-3:])
     return images
 
@@ -83,28 +86,66 @@ def check_ann(ann) -> None:
             f"{type(model).__name__} has {has}, which can't be converted: "
             f"give it one of {known} as act, and put self.act.copy(name=...) at each site"
         )
-    for path, leaf in traverse_util.flatten_dict(dict(variables), sep="/").items():
-        if isinstance(leaf, jax.core.Tracer):
-            continue
-        if path.endswith("/theta"):
-            if not _finite(leaf) or not np.all(np.asarray(leaf) > 0):
-                site = path.removeprefix("params/").removesuffix("/theta")
-                raise InputError(f"thresholds must be positive and finite; theta at {site} is {np.asarray(leaf)}")
-        elif not _finite(leaf):
-            raise InputError(f"the network's variables hold NaN or infinity, in {path}")
-        elif path.startswith("batch_stats/") and path.endswith("/var") and not np.all(np.asarray(leaf) >= 0):
-            raise InputError(f"a variance is at least 0; the network's variables hold a negative one, in {path}")
+    leaves = traverse_util.flatten_dict(dict(variables), sep="/")
+    known = {path: leaf for path, leaf in leaves.items() if not isinstance(leaf, jax.core.Tracer)}
+    for path, leaf in jax.device_get(known).items():
+        check_leaf(path, np.asarray(leaf))
 
 
-def _finite(leaf) -> bool:
-    return bool((jnp if isinstance(leaf, jax.Array) else np).isfinite(leaf).all())
+def check_leaf(path: str, leaf: np.ndarray, name: str | None = None) -> None:
+    """Raises InputError unless all its numbers are finite, thresholds positive and variances not negative.
+
+    Args:
+      path: of the leaf, such as "params/act1/theta".
+      leaf: its numbers.
+      name: what the message calls it; by default the path.
+    """
+    name = path if name is None else name
+    if not np.all(np.isfinite(leaf)):
+        raise InputError(f"{name} has a number that is not finite")
+    if path.endswith("/theta") and not np.all(leaf > 0):
+        raise InputError(f"{name} has a threshold that is not positive, {leaf.min()}")
+    if path.startswith("batch_stats/") and path.endswith("/var") and np.any(leaf < 0):
+        raise InputError(f"{name} has a negative variance, {leaf.min()}")
 
 
+def check_hashable(model: nn.Module) -> None:
+    """Raises InputError unless the model can stand for what was traced and compiled of it, as JAX needs it."""
+    try:
+        hash(model)
+    except TypeError as e:
+        raise InputError(
+            f"{type(model).__name__} has a field that can't be hashed, such as a list, a dict or an array: give a tuple"
+        ) from e
+
+
+def of_structure(fn):
+    """`fn(model, variables, input_shape)`, which needs the variables' shapes only, found once for equal arguments.
+
+    Errors are not kept. InputError as `check_hashable`.
+    """
+
+    @functools.lru_cache(maxsize=128)
+    def once(model, tree, leaves, input_shape):
+        return fn(model, jax.tree.unflatten(tree, leaves), input_shape)
+
+    @functools.wraps(fn)
+    def cached(model, variables, input_shape):
+        check_hashable(model)
+        leaves, tree = jax.tree.flatten(variables)
+        shapes = (jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.result_type(leaf)) for leaf in leaves)
+        return once(model, tree, tuple(shapes), tuple(input_shape))
+
+    return cached
+
+
+@of_structure
 def logits_shape(model: nn.Module, variables, input_shape) -> tuple[int, ...]:
     """Shape of what the network gives for one image, such as `(1, K)`; nothing is computed.
 
     Raises:
-      InputError: if `model.apply(variables, x)` is not possible, or gives something else than one array.
+      InputError: if `model.apply(variables, x)` is not possible, or gives something else than one array; or as
+        `check_hashable`.
     """
     name, x = type(model).__name__, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
     try:
@@ -114,8 +155,7 @@ def logits_shape(model: nn.Module, variables, input_shape) -> tuple[int, ...]:
     except Exception as e:  # whatever their layers raise
         raise InputError(
             f"{name} must run as model.apply(variables, x), with x of shape {x.shape}, its own variables, and in "
-            "evaluation mode unless told otherwise, as in __call__(self, x, train: bool = False). "
-            f"{type(e).__name__}: {str(e).splitlines()[0]}"
+            f"evaluation mode unless told otherwise, as in __call__(self, x, train: bool = False). {brief(e)}"
         ) from e
     if not isinstance(y, jax.ShapeDtypeStruct):
         shapes = jax.tree.map(lambda leaf: leaf.shape, y)

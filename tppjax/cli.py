@@ -8,7 +8,9 @@ import jax
 import tyro
 
 from tppjax import sharding
-from tppjax.errors import InputError, Stopped
+from tppjax.errors import InputError, Stopped, brief
+
+LESS = "use fewer or smaller images, or a smaller batch"
 
 
 def run(main, options: type) -> None:
@@ -41,11 +43,11 @@ def run(main, options: type) -> None:
     except OSError as e:
         _end(f"error: {_refused(e)}", 2)
     except MemoryError:
-        _end("error: the memory does not suffice; try a smaller --batch_size or fewer images", 2)
+        _end(f"error: the memory does not suffice; {LESS}", 2)
     except jax.errors.JaxRuntimeError as e:
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise
-        _end(f"error: the device's memory does not suffice ({str(e).splitlines()[0]}); try a smaller --batch_size", 2)
+        _end(f"error: the device's memory does not suffice ({brief(e)}); {LESS}", 2)
 
 
 def _refused(e: OSError) -> str:

@@ -23,6 +23,12 @@ class Stopped(KeyboardInterrupt):
         self.status = 128 + signum
 
 
+def brief(e: Exception) -> str:
+    """What another library's error says, in one line that is not too long: its type, and the first line of its text."""
+    line = next(iter(str(e).strip().splitlines()), "")
+    return f"{type(e).__name__}: {line}".removesuffix(": ")[:200]
+
+
 def check_number(name: str, value, least=0, most=math.inf, above: bool = False) -> None:
     """Raises InputError unless `value`, called `name`, is a finite number from `least`, or `above` it, to `most`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real) or not -math.inf < value < math.inf:

@@ -15,6 +15,7 @@ from flax import traverse_util
 
 from tppjax import files, models
 from tppjax.activations import ACTIVATIONS
+from tppjax.checks import check_leaf
 from tppjax.data import Preprocessing
 from tppjax.errors import InputError
 
@@ -104,16 +105,6 @@ def check_variables(variables, required: dict, optional: dict) -> None:
             wanted = " or ".join(map(str, sorted(shapes)))
             raise InputError(f"{path} is {leaf.dtype} {leaf.shape}, not {dtype} {wanted}")
         check_leaf(path, leaf)
-
-
-def check_leaf(path: str, leaf: np.ndarray) -> None:
-    """Raises InputError unless all its numbers are finite, thresholds positive and variances not negative."""
-    if not np.all(np.isfinite(leaf)):
-        raise InputError(f"{path} has a number that is not finite")
-    if path.endswith("/theta") and not np.all(leaf > 0):
-        raise InputError(f"{path} has a threshold that is not positive, {leaf.min()}")
-    if path.endswith("/var") and np.any(leaf < 0):
-        raise InputError(f"{path} has a negative variance, {leaf.min()}")
 
 
 def _fields(module: nn.Module) -> dict:

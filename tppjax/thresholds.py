@@ -88,7 +88,7 @@ def _observe(ann: Ann, images, batch_size: int | None) -> dict[str, Histogram]:
     at_once = batch_size or images_at_once(ann.model, images.shape, kept=True)
     for batch in batches(images, at_once):
         for site, x in jax.tree.map(np.asarray, _at_sites(ann, batch)).items():
-            if not np.isfinite(x.max()):
+            if not np.isfinite([x.min(), x.max()]).all():
                 raise InputError(f"what reaches {site} is not finite: check the range of the images and of the weights")
             found.setdefault(site, Histogram(x.shape[-1])).add(x)
     return found

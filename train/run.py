@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 
 from configs.training import Training
 from tppjax import files, saved, sharding
-from tppjax.errors import InputError
+from tppjax.errors import InputError, brief
 
 DIGEST = "checkpoint.json"  # of the newest checkpoint
 NOT_COMPARED = ("out", "resume", "overwrite", "data_dir", "distributed", "checkpoint_every", "workers")
@@ -87,7 +87,7 @@ class Run:
             except Exception as e:  # whatever tensorstore raises
                 raise InputError(
                     f"checkpoint {newest} in {self.folder} is damaged or of another network: begin anew with "
-                    f"--overwrite ({_first_line(e)})"
+                    f"--overwrite ({brief(e)})"
                 ) from e
         metrics = self.folder / "metrics.jsonl"
         if sharding.primary() and metrics.is_file():
@@ -120,7 +120,7 @@ class Run:
         except Exception as e:  # whatever tensorstore raises
             raise InputError(
                 f"checkpoint {step} in {self.folder} could not be written; the one before it is whole: make room, then "
-                f"go on with --resume ({_first_line(e)})"
+                f"go on with --resume ({brief(e)})"
             ) from e
         if sharding.primary():
             files.write_json(self.folder / DIGEST, {"step": step, "sha256": self._digest(step)})
@@ -159,10 +159,6 @@ def stop_requests() -> Iterator[Callable[[], int | None]]:
     finally:
         for number, handler in usual.items():
             signal.signal(number, handler)
-
-
-def _first_line(e: Exception) -> str:
-    return f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}"
 
 
 def _described(config: Training) -> dict:

@@ -109,7 +109,7 @@ def test_what_the_images_are():
     assert imported.preprocessing.mean == (0.485, 0.456, 0.406)
     assert import_state_dict(akamaster_state(classes=100), "resnet20").preprocessing.dataset == "cifar100"
     own = import_state_dict(
-        akamaster_state(classes=7), "resnet20", dataset="mine", mean=(0.5,) * 3, std=(0.2,) * 3, size=9
+        akamaster_state(classes=7), "resnet20", dataset="mine", mean=np.float32([0.5] * 3), std=(0.2,) * 3, size=9
     )
     assert own.preprocessing == data.Preprocessing("mine", (9, 9, 3), (0.5,) * 3, (0.2,) * 3, tuple("0123456"))
     qcfs = import_state_dict(qcfs_vgg_state(), "vgg16", act=QCFS(L=4)).preprocessing
@@ -137,8 +137,8 @@ def changed(state, **changes):
             {"conv1__weight": np.ones((2, 1, 3, 3))},
             r"nothing tells .* 1 channel are .*: give --dataset and --mean",
         ),
-        ({"bn1__weight": np.array([1.0, np.nan])}, r"weights must be finite; bn1\.weight is \[ ?1\. +nan\]"),
-        ({"bn1__running_var": np.array([1.0, -1.0])}, r"variances can't be negative .*; bn1\.running_var is \[ ?1"),
+        ({"bn1__weight": np.array([1.0, np.nan])}, r"bn1\.weight has a number that is not finite"),
+        ({"bn1__running_var": np.array([1.0, -1.0])}, r"bn1\.running_var has a negative variance, -1\.0"),
         ({"bn1__bias": np.ones(2, int)}, r"not of floating-point numbers: bn1\.bias \(int64\)$"),
         ({"bn1__bias": np.ones(0)}, r"empty arrays: bn1\.bias$"),
         ({"linear__weight": None}, r"called fc\.weight in this layout, .*; no key looks like it"),
@@ -160,7 +160,7 @@ def test_another_depth_is_refused_with_the_first_keys():
 @pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
 def test_thresholds_that_cannot_be_are_refused_by_name(value):
     state = changed(qcfs_vgg_state(), layer3__6__thresh=np.array([value], np.float32))
-    with pytest.raises(ValueError, match=r"positive and finite; layer3\.6\.thresh is"):
+    with pytest.raises(ValueError, match=r"layer3\.6\.thresh has a .* not (positive, |finite)"):
         import_state_dict(state, "vgg16", act=QCFS(L=4))
 
 

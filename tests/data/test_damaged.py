@@ -100,7 +100,7 @@ def test_fuzzed_cifar10(folder, file, least):
     [
         ({"splits": []}, "is damaged"),
         ({"splits": None}, "is damaged"),
-        ({"splits": [{"name": "test"}]}, r"damaged \(its splits: KeyError 'shardLengths'\)"),
+        ({"splits": [{"name": "test"}]}, r"damaged \(its splits: KeyError: 'shardLengths'\)"),
         ({"splits": [{"name": "test", "shardLengths": []}]}, "a split has no records"),
         ({"splits": [{"name": "test", "shardLengths": ["1"] * 10**6}]}, "is damaged"),
         ({"splits": [{"name": "train", "shardLengths": ["15"]}]}, "has no split test, only train; remove"),

@@ -47,6 +47,13 @@ def test_preprocessing_that_can_not_be(name, value, message):
         replace(GOOD, **{name: value})
 
 
+def test_numbers_of_numpys_become_pythons():
+    mean, std = np.float32([0.5, 0.25]), np.float64([0.2, 0.3])
+    made = replace(GOOD, input_shape=tuple(np.int32([4, 5, 2])), mean=tuple(mean), std=tuple(std), resize=np.int64(9))
+    made = replace(made, class_names=tuple(np.array(["a", "b"])))
+    assert repr(made) == repr(replace(GOOD, mean=(0.5, 0.25), resize=9))
+
+
 def test_what_is_no_image():
     pixels = np.zeros((3, 4, 5, 2), np.uint8)
     np.testing.assert_array_equal(GOOD(pixels), GOOD(jnp.asarray(pixels)))
@@ -54,7 +61,7 @@ def test_what_is_no_image():
     assert GOOD(floats) is floats
     for wrong in (np.nan, np.inf):
         floats[1, 2, 3, 0] = wrong
-        with pytest.raises(InputError, match=r"images hold NaN or infinity, first at \[1, 2, 3, 0\]"):
+        with pytest.raises(InputError, match=r"the images hold NaN or infinity, first at \[1, 2, 3, 0\]"):
             GOOD(floats)
     for wrong, message in (
         (pixels.tolist(), "an array of NumPy's or JAX's; got list"),

@@ -171,8 +171,8 @@ def test_refusals(network, images, options, message):
 @pytest.mark.parametrize(
     ("value", "message"),
     [
-        (np.nan, "the network's variables hold NaN or infinity, in params/head/kernel"),
-        (np.inf, "the network's variables hold NaN or infinity, in params/head/kernel"),
+        (np.nan, "params/head/kernel has a number that is not finite"),
+        (np.inf, "params/head/kernel has a number that is not finite"),
     ],
 )
 def test_variables_that_are_not_finite(network, images, value, message):
@@ -180,6 +180,12 @@ def test_variables_that_are_not_finite(network, images, value, message):
     head = {**params["head"], "kernel": np.full_like(params["head"]["kernel"], value)}
     with pytest.raises(InputError, match=message):
         thresholds.calibrate(network.replace(variables={"params": {**params, "head": head}}), images)
+
+
+def test_minus_infinity_at_a_site(network, images, monkeypatch):
+    monkeypatch.setattr(thresholds, "_at_sites", lambda ann, x: {"act1_1": np.float32([[-np.inf, 1.0]])})
+    with pytest.raises(InputError, match="what reaches act1_1 is not finite"):
+        thresholds.calibrate(network, images)
 
 
 def test_unknown_modes_are_nobody_elses(values):

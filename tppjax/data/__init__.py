@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import numbers
 import os
 from importlib import import_module
 
@@ -62,6 +63,8 @@ class Images:
 class Preprocessing:
     """What a network's input is, kept with the network, so that evaluation can't use anything else.
 
+    NumPy's numbers and texts become Python's, so that equal ones are described, saved and compared alike.
+
     Attributes:
       dataset: name of the data set.
       input_shape: (height, width, channels).
@@ -87,6 +90,8 @@ class Preprocessing:
     interpolation: str = "bilinear"
 
     def __post_init__(self):
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         for problem in self._problems():
             raise InputError(f"what the network is given ({self.dataset}) can't be: {problem}")
 
@@ -129,9 +134,7 @@ class Preprocessing:
                 f"the network takes images of shape {self.input_shape} (trained on {self.dataset}); got {images.shape}"
             )
         if jnp.issubdtype(images.dtype, jnp.floating):
-            if isinstance(images, np.ndarray) and not np.isfinite(images).all():
-                place = np.argwhere(~np.isfinite(images))[0].tolist()
-                raise InputError(f"images hold NaN or infinity, first at {place}; give finite numbers, or uint8 pixels")
+            check_finite(images)
             return images
         if images.dtype != jnp.uint8:
             raise InputError(f"images are uint8 pixels, or floats already normalised; got {images.dtype}")
@@ -211,6 +214,15 @@ def digest(*arrays) -> str:
     return seen.hexdigest()[:12]
 
 
+def check_finite(images) -> None:
+    """Raises InputError if floats in an array of NumPy's are not finite; arrays on a device pass: asking would wait."""
+    if not isinstance(images, np.ndarray) or not jnp.issubdtype(images.dtype, jnp.floating):
+        return
+    if not (finite := np.isfinite(images)).all():
+        place = np.argwhere(~finite)[0].tolist()
+        raise InputError(f"the images hold NaN or infinity, first at {place}: give finite numbers, or uint8 pixels")
+
+
 def check_memory(what: str, size: int, remedy: str) -> None:
     """Refuses `size` bytes if they are more than the machine has: Linux would grant them, and end the process later.
 
@@ -224,13 +236,18 @@ def check_memory(what: str, size: int, remedy: str) -> None:
         )
 
 
+def _plain(value):
+    """Python's own number or text for one of NumPy's; in tuples likewise. Other things, as bool, stay as they are."""
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    for kind, plain in ((str, str), (bool, bool), (numbers.Integral, int), (numbers.Real, float)):
+        if isinstance(value, kind):
+            return plain(value)
+    return value
+
+
 def _tuple_of(kind, values) -> bool:
     return isinstance(values, tuple) and all(isinstance(v, kind) and not isinstance(v, bool) for v in values)
-
-
-def brief(e: Exception) -> str:
-    """What a library says of damaged data, in one line that is not too long."""
-    return " ".join(f"{type(e).__name__} {e}".split())[:200]
 
 
 def _sizes(values) -> bool:

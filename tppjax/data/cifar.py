@@ -21,8 +21,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from tppjax import cli
-from tppjax.data import Images, Preprocessing, brief, crops, prepared
-from tppjax.errors import InputError
+from tppjax.data import Images, Preprocessing, crops, prepared
+from tppjax.errors import InputError, brief
 
 SHAPE = (32, 32, 3)
 VERSION = "3.0.2"  # of TFDS's builders, whose features and names these data sets have

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.lib import format as npy
 
 from tppjax import files
-from tppjax.data import Images, Preprocessing, brief, check_memory
-from tppjax.errors import InputError
+from tppjax.data import Images, Preprocessing, check_memory
+from tppjax.errors import InputError, brief
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 MOST_CLASSES = 100_000

@@ -12,8 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from tppjax import files
-from tppjax.data import brief
-from tppjax.errors import InputError
+from tppjax.errors import InputError, brief
 
 MOST_SHARDS = 100_000
 LABELS = "label.labels.txt"
