@@ -168,11 +168,16 @@ def save(ann: Ann, folder: str | os.PathLike) -> None:
     Of several hosts all must call it, and the first one writes.
 
     Raises:
-      InputError: if the model is not one that `models.create` makes, the variables are not its own or not finite, or
+      InputError: if `ann` is something else, the model is not one that `models.create` makes, the variables are not its own or not finite, or
         they can't be written, such as to a full disk.
       FileExistsError: if `folder` holds anything but a saved network.
       OSError: if the folder can't be made.
     """
+    if not isinstance(ann, Ann):
+        raise InputError(
+            f"an Ann can be saved; got {type(ann).__name__}. A spiking network is saved as what it was converted from, "
+            "ann.save(snn.ann, folder), and converted again after loading: equal arguments give the same network"
+        )
     folder = Path(folder).absolute()
     description = saved.describe(ann.model, ann.preprocessing, ann.history)
     try:

@@ -335,3 +335,11 @@ def test_messages_are_one_line():
     with pytest.raises(InputError) as refused:
         convert.calibrate(own(TrainOn(ReLU()), False), X)
     assert re.fullmatch(r"[^\n]+", str(refused.value))
+
+
+def test_an_snn_is_saved_as_what_it_was_converted_from(tmp_path):
+    variables, model = mlp()
+    snn = convert.to_snn(variables, T=4, model=model)
+    with pytest.raises(InputError, match=r"an Ann can be saved; got Snn.*ann\.save\(snn\.ann, folder\)"):
+        ann.save(snn, tmp_path / "snn")
+    assert not (tmp_path / "snn").exists()
