@@ -168,8 +168,8 @@ def save(ann: Ann, folder: str | os.PathLike) -> None:
     Of several hosts all must call it, and the first one writes.
 
     Raises:
-      InputError: if `ann` is something else, the model is not one that `models.create` makes, the variables are not its own or not finite, or
-        they can't be written, such as to a full disk.
+      InputError: if `ann` is something else, the model is not one that `models.create` makes, the variables are not its
+        own or not finite, or they can't be written, such as to a full disk.
       FileExistsError: if `folder` holds anything but a saved network.
       OSError: if the folder can't be made.
     """
