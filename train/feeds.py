@@ -2,7 +2,9 @@
 
 A feed is called as `feed(state, places, first, key, draw)`: it runs the step on the images at `places` `[steps, B]`,
 from the step `first` of the epoch on, and after each call of the devices yields how many steps of the epoch are done
-and the state. `key` is the epoch's, for what is drawn inside jit; `draw` are the numbers that seed what reading draws.
+and the state. On CPUs the step has ended then, so that a signal is answered after it and the progress shown is true; an
+accelerator is left to run on while the next step is prepared. `key` is the epoch's, for what is drawn inside jit; `draw`
+are the numbers that seed what reading draws.
 """
 
 from functools import partial
@@ -33,7 +35,7 @@ def resident(step, images: Images, over: Mesh):
         scanned = SCANNED if sharding.loops_are_fast(over) else 1
         for i in range(first, len(places), scanned):
             if scanned == 1:
-                state = one_step(state, pixels, labels, sharding.split(places[i], over), key, i)
+                state = jax.block_until_ready(one_step(state, pixels, labels, sharding.split(places[i], over), key, i))
             else:
                 now = sharding.split(places[i : i + scanned], over, axis=1)
                 state = many_steps(state, pixels, labels, now, key, i)
@@ -70,6 +72,8 @@ def streamed(step, images, over: Mesh):
         stream = images.stream(places[first:, mine], draw)
         for i, batch in enumerate(stream, first):
             state = one_step(state, *sharding.assemble(batch, over), key, i)
+            if not sharding.loops_are_fast(over):
+                jax.block_until_ready(state)
             yield i + 1, state
 
     return feed
