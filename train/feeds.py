@@ -2,9 +2,10 @@
 
 A feed is called as `feed(state, places, first, key, draw)`: it runs the step on the images at `places` `[steps, B]`,
 from the step `first` of the epoch on, and after each call of the devices yields how many steps of the epoch are done
-and the state. On CPUs the step has ended then, so that a signal is answered after it and the progress shown is true; an
-accelerator is left to run on while the next step is prepared. `key` is the epoch's, for what is drawn inside jit; `draw`
-are the numbers that seed what reading draws.
+and the state. `key` is the epoch's, for what is drawn inside jit; `draw` are the numbers that seed what reading draws.
+
+On CPUs a step has ended when it is yielded, so that a signal is answered after it and the progress shown is true; an
+accelerator is left to run on while the next step is prepared.
 """
 
 from functools import partial
