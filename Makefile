@@ -29,7 +29,7 @@ test: setup  ## the tests, some 5 minutes on 2 cores
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: setup  ## whole runs of commands and pages, on several hosts too (twelve minutes)
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]'
