@@ -103,7 +103,7 @@ def loops_are_fast(over: Mesh) -> bool:
     """Whether a loop inside a compiled program, over training steps, is as fast as its steps one by one.
 
     It is on accelerators. On CPUs XLA computes the gradients of convolutions inside a loop, of any length, on a path
-    without threads: a step of ResNet-20 was measured to take 30 times as long (jax 0.10).
+    without threads: a step of ResNet-20 was measured to take 26 times as long (jax 0.10).
     """
     return over.devices.flat[0].platform != "cpu"
 
