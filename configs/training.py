@@ -21,6 +21,10 @@ class Training:
     L: int | None = None
     """Levels of qcfs above 0 [default: 8, VGG-16 4]. An SNN of mode "rounded" with T = L steps equals the ANN."""
 
+    theta_init: float | None = None
+    """Where qcfs saturates before training, the lambda of its authors, who begin with 8 [default: at each site, what
+    its pre-activations ask for; of a network from --init_from, the thresholds it has]."""
+
     bound: float | None = None
     """Where clipped_relu saturates, in activation units [default: 2; of a network from --init_from, calibrated]."""
 
@@ -77,7 +81,7 @@ LARGE = 2**31 - 1
 # Every number: the least and the most that it can be, and whether it must lie above the least.
 NUMBERS = {
     "L": (0, 2**12, True),  # counts.MAX_STEPS: as many convert it exactly
-    "bound": (0, 2.0**20, True),
+    **dict.fromkeys(("theta_init", "bound"), (0, 2.0**20, True)),
     "lr": (0, 2.0**10, True),
     "momentum": (0, 0.9999, False),
     "weight_decay": (0, 2.0**10, False),
@@ -105,7 +109,7 @@ def check(config: Training, side: int = LARGE) -> None:
         for number in value if isinstance(value, tuple) else (value,):
             if number is not None:
                 check_number(f"--{name}", number, least, most, above)
-    for name, act in (("L", "qcfs"), ("bound", "clipped_relu")):
+    for name, act in (("L", "qcfs"), ("theta_init", "qcfs"), ("bound", "clipped_relu")):
         if getattr(config, name) is not None and config.act != act:
             raise InputError(f"--{name} is an option of --act {act}; got --act {config.act}")
 

@@ -17,6 +17,7 @@ from tppjax.errors import InputError, check_count, check_number
 from tppjax.histogram import Histogram
 from tppjax.spiking import MODES
 
+TOGETHER = 50  # images a batch in `begin`
 METHODS = ("max", "percentile", "mse")
 CANDIDATES = 1 - 0.01 * np.arange(95)  # of the maximum: 1.00, 0.99, ..., 0.06 (SNNC: Li et al., ICML 2021)
 
@@ -81,22 +82,44 @@ def observe(ann: Ann, images, batch_size: int | None = None) -> dict[str, Histog
     return _observe(ann, check_images(ann, images, "calibration"), batch_size)
 
 
-def _observe(ann: Ann, images, batch_size: int | None) -> dict[str, Histogram]:
+def begin(ann: Ann, images) -> Ann:
+    """A QCFS network that is to be trained, with the `theta` that suits what reaches each site: one number a site.
+
+    Of the candidates of "mse" it is the one whose `L` levels have the least squared error, as quantisation-aware
+    training begins. What reaches a site is taken with plain ReLU at the sites before it, and with the batch norm of
+    training, by the statistics of each batch.
+
+    Args:
+      ann: the network; its model's `__call__` takes `train`.
+      images: of the training set, `[N, H, W, C]`; their order decides which are in one batch.
+
+    Raises:
+      InputError: as `calibrate`.
+    """
+    levels, images = ann.model.act.L, check_images(ann, images, "training")
+    plain = ann.replace(model=ann.model.clone(act=ReLU()), variables=without_thresholds(ann.variables))
+    observed = _observe(plain, images, TOGETHER, train=True)
+    thetas = choose(observed, "mse", "layer", T=levels, mode="rounded")
+    return with_thresholds(ann, thetas, f"theta before training: least error of {levels} levels, {len(images)} images")
+
+
+def _observe(ann: Ann, images, batch_size: int | None, train: bool = False) -> dict[str, Histogram]:
     if batch_size is not None:
         check_count("batch_size", batch_size)
     found: dict[str, Histogram] = {}
     at_once = batch_size or images_at_once(ann.model, images.shape, kept=True)
     for batch in batches(images, at_once):
-        for site, x in jax.tree.map(np.asarray, _at_sites(ann, batch)).items():
+        for site, x in jax.tree.map(np.asarray, _at_sites(ann, batch, train)).items():
             if not np.isfinite([x.min(), x.max()]).all():
                 raise InputError(f"what reaches {site} is not finite: check the range of the images and of the weights")
             found.setdefault(site, Histogram(x.shape[-1])).add(x)
     return found
 
 
-@jax.jit
-def _at_sites(ann: Ann, images) -> dict[str, jax.Array]:
-    return site_inputs(ann.model, ann.variables, ann.input(images))[1]
+@partial(jax.jit, static_argnames="train")
+def _at_sites(ann: Ann, images, train: bool) -> dict[str, jax.Array]:
+    how = {"train": True, "mutable": ["batch_stats"]} if train else {}
+    return site_inputs(ann.model, ann.variables, ann.input(images), **how)[1]
 
 
 def choose(histograms: dict[str, Histogram], method: str, per: str, *, T: int, mode: str, percentile=99.9) -> dict:
@@ -160,6 +183,13 @@ def squared_error(x, theta, T: int, mode: str):
         case _:
             raise InputError(f"unknown mode {mode!r}; known: {', '.join((*MODES, 'floor'))}")
     return (theta / T) ** 2 * ((1 - more) * (low - u) ** 2 + more * (low + 1 - u) ** 2)
+
+
+def without_thresholds(variables) -> dict:
+    """The variables less every leaf `theta`."""
+    flat = traverse_util.flatten_dict(variables["params"])
+    kept = {path: leaf for path, leaf in flat.items() if path[-1] != "theta"}
+    return {**variables, "params": traverse_util.unflatten_dict(kept)}
 
 
 def with_thresholds(ann: Ann, thetas: dict, how: str) -> Ann:

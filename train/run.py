@@ -100,9 +100,10 @@ class Run:
         if sharding.primary():
             with (self.folder / "metrics.jsonl").open("a") as f:
                 f.write(json.dumps({"epoch": epoch, **metrics}) + "\n")
+        theta = f"theta {metrics['theta']:.3f}  " if "theta" in metrics else ""  # the median over sites
         print(
             f"epoch {epoch:3}  loss {metrics['loss']:.4f}  train {metrics['train']:.2f} %  "
-            f"validation {metrics['validation']:.2f} %  {metrics['seconds']:.0f} s",
+            f"validation {metrics['validation']:.2f} %  {theta}{metrics['seconds']:.0f} s",
             flush=True,
         )
 
