@@ -100,7 +100,9 @@ def begin(ann: Ann, images) -> Ann:
     plain = ann.replace(model=ann.model.clone(act=ReLU()), variables=without_thresholds(ann.variables))
     observed = _observe(plain, images, TOGETHER, train=True)
     thetas = choose(observed, "mse", "layer", T=levels, mode="rounded")
-    return with_thresholds(ann, thetas, f"theta before training: least error of {levels} levels, {len(images)} images")
+    return with_thresholds(
+        ann, thetas, f"thresholds before training: least error of {levels} levels, {len(images)} images"
+    )
 
 
 def _observe(ann: Ann, images, batch_size: int | None, train: bool = False) -> dict[str, Histogram]:

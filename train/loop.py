@@ -81,8 +81,10 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
             loss, correct = (float(s) / steps for s in state.sums)
             best = jnp.maximum(float(state.best), score)
             state = state.replace(**sharding.replicate({"best": best, "sums": jnp.zeros(2)}, over))
-            took, theta = time.perf_counter() - started, _median_theta(candidate, config)
-            run.log(epoch + 1, loss=loss, train=100 * correct, validation=score, seconds=took, **theta)
+            measured = {"loss": loss, "train": 100 * correct, "validation": score}
+            if config.act == "qcfs":
+                measured["theta"] = _median_theta(candidate)
+            run.log(epoch + 1, **measured, seconds=time.perf_counter() - started)
             run.checkpoint(state)
             if epoch + 1 < config.epochs:
                 _stop_if_asked(stop, f"after epoch {epoch + 1}")
@@ -143,14 +145,9 @@ def _stop_if_asked(stop, where: str) -> None:
         raise Stopped(f"stopped {where}: the same command with --resume goes on from there", signum)
 
 
-def _median_theta(network: Ann, config: Training) -> dict[str, float]:
-    """The median over sites of the thresholds, where they are trained."""
+def _median_theta(network: Ann) -> float:
     thetas = ann.thresholds(network.variables).values()
-    return (
-        {"theta": float(np.median(np.concatenate([np.ravel(theta) for theta in thetas])))}
-        if config.act == "qcfs"
-        else {}
-    )
+    return float(np.median(np.concatenate([np.ravel(theta) for theta in thetas])))
 
 
 def split(images: Images, config: Training) -> tuple[Images, Images]:

@@ -183,7 +183,7 @@ def test_variables_that_are_not_finite(network, images, value, message):
 
 
 def test_minus_infinity_at_a_site(network, images, monkeypatch):
-    monkeypatch.setattr(thresholds, "_at_sites", lambda ann, x: {"act1_1": np.float32([[-np.inf, 1.0]])})
+    monkeypatch.setattr(thresholds, "_at_sites", lambda *_: {"act1_1": np.float32([[-np.inf, 1.0]])})
     with pytest.raises(InputError, match="what reaches act1_1 is not finite"):
         thresholds.calibrate(network, images)
 

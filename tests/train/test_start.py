@@ -1,4 +1,4 @@
-"""Training that begins with a network: the same function to begin with, or a refusal."""
+"""What training begins with: thresholds that suit the data, or a network that is the same function or refused."""
 
 from dataclasses import replace
 
@@ -7,14 +7,46 @@ import pytest
 
 from configs.digits import Digits
 from tppjax import ann, data, models
-from train import digits
-from train.start import activation, start
+from tppjax.activations import ReLU, qcfs
+from train import digits, loop
+from train.start import CALIBRATION, activation, start
 
 IMAGES = data.load("digits", "train")
 
 
 def begin(config):
     return start(config, models.create("vgg_small", 10, activation(config)), data.info("digits"), IMAGES)
+
+
+@pytest.mark.parametrize("L", [2, 8])
+def test_thresholds_begin_where_the_levels_of_qcfs_are_closest_to_what_reaches_each_site(L):
+    begun = begin(Digits(L=L))
+    train, _ = loop.split(IMAGES, Digits())
+    batches = np.split(begun.input(train.images[:CALIBRATION]), 10)
+    params = {
+        name: {k: v for k, v in layer.items() if k != "theta"} for name, layer in begun.variables["params"].items()
+    }
+    variables, plain = {**begun.variables, "params": params}, begun.model.clone(act=ReLU())
+    in_training = {"train": True, "mutable": ["batch_stats"]}
+    found = [ann.site_inputs(plain, variables, batch, **in_training)[1] for batch in batches]
+    thetas = ann.thresholds(begun.variables)
+    assert thetas.keys() == found[0].keys()
+    assert len(thetas) == 4
+    for site, theta in thetas.items():
+        x = np.concatenate([batch[site] for batch in found])
+
+        def error(height, x=x):
+            return float(np.mean((qcfs(x, np.full_like(x, height), L) - np.maximum(x, 0)) ** 2))
+
+        least = min(error(height) for height in np.linspace(0.06, 1.0, 95) * x.max())
+        assert theta.shape == ()
+        assert error(float(theta)) < 1.01 * least
+    assert "least error" in begun.history[0]
+
+
+def test_theta_init_is_the_number_that_all_sites_begin_with(digits_run):
+    for config in (Digits(L=8, theta_init=8.0), Digits(L=8, theta_init=8.0, init_from=digits_run)):
+        assert list(map(float, ann.thresholds(begin(config).variables).values())) == [8.0] * 4
 
 
 def test_the_same_activation_is_the_same_network(digits_run, digits_ann, digits_test):
