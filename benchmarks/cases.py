@@ -32,6 +32,11 @@ def images(n):
     return np.random.default_rng(0).normal(size=(n, 32, 32, 3)).astype(np.float32)
 
 
+def pixels(n):
+    """Pixels for training, `[n, 32, 32, 3]`, uint8."""
+    return np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
+
+
 @functools.cache
 def imported(net):
     """Our network with those weights, its thresholds the largest activation of each channel."""
@@ -89,9 +94,8 @@ def training(net):
     from train import cifar, feeds, loop
     from train.start import start
 
-    config = recipe(Cifar("", arch=net, batch_size=TRAIN_BATCH))
-    pixels = np.random.default_rng(0).integers(0, 256, (10 * TRAIN_BATCH, 32, 32, 3), dtype=np.uint8)
-    some = Images(pixels, np.zeros(len(pixels), np.int32))
+    config = recipe(Cifar("", arch=net, shortcut="pad", batch_size=TRAIN_BATCH, validation=1))
+    some = Images(pixels(10 * TRAIN_BATCH), np.zeros(10 * TRAIN_BATCH, np.int32))
     network = start(config, cifar.new(config, 10), data.info("cifar10"), some)
     over, tx = sharding.mesh(), loop.optimizer(config, 371)  # steps of an epoch
     step = functools.partial(loop.train_step, network, tx, cifar.augmentation(config, network.preprocessing), config)
@@ -144,19 +148,20 @@ def _theirs(net, batch, neuron=None, T=1):
 
 
 def torch_training(net):
-    """A step of SGD in PyTorch, with ReLU and without augmentation."""
+    """A step of SGD in PyTorch, with the same activation and augmentation as ours."""
     import torch
 
     from benchmarks import pytorch
 
-    network = pytorch.NETWORKS[net](torch.nn.ReLU).train()
+    network = pytorch.NETWORKS[net](pytorch.Qcfs).train()
     tx = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9, weight_decay=5e-4)
-    x = torch.from_numpy(images(TRAIN_BATCH).transpose(0, 3, 1, 2).copy())
-    y = torch.zeros(TRAIN_BATCH, dtype=torch.long)
+    x = torch.from_numpy(pixels(10 * TRAIN_BATCH).transpose(0, 3, 1, 2).copy())
+    y = torch.zeros(len(x), dtype=torch.long)
 
     def call():
+        batch = torch.randperm(len(x))[:TRAIN_BATCH]
         tx.zero_grad()
-        torch.nn.functional.cross_entropy(network(x), y).backward()
+        torch.nn.functional.cross_entropy(network(pytorch.augmented(x[batch])), y[batch]).backward()
         tx.step()
 
     return call, TRAIN_BATCH

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+MEAN, STD = (torch.tensor(c).reshape(3, 1, 1) for c in ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)))
 STAGES = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512, "pool", 512, 512, 512, "pool")
 
 
@@ -40,6 +41,31 @@ class SpikingJelly(nn.Module):
         x = (x / self.theta).unflatten(0, (self.T, -1))
         self.neuron.v = torch.full_like(x[0], 0.5)
         return (self.neuron(x) * self.theta).flatten(0, 1)
+
+
+class Qcfs(nn.Module):
+    """QCFS of 8 levels with a trained threshold; the gradient goes straight through the rounding."""
+
+    def __init__(self, L=8, theta=8.0):
+        super().__init__()
+        self.L, self.theta = L, nn.Parameter(torch.tensor(theta))
+
+    def forward(self, x):
+        u = torch.clamp(x / self.theta, 0, 1)
+        return self.theta * (u + (torch.floor(self.L * u + 0.5) / self.L - u).detach())
+
+
+def augmented(pixels, pad=4, hole=16):
+    """Random crop, flip and cutout of `pixels` `[B, C, H, W]`, uint8, a whole batch at a time; normalised floats."""
+    b, _, h, w = pixels.shape
+    padded = nn.functional.pad(pixels, (pad, pad, pad, pad))
+    top, left, row, column = (torch.randint(n, (b, 1)) for n in (2 * pad + 1, 2 * pad + 1, h, w))
+    rows, columns = top + torch.arange(h), left + torch.arange(w)
+    columns = torch.where(torch.rand(b, 1) < 0.5, columns.flip(1), columns)
+    x = padded[torch.arange(b)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
+    x = (x.permute(0, 3, 1, 2) / 255 - MEAN) / STD
+    outside = [((torch.arange(n) - at + hole // 2) // hole != 0) for n, at in ((h, row), (w, column))]
+    return x * (outside[0][:, None, :, None] | outside[1][:, None, None, :])
 
 
 class Block(nn.Module):

@@ -1,5 +1,7 @@
 """What the benchmark compares computes the same, and its table says what was measured."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -7,6 +9,7 @@ import convert
 from benchmarks.__main__ import LONG, Bench, cases_of, main, table
 from tests.convert.torch_states import akamaster_state
 from tppjax import counts, files
+from tppjax.activations import qcfs
 from tppjax.ann import sites, thresholds
 
 
@@ -41,6 +44,38 @@ def test_spikingjelly_is_our_baseline(networks):
     ours, theirs, x = networks
     expected = np.asarray(convert.to_snn(ours, 4, "baseline", v_init=0.5).apply(x))
     np.testing.assert_allclose(theirs(pytorch.SpikingJelly, 4), expected, atol=1e-3 * np.abs(expected).max())
+
+
+def test_qcfs_and_its_gradient_are_ours(torch):
+    from benchmarks import pytorch
+
+    x = np.linspace(-0.3, 1.2, 61, dtype=np.float32)
+    theirs, inputs = pytorch.Qcfs(L=4, theta=0.77), torch.from_numpy(x).requires_grad_()
+    values = theirs(inputs)
+    (values * torch.from_numpy(x)).sum().backward()  # every output has a gradient of its own
+    ours, gradients = jax.vjp(lambda x, theta: qcfs(x, theta, 4), jnp.asarray(x), jnp.full(x.shape, 0.77))
+    np.testing.assert_allclose(values.detach(), ours, rtol=1e-6)
+    to_x, to_theta = gradients(jnp.asarray(x))
+    np.testing.assert_allclose(inputs.grad, to_x, rtol=1e-6)
+    np.testing.assert_allclose(theirs.theta.grad, to_theta.sum(), rtol=1e-4)
+
+
+def test_augmentation_crops_flips_and_blanks(torch):
+    from benchmarks import pytorch
+
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (1, 3, 32, 32), dtype=np.uint8))
+    wide = (torch.nn.functional.pad(pixels[0], (4, 4, 4, 4)) / 255 - pytorch.MEAN) / pytorch.STD
+    crops = torch.stack([wide[:, i : i + 32, j : j + 32] for i in range(9) for j in range(9)])
+    crops = torch.cat([crops, crops.flip(3)])
+    torch.manual_seed(0)
+    found, blanks = set(), []
+    for x in pytorch.augmented(pixels.expand(200, -1, -1, -1)):
+        blank = (x == 0).all(dim=0)
+        (which,) = ((crops == x) | blank).all(dim=(1, 2, 3)).nonzero()[0]  # one of the crops, but for the square
+        found.add(int(which))
+        blanks += [int(blank.sum(axis).max()) for axis in (0, 1)]
+    assert sum(which < 81 for which in found) > 40 < sum(which >= 81 for which in found)
+    assert (min(blanks), max(blanks)) == (8, 16)  # a border cuts the square in half at most
 
 
 def test_algorithm_3_has_the_law_of_a_tpp_neuron(torch):
