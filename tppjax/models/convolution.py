@@ -20,7 +20,7 @@ def convolution(lhs, rhs, window_strides, padding, feature_group_count=1, precis
     (`jax.jvp`).
     """
     dilation = {*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ())}
-    if lhs.ndim != 4 or feature_group_count > 1 or dilation > {1} or isinstance(padding, str):
+    if lhs.ndim != 4 or feature_group_count > 1 or dilation - {1} or isinstance(padding, str):
         options |= {"feature_group_count": feature_group_count, "precision": precision}
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
     convolve = _by_xla if math.prod(rhs.shape[:2]) <= math.prod(lhs.shape[1:3]) else _tap_by_tap
@@ -105,7 +105,7 @@ def kernel_gradient(x, gradient, window, strides, padding, precision=None):
         return jnp.concatenate([product(x[:, first::down], gradient, first, taps[first]) for first in taps], 1)
 
     image = height * width * (w * c + h * k) * x.dtype.itemsize
-    size = max(n for n in range(1, b + 1) if b % n == 0 and (n * image <= BLOCK or n == 1))
+    size = max((n for n in range(1, b + 1) if b % n == 0 and n * image <= BLOCK), default=1)
     blocks = [a.reshape(size, b // size, *a.shape[1:]) for a in (x, gradient)]
 
     def add(i, total):
