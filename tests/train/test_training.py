@@ -299,7 +299,7 @@ def test_bfloat16_multiplies_but_nothing_else_is_rounded(digits_ann):
     }
     assert kinds == {(name, "bfloat16") for name in products}
     assert {leaf.dtype for leaf in jax.tree.leaves(after.variables)} == {jnp.dtype("float32")}
-    np.testing.assert_allclose(after.sums[0], exact.sums[0], rtol=0.05)
+    np.testing.assert_allclose(after.sums[0], exact.sums[0], rtol=0.1)
     assert not np.array_equal(after.sums[0], exact.sums[0])
 
 

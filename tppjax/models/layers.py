@@ -1,34 +1,13 @@
 """The linear layers that the models share, with the field's settings. Only trailing axes are touched."""
 
-import math
 from functools import partial
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tppjax.errors import InputError
-
-
-def convolution(lhs, rhs, window_strides, padding, feature_group_count=1, precision=None, **options):
-    """`jax.lax.conv_general_dilated` as `nn.Conv` calls it, and fast where the kernel is larger than the image.
-
-    There XLA takes the one for the other, at ten times the cost on a CPU, and VGG-16 on CIFAR ends in images of 2 x 2
-    pixels. So each tap of the kernel is multiplied by what it sees.
-    """
-    images, kernel = lhs.shape[1:-1], rhs.shape[:2]
-    dilation = {*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ())}
-    plain = feature_group_count == 1 and dilation <= {1} and not isinstance(padding, str)
-    if math.prod(kernel) <= math.prod(images) or not plain:
-        options |= {"feature_group_count": feature_group_count, "precision": precision}
-        return jax.lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
-    x = jnp.pad(lhs, ((0, 0), *padding, (0, 0)))
-    (h, w), (down, across) = (n - k for n, k in zip(x.shape[1:3], kernel, strict=True)), window_strides
-    taps = ((i, j) for i in range(kernel[0]) for j in range(kernel[1]))
-    seen = ((x[:, i : i + h + 1 : down, j : j + w + 1 : across], rhs[i, j]) for i, j in taps)
-    return sum(jnp.matmul(*pair, precision=precision) for pair in seen)
-
+from tppjax.models.convolution import convolution
 
 # He initialisation by fan out, as the baselines' authors; padding as PyTorch counts it.
 conv = partial(
