@@ -7,7 +7,7 @@ from contextlib import redirect_stdout
 import jax
 import tyro
 
-from tppjax import sharding
+from tppjax import memory, sharding
 from tppjax.errors import InputError, Stopped, brief
 
 LESS = "use fewer or smaller images, or a smaller batch"
@@ -21,6 +21,7 @@ def run(main, options: type) -> None:
     JAX_COMPILATION_CACHE_DIR says. With an option `distributed`, the hosts are joined first, and only the first one
     prints.
     """
+    memory.keep()
     if jax.config.jax_compilation_cache_dir is None:
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tppjax"))

@@ -1,0 +1,31 @@
+"""Memory that the process keeps: the pages of a large temporary array are asked for once."""
+
+import platform
+import subprocess
+import sys
+
+import pytest
+
+CODE = """
+import resource, sys
+import jax, jax.numpy as jnp
+from tppjax import memory
+if sys.argv[1] == "keep":
+    memory.keep()
+fn = jax.jit(lambda x: (x @ x.T).max())
+x = jnp.ones((4096, 8))
+for _ in range(3):
+    fn(x).block_until_ready()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    fn(x).block_until_ready()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can be told to keep memory")
+def test_pages_of_a_temporary_array_are_asked_for_once():
+    asked = {}
+    for how in ("keep", "return"):
+        asked[how] = int(subprocess.run([sys.executable, "-c", CODE, how], capture_output=True, check=True).stdout)
+    assert asked["keep"] < 1000 < 16384 < asked["return"]  # 64 MiB are 16384 pages
