@@ -89,11 +89,12 @@ def training(net):
     import jax
 
     from configs.cifar import Cifar, recipe
-    from tppjax import data, sharding
+    from tppjax import data, memory, sharding
     from tppjax.data import Images
     from train import cifar, feeds, loop
     from train.start import start
 
+    memory.keep()
     config = recipe(Cifar("", arch=net, shortcut="pad", batch_size=TRAIN_BATCH, validation=1))
     some = Images(pixels(10 * TRAIN_BATCH), np.zeros(10 * TRAIN_BATCH, np.int32))
     network = start(config, cifar.new(config, 10), data.info("cifar10"), some)

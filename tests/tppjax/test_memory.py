@@ -8,12 +8,13 @@ import pytest
 
 CODE = """
 import resource, sys
-import jax, jax.numpy as jnp
+import jax
+import jax.numpy as jnp
 from tppjax import memory
 if sys.argv[1] == "keep":
     memory.keep()
-fn = jax.jit(lambda x: (x @ x.T).max())
-x = jnp.ones((4096, 8))
+fn = jax.jit(lambda x: jnp.fft.irfft(jnp.fft.rfft(x)).sum())
+x = jnp.ones((4096, 4096))
 for _ in range(3):
     fn(x).block_until_ready()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
