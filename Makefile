@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-slow test-torch guard kill fuzz bench bench-imagenet lint format clean
+.PHONY: help setup demo test test-slow test-torch guard kill fuzz bench bench-imagenet zoo lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -33,7 +33,7 @@ test-slow: setup  ## whole runs of commands and pages, on several hosts too (twe
 
 test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]'
-	$(BIN)/python -m pytest tests/convert/test_from_torch.py tests/convert/test_torch_files.py tests/convert/test_cases_torch.py
+	$(BIN)/python -m pytest tests/convert/test_*torch*.py
 
 guard: setup  ## that the published costs hold, but for a factor that noise never reaches (two minutes)
 	$(BIN)/python -m benchmarks.guard
@@ -51,6 +51,10 @@ bench: setup  ## costs against the ANN, PyTorch and SpikingJelly, which this ins
 
 bench-imagenet: setup  ## time and memory of networks of ImageNet's size, on made pictures (ten minutes)
 	$(BIN)/python -m benchmarks.imagenet
+
+zoo: setup  ## which of torchvision's and timm's networks convert; installs both (an hour, and goes on if stopped)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]' torchvision timm
+	$(BIN)/python -m benchmarks.zoo
 
 lint: setup  ## formatter and linter, changing nothing
 	$(BIN)/ruff format --check .

@@ -41,7 +41,7 @@ def pixels(n):
 def imported(net):
     """Our network with those weights, its thresholds the largest activation of each channel."""
     import convert
-    from convert.from_torch import import_state_dict
+    from convert.torch import import_state_dict
 
     network = import_state_dict(state(net), net, dataset="cifar10", pool={"vgg16": "avg"}.get(net))
     return convert.calibrate(network, images(50), "max")
@@ -57,7 +57,7 @@ def snn(net, mode, T):
     import convert
 
     network = convert.to_snn(imported(net), int(T), mode)
-    return _ours(convert.Snn.apply, network, BATCH if network.model.act.folded else STEPPED_BATCH[net])
+    return _ours(convert.Snn.apply, network, BATCH if network.folded else STEPPED_BATCH[net])
 
 
 def _ours(apply, network, batch):
@@ -133,11 +133,9 @@ def _theirs(net, batch, neuron=None, T=1):
     import torch
 
     from benchmarks import pytorch
-    from tppjax.ann import sites, thresholds
 
     network = imported(net)
-    found = thresholds(network.variables)
-    thetas = [np.asarray(found[site]) for site in sites(network.model, (32, 32, 3))]
+    thetas = [np.asarray(network.thetas[name]) for name in network.sites]
     fn = pytorch.network(net, state(net), neuron, thetas, T)
     x = torch.from_numpy(images(batch).transpose(0, 3, 1, 2).copy())
 

@@ -28,7 +28,7 @@ FORWARDS = {  # of the ANN on as many images
 SECONDS = {"to_snn": 3.0, "to_snn again": 0.1}
 
 
-def network() -> Ann:
+def network() -> convert.Network:
     """ResNet-20 of random weights, its thresholds the largest activation of each channel."""
     model = models.create("resnet20", 10, ReLU(), shortcut="pad")
     variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))

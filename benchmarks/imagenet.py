@@ -22,6 +22,7 @@ from tppjax import ann, data, files, models
 from tppjax.activations import QCFS
 from tppjax.ann import Ann
 from tppjax.data import jpegs
+from tppjax.tracing import trace
 
 # Name of a case: network, its options, mode, images a call (None: as evaluate chooses), numbers of steps. The first of
 # these pays for compiling, where one compilation serves all.
@@ -105,7 +106,7 @@ def measure(folder: Path, arch: str, options: dict, mode: str, batch: int | None
     return {
         "mode": mode,
         "batch_size": batch,
-        "neurons": sum(int(np.prod(site.shape)) for site in ann.sites(model, info.input_shape).values()),
+        "neurons": sum(int(np.prod(site.shape)) for site in trace(Ann(variables, model, info)).sites.values()),
         "images_per_second": {str(T): n / s for T, s in seconds.items()},
         "peak_gib": int(done.stdout.split()[-2]) / 2**20,
     }

@@ -2,18 +2,25 @@
 
 from convert.correction import correct
 from convert.diagnosis import report
-from convert.fold import fold_batch_norm, fold_thresholds
+from convert.fold import fold_batch_norm
 from convert.snn import Snn, Trace, example_keys, to_snn
-from tppjax.thresholds import calibrate
+from convert.torch import from_torch
+from tppjax.calibration import calibrate
+from tppjax.checkpoint import load
+from tppjax.network import Network
+from tppjax.tracing import trace
 
 __all__ = [
+    "Network",
     "Snn",
     "Trace",
     "calibrate",
     "correct",
     "example_keys",
     "fold_batch_norm",
-    "fold_thresholds",
+    "from_torch",
+    "load",
     "report",
     "to_snn",
+    "trace",
 ]

@@ -1,210 +1,214 @@
-"""Correction after conversion: what reaches a layer of the SNN is brought back to what reaches it in the ANN.
+"""Correction: what a spiking network lacks at each site, against the network it came from, is added there.
 
-Spikes carry less than activations: they are clipped, rounded and, in random modes, noisy. Layer by layer, from the
-first to the logits, with everything before it converted and corrected, the difference is measured on calibration images
-and made good in the weights that feed the layer: in biases alone, or in kernels and biases by least squares.
+Thresholds clip and neurons draw, so what reaches a site in the SNN is not what reaches it in the ANN. From site to
+site, in the order in which they run, the mean difference of each channel is added as an offset of the site (as SNNC
+does with biases: Li et al., ICML 2021). With weights corrected too, the layers that feed the site are fitted to what
+reaches it in the ANN, from what they get in the SNN, by least squares.
 """
 
 from functools import partial
 from typing import NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
+from jax import lax
 from tqdm import tqdm
 
-from convert.fold import fold_batch_norm, known
-from convert.snn import example_keys, to_snn
+from convert.fold import fold_batch_norm, is_layer, kernel_axis, kernel_of, output_axis
+from convert.snn import Snn, example_keys, to_snn
 from tppjax import prng
-from tppjax.ann import Ann, watching
 from tppjax.batching import batches
-from tppjax.checks import check_ann, check_images
-from tppjax.errors import InputError, check_count, check_number
+from tppjax.checks import check_examples
+from tppjax.errors import check_count, check_number
+from tppjax.graph import Op
+from tppjax.network import OUTPUT, Network
+from tppjax.tracing import trace
 
-LOGITS = "logits"  # where the network ends
 
-
-class Linear(NamedTuple):
-    """A convolution, or a dense layer, which has no kernel size.
+class Place(NamedTuple):
+    """Where a correction is made: at a site, or at the output.
 
     Attributes:
-      path: in the network.
-      shape: of its output.
-      kernel_size: and `strides` and `padding`, as in `nn.Conv`.
-      plain: over two axes, without groups, dilation and uneven padding.
-      direct: whether its output is the very input of what it feeds.
+      name: of the site, or `OUTPUT`.
+      value: number of the value that is corrected.
+      axis: of its channels, in an example; None if it has none.
+      layers: the layers whose outputs are added up to it, with nothing else between that is not a constant.
     """
 
-    path: str
-    shape: tuple[int, ...]
-    kernel_size: tuple[int, ...] = ()
-    strides: int | tuple[int, ...] = 1
-    padding: int | str = 0
-    plain: bool = True
-    direct: bool = False
+    name: str
+    value: int
+    axis: int | None
+    layers: tuple[Op, ...]
 
 
 def correct(
-    ann: Ann, images, T: int, mode: str, *, weights=False, ridge=1e-3, seed=0, batch_size=None, progress=None, **options
-) -> Ann:
-    """The network changed so that its spiking version of this `T` and `mode` comes nearer to what it was.
+    network,
+    images,
+    *,
+    T: int,
+    mode: str | dict[str, str] = "tpp",
+    weights: bool = False,
+    ridge: float = 1e-3,
+    seed: int = 0,
+    batch_size: int | None = None,
+    progress: str | None = None,
+    **options,
+) -> Network:
+    """The network with what its spiking version lacks added at each site and at the output.
 
     Args:
-      ann: a network with thresholds; batch norm is folded into its weights first.
-      images: calibration images `[N, H, W, C]`, of the training set.
-      T: number of time steps of the SNN that it is for.
-      mode: likewise its neurons.
-      weights: kernels and biases by least squares; otherwise biases, by the mean difference of each channel.
-      ridge: of least squares: penalty on the change, in parts of the mean square of the layer's inputs; at least 1e-6,
-        below which rounding would decide where the images don't.
+      network: a `Network` with thresholds, or what `trace` makes one of.
+      images: `[N, ...]`, of the training set; some hundred are enough, a thousand for weights.
+      T: number of time steps that it is corrected for.
+      mode: the neurons, likewise.
+      weights: whether the weights of the layers that feed a site are corrected too, where nothing but a sum lies
+        between; batch norm is then folded first.
+      ridge: of the least squares, relative to the mean power of the layers' inputs; the change is small in directions
+        in which the images say little.
       seed: of the draws of random modes.
       batch_size: images a call; by default up to 100, as many as suit the device's memory.
-      progress: name of a progress bar over the layers, shown on a terminal.
+      progress: name of a progress bar over the sites, shown on a terminal.
       **options: of `to_snn`.
 
     Returns:
-      The corrected network, without batch norm.
+      The corrected network: offsets for its sites, and changed weights.
 
     Raises:
-      InputError: as `to_snn` and `fold_batch_norm`; if a number is out of range; if the images don't fit; or if a layer
-        has no bias, has groups, or is not one of those whose sum feeds a site. Only in networks of `models.MODELS` may
-        there be several, or something between them and the site.
+      InputError: as `to_snn`; if a number is out of range; or if the images don't fit.
     """
-    check_ann(ann)
-    ann = fold_batch_norm(ann)
-    snn = to_snn(ann, T, mode, **options)
-    images = check_images(ann, images, "correction")
+    network = trace(network, images)
+    snn = to_snn(fold_batch_norm(network) if weights else network, T, mode, **options)
+    reference, images = snn.network, check_examples(network, images, "correction")
     check_number("ridge", ridge, 1e-6)
     check_count("seed", seed, 0)
     if batch_size is not None:
         check_count("batch_size", batch_size)
-    batch_size = batch_size or min(100, snn.batch_size(images.shape[1:]))
+    batch_size = batch_size or min(100, snn.batch_size())
     keys = example_keys(jax.random.key(seed, impl=prng.HASH), np.arange(len(images)))
-    fed = feeding(ann, images.shape[-3:])
-    _check(fed, ann, weights)
-    for site, layers in tqdm(fed.items(), desc=progress, disable=None if progress else True, leave=False):
+    for place in tqdm(places(reference), desc=progress, disable=None if progress else True, leave=False):
+        layers = _fitted(place) if weights else ()
         sums = None
         for x, key in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
-            lacking, inputs = _look(ann, snn, x, key)
-            features = [inputs[layer.path] for layer in layers] if weights else []
-            new = jax.tree.map(np.float64, _normal_equations(layers if weights else (), features, lacking[site]))
+            new = jax.tree.map(np.float64, _equations(reference, snn, x, key if snn.random else None, place, layers))
             sums = new if sums is None else jax.tree.map(np.add, sums, new)
-        changed = _changed(snn.variables, layers, _solution(*sums, ridge))
-        snn = snn.replace(ann=snn.ann.replace(variables=changed))
-    what = "weights" if weights else "biases"
-    done = f"{what} corrected layer by layer at T={T} for {mode}, on {len(images)} images"
-    return ann.replace(variables=snn.variables, history=(*ann.history, done))
+        snn = snn.replace(network=_changed(snn.network, place, layers, _solution(*sums, ridge)))
+    what = "weights and offsets" if weights else "offsets"
+    done = f"{what} corrected site by site at T={T} for {snn.mode}, on {len(images)} images"
+    return snn.network.replace(history=(*network.history, done))
 
 
-def feeding(ann: Ann, input_shape) -> dict[str, tuple[Linear, ...]]:
-    """The linear layers between each site and the one before it, in the order in which they run."""
-    feeding, since = {}, []
-
-    def end(place, x):
-        feeding[place] = tuple(layer._replace(direct=y is x) for layer, y in since)
-        since.clear()
-
-    def record(path, module, x, y):
-        if isinstance(module, nn.Conv):
-            size = np.atleast_1d(module.kernel_size)
-            plain = (module.feature_group_count, module.kernel_dilation, module.input_dilation) == (1, 1, 1)
-            plain = plain and len(size) == 2 and (module.padding in ("SAME", "VALID") or type(module.padding) is int)
-            layer = Linear(path, y.shape, tuple(size.tolist()), module.strides or 1, module.padding, plain)
-            since.append((layer, y))
-        elif isinstance(module, nn.Dense):
-            since.append((Linear(path, y.shape), y))
-        else:
-            end(path, x)
-
-    with watching((nn.Conv, nn.Dense, type(ann.model.act)), record):
-        jax.eval_shape(lambda x: end(LOGITS, ann.apply(x)), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
-    return feeding
+def places(network: Network) -> list[Place]:
+    """Where a network is corrected, in the order in which it runs."""
+    shapes, (last, *others) = network.graph.shapes(network.weights), network.graph.outputs
+    found = [
+        Place(site.name, site.input, site.input_axis, _summands(network, site.input, site.input_axis, shapes))
+        for site in network.sites.values()
+    ]
+    if not others and isinstance(last, int) and (layers := _summands(network, last, len(shapes[last]) - 2, shapes)):
+        found.append(Place(OUTPUT, last, -1, layers))  # logits
+    return found
 
 
-def _check(fed: dict[str, tuple[Linear, ...]], ann: Ann, weights: bool) -> None:
-    """Every refusal before anything is computed."""
-    params = traverse_util.flatten_dict(ann.variables["params"], sep="/")
-    paths = [layer.path for layers in fed.values() for layer in layers]
-    if again := sorted({path for path in paths if paths.count(path) > 1}):
-        raise InputError(f"can't correct {', '.join(again)}, since it runs more than once: make a layer for each place")
-    for site, layers in fed.items():
-        if not known(ann.model) and [layer.direct for layer in layers] != [True]:
-            raise InputError(
-                f"can't correct what feeds {site}: outside tppjax.models that must be one nn.Conv or nn.Dense, with "
-                f"nothing between; found {', '.join(layer.path for layer in layers) or 'none'}. Convert without correct"
-            )
-        if unfit := [layer.path for layer in layers if weights and not layer.plain]:
-            raise InputError(f"can't correct the weights of {', '.join(unfit)}: groups, dilation or uneven padding")
-        if len({layer.shape for layer in layers}) != 1:
-            raise InputError(
-                f"can't correct what feeds {site}: it takes one layer, or several whose outputs are added; found "
-                + (", ".join(f"{layer.path} {layer.shape[1:]}" for layer in layers) or "none")
-            )
-        if f"{layers[0].path}/bias" not in params:
-            raise InputError(f"{layers[0].path} has no bias to correct; build the network with use_bias=True there")
+def _summands(network: Network, value: int, axis: int | None, shapes: dict) -> tuple[Op, ...]:
+    """The layers with channels in `axis` whose outputs are added up to a value; constants may be added, too."""
+    made = {item.output: item for item in network.graph.items if isinstance(item, Op)}
+    rank = len(shapes[value])
+    found, todo = [], [value]
+    while todo:
+        op = made.get(todo.pop())
+        if op is None:
+            continue
+        if op.name == "add":
+            todo += [v for v in op.inputs if isinstance(v, int)]
+        elif is_layer(network.graph, op) and (of_layer := output_axis(network, op)) is not None:
+            found += [op] if of_layer % rank - 1 == axis else []
+    return tuple(sorted(found, key=lambda op: op.output))
 
 
-def _inspect(model, variables, x, **options):
-    """`({site: its input, "logits": the logits}, {linear layer: its input})`, and the collections in `mutable`."""
-    at, inputs = {}, {}
-
-    def record(path, module, x, y):
-        (at if type(module) is type(model.act) else inputs)[path] = x
-
-    with watching((nn.Conv, nn.Dense, type(model.act)), record):
-        at[LOGITS], collections = model.apply(variables, x, **{"mutable": [], **options})
-    return (at, inputs), collections
+def _fitted(place: Place) -> tuple[Op, ...]:
+    """The layers whose weights are fitted together: those without groups, or a single one with groups."""
+    whole = tuple(op for op in place.layers if _groups(op) == 1)
+    return whole or place.layers[:1]
 
 
-@jax.jit
-def _look(ann, snn, x, key):
-    """What the SNN lacks at each site, ANN less SNN, and what its linear layers get: means over time, `[B, ...]`."""
-    (wanted, _), _ = _inspect(ann.model, ann.variables, ann.input(x))
-    there, inputs = snn.look(x, key if snn.random else None, _inspect)
-    return jax.tree.map(jnp.subtract, wanted, there), inputs
+@partial(jax.jit, static_argnames=("place", "layers"))
+def _equations(reference: Network, snn: Snn, x, key, place: Place, layers: tuple[Op, ...]):
+    """`(X^T X, X^T Y)` of least squares for a batch, `[groups, ...]`.
+
+    A row of Y is what the SNN lacks at one pixel, one of X what that pixel gets of the inputs of its layers, and a 1.
+    """
+    numbers = (place.value, *(next(v for v in op.inputs if isinstance(v, int)) for op in layers))
+    (wanted,) = reference.values(x, numbers[:1])
+    got, *inputs = snn.values(x, key, numbers)
+    y = _rows(wanted - got, place.axis)
+    groups = _groups(layers[0]) if layers else 1
+    x = [_patches(op, a, snn.network).reshape(len(y), groups, -1) for op, a in zip(layers, inputs, strict=True)]
+    x = jnp.concatenate([*x, jnp.ones((len(y), groups, 1))], axis=2)
+    y = y.reshape(len(y), groups, -1)
+    return jnp.einsum("ngi,ngj->gij", x, x), jnp.einsum("ngi,ngc->gic", x, y)
 
 
-@partial(jax.jit, static_argnums=0)
-def _normal_equations(layers: tuple[Linear, ...], inputs, lacking):
-    """`(X^T X, X^T Y)` of least squares; a row of X is what an output sees of its layers' inputs, and a 1."""
-    y = lacking.reshape(-1, lacking.shape[-1])
-    x = [_patches(layer, a) for layer, a in zip(layers, inputs, strict=True)]
-    x = jnp.concatenate([*x, jnp.ones((len(y), 1))], axis=1)
-    return x.T @ x, x.T @ y
+def _rows(x, axis: int | None):
+    """`[B, ...]` as `[pixels, channels]`."""
+    if axis is None:
+        return x.reshape(-1, 1)
+    x = jnp.moveaxis(x[:, None], axis if axis < 0 else axis + 2, -1)
+    return x.reshape(-1, x.shape[-1])
 
 
-def _patches(layer: Linear, x):
-    """`[outputs, inputs an output sees]`: for a convolution channel by channel, each with its window."""
-    if not layer.kernel_size:
-        return x.reshape(-1, x.shape[-1])
-    strides = (layer.strides,) * 2 if isinstance(layer.strides, int) else layer.strides
-    padding = layer.padding if isinstance(layer.padding, str) else [(layer.padding,) * 2] * 2
-    seen = jax.lax.conv_general_dilated_patches(
-        x, layer.kernel_size, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+def _groups(op: Op) -> int:
+    return dict(op.options).get("feature_group_count", 1)
+
+
+def _patches(op: Op, x, network: Network):
+    """`[pixels, inputs that an output gets]` of a layer's input `[B, ...]`; of images channel by channel."""
+    options = dict(op.options)
+    if op.name == "dot_general":
+        side = int(isinstance(op.inputs[0], str))
+        sums = options["dimension_numbers"][0][side]
+        x = jnp.moveaxis(x, sums, range(x.ndim - len(sums), x.ndim))
+        return x.reshape(-1, int(np.prod(x.shape[x.ndim - len(sums) :])))
+    (batch, features, *spatial), kernel, _ = options["dimension_numbers"]
+    letters = "DHW"[-len(spatial) :]
+    patches = lax.conv_general_dilated_patches(
+        jnp.transpose(x, (batch, *spatial, features)),
+        [network.weights[kernel_of(op)].shape[i] for i in kernel[2:]],
+        *(options[name] for name in ("window_strides", "padding", "lhs_dilation", "rhs_dilation")),
+        dimension_numbers=(f"N{letters}C", f"{letters}IO", f"N{letters}C"),
     )
-    return seen.reshape(-1, seen.shape[-1])
+    return patches.reshape(-1, patches.shape[-1])
 
 
 def _solution(gram, moments, ridge: float) -> np.ndarray:
-    """Change of the weights, `[inputs an output sees + 1, C]`; the bias is not penalised."""
-    penalty = np.full(len(gram), ridge * np.trace(gram) / len(gram))
-    penalty[-1] = 0
-    return np.linalg.solve(gram + np.diag(penalty), moments)
+    """Change of the weights, `[groups, inputs that an output gets + 1, channels]`; the offset is not penalised."""
+    n = gram.shape[-1]
+    penalty = np.where(np.arange(n) < n - 1, ridge * np.trace(gram, axis1=1, axis2=2)[:, None] / n, 0)
+    return np.linalg.solve(gram + penalty[:, :, None] * np.eye(n), moments)
 
 
-def _changed(variables, layers: tuple[Linear, ...], change: np.ndarray) -> dict:
-    """The variables with `change` added to the kernels of `layers`, if it has rows for them, and to the first bias."""
-    params = traverse_util.flatten_dict(variables["params"], sep="/")
-    *kernels, bias = change
-    kernels = np.array(kernels)
-    for layer in layers if len(kernels) else ():
-        old = params[f"{layer.path}/kernel"]
-        part, kernels = np.split(kernels, [old[..., 0].size])
-        if layer.kernel_size:  # [in, h, w, out] to [h, w, in, out]
-            part = np.moveaxis(part.reshape(old.shape[2], *layer.kernel_size, -1), 0, 2)
-        params[f"{layer.path}/kernel"] = np.float32(old + part)
-    at = f"{layers[0].path}/bias"
-    params[at] = np.float32(params[at] + bias)
-    return {**variables, "params": traverse_util.unflatten_dict(params, sep="/")}
+def _changed(network: Network, place: Place, layers: tuple[Op, ...], change: np.ndarray) -> Network:
+    """The network with `change` added to the weights of `layers`, and its last row as the offset of the place."""
+    weights, begin = dict(network.weights), 0
+    for op in layers:
+        name = kernel_of(op)
+        kernel = np.asarray(weights[name])
+        size = kernel.size // kernel.shape[kernel_axis(network, op)]
+        weights[name] = (kernel + _as_kernel(op, change[:, begin : begin + size], kernel)).astype(kernel.dtype)
+        begin += size
+    offset = np.float32(change[:, -1].reshape(-1))
+    return network.replace(weights=weights, offsets=network.offsets | {place.name: offset})
+
+
+def _as_kernel(op: Op, change: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """`[groups, inputs, channels]` in the layout of the weights."""
+    options = dict(op.options)
+    change = np.moveaxis(change, 2, 1).reshape(-1, change.shape[1])  # [channels of all groups, inputs]
+    if op.name == "dot_general":
+        side = int(isinstance(op.inputs[1], str))
+        axes = options["dimension_numbers"][0][side]
+        (free,) = (i for i in range(kernel.ndim) if i not in axes)
+        order = (free, *axes)
+    else:
+        order = options["dimension_numbers"][1]  # outputs, inputs, space
+    return np.moveaxis(change.reshape([kernel.shape[i] for i in order]), range(kernel.ndim), order)

@@ -1,19 +1,23 @@
 """What a conversion did at each site, and where the spiking network departs from the ANN."""
 
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.correction import feeding
 from convert.snn import Snn, example_keys
 from tppjax import prng
-from tppjax.ann import Ann, sites, thresholds, watching
 from tppjax.batching import batches
-from tppjax.checks import check_ann, check_images
+from tppjax.calibration import squared_error
+from tppjax.checks import check_examples
 from tppjax.errors import InputError, check_count
-from tppjax.thresholds import squared_error
+from tppjax.graph import Site
+from tppjax.network import Network
+from tppjax.tracing import trace
+
+TINY = np.finfo(float).tiny
 
 
 class Row(NamedTuple):
@@ -43,14 +47,25 @@ class Row(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The rows of all sites, and what they were made from; `print` shows it."""
+    """How an SNN compares with its ANN; `print` shows it.
+
+    Attributes:
+      rows: of all sites.
+      T: number of time steps.
+      n: how many images it is from.
+      analog: the layers behind the last sites, by the paths of their parameters.
+      history: of the network.
+      departure: relative error of the outputs, root of mean squares, mean over them if there are several.
+      agreement: share of outputs, of 1, whose largest entry is the ANN's; None if none has several entries.
+    """
 
     rows: tuple[Row, ...]
     T: int
     n: int
     analog: tuple[str, ...]
     history: tuple[str, ...]
-    agreement: float
+    departure: float
+    agreement: float | None
 
     @property
     def worst(self) -> Row:
@@ -60,7 +75,9 @@ class Report(NamedTuple):
 
     def __str__(self):
         width = max(len(row.site) for row in self.rows)
-        lines = [f"T={self.T}, {self.n} images; the SNN answers as the ANN does on {100 * self.agreement:.1f} %"]
+        lines = [f"T={self.T}, {self.n} images; the output departs by {self.departure:.1%}"]
+        if self.agreement is not None:
+            lines[0] += f"; the SNN answers as the ANN does on {self.agreement:.1%}"
         lines += [f"  {step}" for step in self.history]
         lines.append(
             f"{'site':{width}} {'mode':>9} {'neurons':>8} {'threshold':>17} {'dead':>6} {'clipped':>8} "
@@ -73,19 +90,20 @@ class Report(NamedTuple):
                 f"{row.site:{width}} {row.mode:>9} {row.neurons:>8} {theta:>17} {row.dead:>6.1%} {row.clipped:>8.2%} "
                 f"{row.quantisation:>10.1%} {row.departure:>10.1%}"
             )
-        lines.append(f"analog: the pixels, and {', '.join(self.analog)}, which give the logits")
+        lines.append(f"analog: the input, and {', '.join(self.analog) or 'no layer'} behind the last site")
         worst = self.worst
-        lines.append(f"departs most at {worst.site}, fed by {', '.join(worst.layers)}")
+        lines.append(f"departs most at {worst.site}, fed by {', '.join(worst.layers) or 'the input'}")
         return "\n".join(lines)
 
 
-def report(snn: Snn, images, ann: Ann | None = None, key=None, batch_size: int | None = None) -> Report:
+def report(snn: Snn, images, ann=None, key=None, batch_size: int | None = None) -> Report:
     """How `snn` compares with its ANN on `images`, site by site: where the accuracy is lost.
 
     Args:
       snn: the spiking network.
-      images: `[N, H, W, C]`; some hundred are enough.
-      ann: what to compare with, if the network was corrected before it was converted; by default what was converted.
+      images: `[N, ...]`; some hundred are enough.
+      ann: the network to compare with, or what `trace` makes one of, if it was corrected before it was converted; by
+        default what was converted.
       key: PRNG key of the random modes; seed 0 by default.
       batch_size: images a call; by default up to 100, as many as suit the device's memory.
 
@@ -97,38 +115,37 @@ def report(snn: Snn, images, ann: Ann | None = None, key=None, batch_size: int |
     """
     if not isinstance(snn, Snn) or snn.T is None:
         raise InputError(f"a report is on what to_snn gives, before for_any_T(); got {type(snn).__name__}")
-    ann = snn.ann if ann is None else ann
-    check_ann(ann)
-    images = check_images(ann, images, "a report")
-    fed = {site: tuple(layer.path for layer in layers) for site, layers in feeding(ann, images.shape[-3:]).items()}
-    if strangers := sites(ann.model, images.shape[-3:]).keys() - thresholds(snn.variables).keys():
-        raise InputError(f"ann is another network than the SNN, which has no {', '.join(sorted(strangers))}")
+    reference = snn.network if ann is None else trace(ann, images)
+    images = check_examples(reference, images, "a report")
+    if strangers := reference.sites.keys() ^ snn.network.sites.keys():
+        raise InputError(f"ann is another network than the SNN: only one of them has {', '.join(sorted(strangers))}")
     if batch_size is not None:
         check_count("batch_size", batch_size)
     key = jax.random.key(0, impl=prng.HASH) if key is None else key
     if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) or key.shape:
         raise InputError(f"key is one typed PRNG key, such as jax.random.key(0); got {key!r}")
     keys = example_keys(key, np.arange(len(images)))
-    batch_size = batch_size or min(100, snn.batch_size(images.shape[1:]))
+    batch_size = batch_size or min(100, snn.batch_size())
     sums = None
     for x, k in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
-        new = jax.tree.map(np.float64, _sums(ann, snn, x, k))
+        new = jax.tree.map(np.float64, _sums(reference, snn, x, k))
         sums = new if sums is None else jax.tree.map(np.add, sums, new)
-    agreed, at_sites = sums
-    *_, analog = fed.values()
-    rows = tuple(_row(site, fed[site], snn, at_sites[site], len(images)) for site in list(fed)[:-1])
-    return Report(rows, snn.T, len(images), analog, snn.ann.history, agreed / len(images))
+    outputs, at_sites = sums
+    rows = tuple(_row(site, snn, at_sites[site.name]) for site in snn.network.sites.values())
+    departure = np.mean([np.sqrt(o["error"] / max(o["power"], TINY)) for o in outputs])
+    agreed = [o["agreed"] / o["answers"] for o in outputs if o["answers"]]
+    agreement = float(np.mean(agreed)) if agreed else None
+    analog, history = snn.network.graph.last_layers, snn.network.history
+    return Report(rows, snn.T, len(images), analog, history, float(departure), agreement)
 
 
-def _row(site, layers, snn: Snn, sums: dict, n: int) -> Row:
-    theta = np.asarray(thresholds(snn.variables)[site])
-    mode = snn.mode if isinstance(snn.mode, str) else snn.mode[site]
-    power = max(sums["power"], np.finfo(float).tiny)
+def _row(site: Site, snn: Snn, sums: dict) -> Row:
+    theta, power = np.asarray(snn.network.thetas[site.name]), max(sums["power"], TINY)
     return Row(
-        site,
-        layers,
-        mode,
-        neurons=int(sums["neurons"] / n),
+        site.name,
+        site.layers,
+        snn.modes[site.name],
+        neurons=math.prod(site.shape),
         theta=(float(theta.min()), float(theta.max())),
         dead=float(np.mean(sums["spikes"] == 0)),
         clipped=float(sums["clipped"] / max(sums["positive"], 1)),
@@ -138,29 +155,34 @@ def _row(site, layers, snn: Snn, sums: dict, n: int) -> Row:
 
 
 @jax.jit
-def _sums(ann: Ann, snn: Snn, images, keys):
-    """Examples on which the answers agree, and for each site sums over examples and neurons."""
-    found = {}
-
-    def record(site, module, x, y):
-        found[site] = y
-
-    with watching((type(ann.model.act),), record):
-        wanted = ann.apply(images)
-    logits, counts = snn.activity(images, keys if snn.random else None)
-    thetas = thresholds(snn.variables)
-    modes = {site: snn.mode if isinstance(snn.mode, str) else snn.mode[site] for site in counts}
-    sites = {site: _compared(y, counts[site], thetas[site], snn.T, modes[site]) for site, y in found.items()}
-    return (logits.argmax(-1) == wanted.argmax(-1)).mean() * len(images), sites
+def _sums(reference: Network, snn: Snn, images, keys):
+    """Sums over examples: for each output, and for each site over its neurons too."""
+    numbers = tuple(site.output for site in reference.sites.values())
+    activations = dict(zip(reference.sites, reference.values(images, numbers), strict=True))
+    wanted = jax.tree.leaves(reference.apply(images))
+    outputs, counts = snn.activity(images, keys if snn.random else None)
+    answered = [_answered(*pair) for pair in zip(jax.tree.leaves(outputs), wanted, strict=True)]
+    return answered, {name: _compared(snn, name, activations[name], counts[name]) for name in counts}
 
 
-def _compared(activation, count, theta, T: int, mode: str) -> dict:
-    theta = jnp.broadcast_to(theta, activation.shape)
-    positive = activation > 0
-    own = jnp.where(positive, squared_error(activation, theta, T, mode), 0.0)
+def _answered(output, wanted) -> dict:
+    several = wanted.ndim > 1 and wanted.shape[-1] > 1
+    agreed = output.argmax(-1) == wanted.argmax(-1) if several else jnp.zeros(0)
     return {
-        "neurons": jnp.float32(activation.size),
-        "spikes": count.sum(axis=tuple(range(count.ndim - 1))),
+        "error": jnp.sum((output - wanted) ** 2),
+        "power": jnp.sum(wanted**2),
+        "agreed": agreed.sum(),
+        "answers": agreed.size,
+    }
+
+
+def _compared(snn: Snn, name: str, activation, count) -> dict:
+    network, site, T = snn.network, snn.network.sites[name], snn.T
+    theta, positive = network.theta(site, activation), activation > 0
+    own = jnp.where(positive, squared_error(activation, theta, T, snn.modes[name]), 0.0)
+    axes = [i for i in range(count.ndim) if site.axis is None or i != site.axis + 1]
+    return {
+        "spikes": count.sum(axis=axes),
         "positive": positive.sum(),
         "clipped": (activation > theta * (1 + 1e-6)).sum(),
         "power": jnp.sum(activation**2),

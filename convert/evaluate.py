@@ -9,11 +9,11 @@ from typing import Literal
 
 import convert
 from convert import experiment, paper, pictures
-from convert.experiment import Experiment
+from convert.experiment import Experiment, Subject
 from convert.results import FILE, Results, all_or_none
+from convert.snn import RANDOM
 from tppjax import cli, data, files, sharding
-from tppjax.ann import Ann
-from tppjax.spiking import MODES, RANDOM
+from tppjax.calibration import MODES
 
 REPORTED = 200  # test images, for the report
 PICTURES = ("accuracy.csv", "accuracy.png")
@@ -46,9 +46,14 @@ def main(config: Evaluate, program: str = "convert.evaluate") -> dict:
     Raises:
       InputError, FileNotFoundError: on options out of range, data that does not fit the network, or none.
     """
+    return measure(config, program)[0]
+
+
+def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]]:
+    """As `main`; returns the rows of the paper's tables too, by mode."""
     experiment.check_steps(config.T, config.modes)
     subject = experiment.begin(config, config.modes)
-    network, images, settings = subject.network, subject.images, subject.settings
+    images, settings = subject.images, subject.settings
     out = config.out or config.ann / "snn"
     measured = Results.open(out, settings, program, config.overwrite, ENTRIES)
     measured.ann = subject.accuracy
@@ -64,12 +69,12 @@ def main(config: Evaluate, program: str = "convert.evaluate") -> dict:
             new = measured.add({"mode": mode, "T": T}, row(snn, images, config.seeds, config.batch_size))
             print(f"{mode:10} T={T:<4} {_cell(new):>14} %  {new['seconds']:7.1f} s", flush=True)
         if not reported and sharding.primary():
-            files.write_text(report, f"{mode}: {convert.report(snn, images[:REPORTED].images, ann=network)}\n")
+            files.write_text(report, f"{mode}: {convert.report(snn, images[:REPORTED].images, ann=subject.network)}\n")
     sharding.wait_for_all("all rows are in the file")
     results = _draw(measured, str(subject)) if sharding.primary() else _ordered(measured)
-    print(table(results, published(network, settings)))
+    print(table(results, theirs := published(subject)))
     print(f"wrote to {out}: {', '.join((FILE, *PICTURES))} and a report for each mode")
-    return results
+    return results, theirs
 
 
 def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | None = None) -> dict:
@@ -81,7 +86,7 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | Non
       the network that was converted.
     """
     started = time.perf_counter()
-    batch_size = batch_size or snn.batch_size(snn.ann.preprocessing.input_shape, seeds)
+    batch_size = batch_size or snn.batch_size(seeds)
     progress = f"{snn.mode} T={snn.T}" if isinstance(snn.mode, str) else f"T={snn.T}"
     correct, spikes = experiment.over_seeds(_outcome, snn.for_any_T(), images, seeds, batch_size, progress)
     accuracy = 100 * correct.mean(axis=0)
@@ -93,7 +98,7 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | Non
         "std": float(accuracy.std(ddof=1)) if len(accuracy) > 1 else 0.0,
         "spikes_per_neuron": float(spikes.mean()),
         "seconds": time.perf_counter() - started,
-        "history": list(snn.ann.history),
+        "history": list(snn.network.history),
     }
 
 
@@ -105,12 +110,12 @@ def _outcome(snn, pixels, labels, index, key):
     return logits.argmax(-1) == labels, spikes / neurons
 
 
-def published(network: Ann, settings: dict) -> dict[str, list[dict]]:
+def published(subject: Subject) -> dict[str, list[dict]]:
     """The paper's rows for this network, by mode: none if it is evaluated on other data or was corrected."""
-    how = settings["conversion"]
+    how, dataset = subject.settings["conversion"], subject.settings["dataset"]
     corrected = how["correct_bias"] or how["correct_weights"]
-    comparable = settings["dataset"] == network.preprocessing.dataset and not corrected
-    return {mode: paper.accuracy(network, mode) for mode in MODES if comparable}
+    comparable = subject.model and dataset == subject.network.preprocessing.dataset and not corrected
+    return {mode: paper.accuracy(subject.model, dataset, mode) for mode in MODES if comparable}
 
 
 def table(results: dict, published: dict[str, list[dict]]) -> str:

@@ -2,15 +2,16 @@
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+import flax.linen as nn
 import jax
 import numpy as np
 
 import convert
-from tppjax import ann, counts, data, prng, sharding, thresholds
+from tppjax import ann, calibration, checkpoint, counts, data, prng, sharding
 from tppjax.batching import map_examples
 from tppjax.errors import InputError, check_number
 
@@ -27,7 +28,7 @@ class Experiment:
     """Options: the network, the images, and how it is converted."""
 
     ann: Path
-    """Folder of the trained network: what --out was in training."""
+    """Folder of the trained network: what --out was in training, or where Network.save wrote it."""
 
     seeds: int = 5
     """Runs of each random mode, with seeds 0, 1, 2, ...; the others need one."""
@@ -43,10 +44,18 @@ class Experiment:
     """Measure everything anew and replace what is in --out."""
 
     dataset: str | None = None
-    """Data set [default: the one that the network was trained on]."""
+    """Data set [default: the one that the network was trained on]. Of your own: npz, a file of arrays; or folder, with
+    pictures in train/CLASS/ and test/CLASS/."""
 
     data_dir: Path | None = None
     """Folder of the data set, or the file of npz [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]."""
+
+    mean: tuple[float, ...] | None = None
+    """Of each channel, for a network that was saved without preprocessing: pixels in [0, 1] less this, divided by
+    --std, are what it takes."""
+
+    std: tuple[float, ...] | None = None
+    """Of each channel; see --mean."""
 
     skip_damaged: bool = False
     """cifar10_dvs: leave out recordings that can't be read, with a count, instead of refusing."""
@@ -55,7 +64,7 @@ class Experiment:
     """Images a call [default: as many as suit the device's memory]."""
 
     calibrate: Literal["max", "percentile", "mse"] | None = None
-    """Choose thresholds on training images, anew for each mode and T: for networks with plain ReLU, which learned none.
+    """Choose thresholds on training images, anew for each mode and T, where the network was not trained with them.
     mse is SNNC's way, with the error of the neuron that is evaluated."""
 
     per: Literal["channel", "layer"] = "channel"
@@ -86,14 +95,16 @@ class Subject:
     """What is experimented on.
 
     Attributes:
-      network: as trained.
+      network: the network.
+      model: the Flax module that it was traced from, if that is known; of the paper's tables some are for it.
       images: the test images.
       settings: all that a result depends on besides its own entries, for `Results`.
       snn: the spiking version for a T and a mode, with the thresholds and corrections that were asked for; `like` is
         the mode that they are chosen for, if not that one; other options as `to_snn` has them.
     """
 
-    network: ann.Ann
+    network: convert.Network
+    model: nn.Module | None
     images: data.Images
     settings: dict
     snn: Callable[..., convert.Snn]
@@ -122,20 +133,28 @@ def begin(config: Experiment, modes: tuple[str, ...]) -> Subject:
             check_number(f"--{name}", value, -THRESHOLDS, THRESHOLDS)
     if config.per != "channel" and not config.calibrate:
         raise InputError("--per is for thresholds that --calibrate chooses; give both or neither")
-    network = ann.load(config.ann)
-    images = _images(network, config)
+    stored = _with_preprocessing(checkpoint.stored(config.ann), config)
+    images = _images(stored.preprocessing, config)
+    network = convert.trace(stored)  # an `Ann` takes seconds, so data that is not there is found before
+    _check_outputs(network, config)
     _check_conversion(network, config, modes)
     calibration = _calibration_images(network, config)
+    model = getattr(stored, "model", None)
     settings = {
         "dataset": config.dataset or network.preprocessing.dataset,
         "n": len(images),
         "images": images.digest(),
-        "model": {"name": network.model.name, "act": type(network.model.act).__name__},
-        "network": ann.fingerprint(network),
+        "model": {"name": model.name, "act": type(model.act).__name__} if model else _described(network, config),
+        "network": ann.fingerprint(stored),  # what is traced differs in the last bit by device
         "conversion": {name: getattr(config, name) for name in CONVERSION},
         "calibrated_on": None if calibration is None else data.digest(calibration),
     }
-    return Subject(network, images, settings, _conversion(network, config, calibration))
+    return Subject(network, model, images, settings, _conversion(network, config, calibration))
+
+
+def _described(network: convert.Network, config: Experiment) -> dict:
+    kinds = sorted({site.kind for site in network.sites.values()})
+    return {"name": config.ann.absolute().name, "act": ", ".join(kinds)}
 
 
 def check_steps(T: tuple[int, ...], modes: tuple[str, ...] = ("any",)) -> None:
@@ -168,21 +187,21 @@ def over_seeds(fn, snn: convert.Snn, images: data.Images, seeds: int, batch_size
     return map_examples(outcome, images, batch_size, progress)
 
 
-def _conversion(network: ann.Ann, config: Experiment, calibration):
+def _conversion(network: convert.Network, config: Experiment, images):
     """`Subject.snn`."""
     corrected = config.correct_bias or config.correct_weights
     beginning = {"v_init": config.v_init, "shift": config.shift}
-    observed = functools.cache(lambda: thresholds.observe(network, calibration))  # only if something is measured
+    observed = functools.cache(lambda: calibration.observe(network, images))  # only if something is measured
 
     @functools.cache
-    def prepared(T: int, like: str) -> ann.Ann:
+    def prepared(T: int, like: str) -> convert.Network:
         ready = network
         if config.calibrate:
             how = {"percentile": config.percentile, "observed": observed()}
-            ready = convert.calibrate(ready, calibration, config.calibrate, config.per, T=T, mode=like, **how)
+            ready = convert.calibrate(ready, images, config.calibrate, config.per, T=T, mode=like, **how)
         if corrected:
             how = {"weights": config.correct_weights, "progress": f"correcting {like} T={T}"}
-            ready = convert.correct(ready, calibration, T, like, **how, **beginning)
+            ready = convert.correct(ready, images, T=T, mode=like, **how, **beginning)
         return ready
 
     def snn(T: int, mode, like: str | None = None, **options) -> convert.Snn:
@@ -191,47 +210,94 @@ def _conversion(network: ann.Ann, config: Experiment, calibration):
     return snn
 
 
-def _check_conversion(network: ann.Ann, config: Experiment, modes) -> None:
+def _check_conversion(network: convert.Network, config: Experiment, modes) -> None:
     """Every refusal of the conversion now, and not after the first modes have run for an hour."""
     if config.calibrate:
-        thresholds.check_plain(network)
-        ones = dict.fromkeys(ann.sites(network.model, network.preprocessing.input_shape), np.float32(1))
-        network = thresholds.with_thresholds(network, ones, "")
+        calibration.check_untrained(network)
+        network = network.replace(thetas=dict.fromkeys(network.sites, np.float32(1)) | network.thetas)
     for mode in modes:
         convert.to_snn(network, 1, mode, v_init=config.v_init, shift=config.shift)
 
 
-def _images(network: ann.Ann, config: Experiment) -> data.Images:
+def _with_preprocessing(network, config: Experiment):
+    """The `Ann` or `Network` with what turns pixels into its input: its own, or as the options have it."""
+    if network.preprocessing is not None:
+        if config.mean is not None or config.std is not None:
+            raise InputError(
+                f"--mean and --std are for networks without preprocessing; that in {config.ann} has its own"
+            )
+        return network
+    if None in (config.dataset, config.mean, config.std):
+        raise InputError(
+            f"the network in {config.ann} was saved without preprocessing: give --dataset, --mean and --std, or "
+            "save it again by network.replace(preprocessing=tppjax.data.Preprocessing(...)).save(FOLDER)"
+        )
+    shape = network.graph.shape
+    if len(shape) != 3:
+        raise InputError(
+            f"the network in {config.ann} takes inputs of shape {shape}, and commands give images [H, W, C]; in Python "
+            "convert.to_snn takes any"
+        )
+    turned = (*shape[1:], shape[0])
+    if config.dataset == "folder":
+        first = shape[2] not in (1, 3) and shape[0] in (1, 3)
+        height, width, channels = turned if first else shape
+        info = data.info("folder", config.data_dir, size=(height, width), channels=channels)
+    else:
+        info = data.info(config.dataset, config.data_dir)
+        first = info.input_shape == turned != shape
+    info = replace(info, mean=config.mean, std=config.std, channels_first=first)
+    return network.replace(preprocessing=info)
+
+
+def _images(like: data.Preprocessing, config: Experiment) -> data.Images:
     """The test images, after making sure that they are what the network takes."""
-    expected = network.preprocessing
-    name = config.dataset or expected.dataset
+    name = config.dataset or like.dataset
     if config.dataset is None and name not in data.NAMES:
         raise InputError(
             f"the network in {config.ann} is for {name}, which is not one of the data sets here ("
-            f"{', '.join(data.NAMES)}): put your images in a file and give --dataset npz --data_dir FILE.npz"
+            f"{', '.join(data.NAMES)}): give your images as --dataset npz --data_dir FILE.npz, or --dataset folder"
         )
-    info = data.info(name, config.data_dir)
-    shape = expected.input_shape if name in data.READ_LIKE else info.input_shape  # those come as the network takes them
-    if (shape, len(info.class_names)) != (expected.input_shape, len(expected.class_names)):
+    if name != "folder":  # which looks for the network's classes by their names
+        info = data.info(name, config.data_dir)
+        shape = like.input_shape if name in data.READ_LIKE else info.input_shape  # those come as the network takes them
+        if (shape, len(info.class_names)) != (like.input_shape, len(like.class_names)):
+            raise InputError(
+                f"{name} has images of {info.input_shape} and {len(info.class_names)} classes; the network in "
+                f"{config.ann} takes images of {like.input_shape} and has {len(like.class_names)} classes"
+            )
+    return _load(name, "test", like, config, lambda n: np.arange(n)[: config.limit])
+
+
+def _check_outputs(network: convert.Network, config: Experiment) -> None:
+    """Raises InputError unless the network takes what its preprocessing gives, and returns a number for each class."""
+    like, x = network.preprocessing, jax.ShapeDtypeStruct((1, *network.graph.shape), network.graph.dtype)
+    if network.graph.shape != like.network_shape:
         raise InputError(
-            f"{name} has images of {info.input_shape} and {len(info.class_names)} classes; the network in {config.ann} "
-            f"was trained on {expected.dataset}: {expected.input_shape} and {len(expected.class_names)} classes"
+            f"the network in {config.ann} takes inputs of shape {network.graph.shape}, and its preprocessing gives "
+            f"{like.network_shape}"
         )
-    return _load(name, "test", network, config, lambda n: np.arange(n)[: config.limit])
+    returned = jax.tree.map(lambda a: a.shape[1:], jax.eval_shape(network.graph.apply, network.weights, x))
+    if returned != (wanted := (len(like.class_names),)):
+        raise InputError(
+            f"the network in {config.ann} returns {returned} for an image; accuracy needs a number for each of its "
+            f"{wanted[0]} classes"
+        )
 
 
-def _calibration_images(network: ann.Ann, config: Experiment):
+def _calibration_images(network: convert.Network, config: Experiment):
     if not (config.calibrate or config.correct_bias or config.correct_weights):
         return None
 
     def choose(n: int):
         return np.random.default_rng(0).permutation(n)[: config.calibration_images]
 
-    return _load(config.dataset or network.preprocessing.dataset, "train", network, config, choose).images
+    like = network.preprocessing
+    return _load(config.dataset or like.dataset, "train", like, config, choose).images
 
 
-def _load(name: str, split: str, network: ann.Ann, config: Experiment, choose) -> data.Images:
+def _load(name: str, split: str, like: data.Preprocessing, config: Experiment, choose) -> data.Images:
     if config.skip_damaged and name != "cifar10_dvs":
         raise InputError(f"--skip_damaged is an option of cifar10_dvs; the data set is {name}")
     options = {"skip_damaged": True} if config.skip_damaged else {}
-    return data.load(name, split, config.data_dir, choose, network.preprocessing, **options)
+    return data.load(name, split, config.data_dir, choose, like, **options)

@@ -7,7 +7,6 @@ from importlib import resources
 import flax.linen as nn
 
 from tppjax import activations, models
-from tppjax.ann import Ann
 
 BASES = {activations.QCFS: "qcfs", activations.ClippedReLU: "rts", activations.ReLU: "snnc"}
 METHODS = {"baseline": "baseline", "shuffle": "permute", "tpp": "tpp"}
@@ -40,13 +39,12 @@ def tables() -> dict:
     return json.loads(resources.files("convert").joinpath("paper_tables.json").read_text())
 
 
-def accuracy(ann: Ann, mode: str) -> list[dict]:
-    """The paper's rows with our data set, network, conversion base and mode, uncorrected: one a table that has it.
+def accuracy(model: nn.Module, dataset: str, mode: str) -> list[dict]:
+    """The paper's rows with this model, its activation, data set and mode, uncorrected: one a table that has it.
 
     Returns:
       `{"table": number, "ann": percent or None if it is not said, "accuracy": {T: percent}}` and more, for each.
     """
-    model, dataset = ann.model, ann.preprocessing.dataset
     row = (dataset, model.name, BASES.get(type(model.act)))
     if model.name not in models.MODELS or not _same_network(model, row):
         return []

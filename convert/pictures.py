@@ -39,8 +39,8 @@ def steps_axis(axes, steps: list[int], label: str = "time steps T") -> None:
 
 
 def sites_axis(axes, sites: list[str]) -> None:
-    """Sites across, by number and name, in the order in which they run."""
-    axes.set_xticks(range(len(sites)), [site.removeprefix("act_") for site in sites], rotation=90, fontsize=7)
+    """Sites across, by name, in the order in which they run."""
+    axes.set_xticks(range(len(sites)), sites, rotation=90, fontsize=7)
     axes.set_xlabel("layer")
     axes.grid(alpha=0.3)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import jax
 
 from tppjax import files, sharding
+from tppjax.calibration import MODES
 from tppjax.errors import InputError
-from tppjax.spiking import MODES
 
 FILE = "results.json"
 REMEDY = "move it away, or give --overwrite"

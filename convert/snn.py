@@ -1,23 +1,25 @@
 """Conversion: an ANN's parameters to a spiking network over T steps, as a pure function."""
 
+import dataclasses
 import math
 from functools import partial
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct, traverse_util
+from flax import struct
 
-from convert import steps
-from convert.checks import check_frames, check_mode, check_network, check_order, no_threshold
+from convert import folded, stepped
+from convert.checks import check_frames, check_mode, check_order, check_thresholds
+from convert.folded import TWO_PHASE
+from convert.stepped import Settings, Simulation
 from tppjax import prng, sharding
-from tppjax.activations import QCFS
-from tppjax.ann import Ann, check_hashable, sites, size, thresholds
-from tppjax.checks import check_ann
 from tppjax.counts import check_steps
 from tppjax.errors import InputError, check_number
-from tppjax.spiking import RANDOM, TWO_PHASE, Spiking, in_time
+from tppjax.network import OUTPUT, Network
+from tppjax.tracing import trace
+
+RANDOM = ("shuffle", "tpp", "unbiased")
 
 
 class Trace(struct.PyTreeNode):
@@ -39,9 +41,9 @@ class Trace(struct.PyTreeNode):
 class Snn(struct.PyTreeNode):
     """A spiking network: a pytree, so that jit, vmap and sharding work on it. Made by `to_snn`.
 
-    Images are `[B, H, W, C]`: uint8 pixels, or floats already normalised; the same image enters at every step (constant
-    coding) and the first layer of weights is analog, as in all baselines of the paper. Recordings are
-    `[B, frames, H, W, C]` and enter frame after frame, each for T / frames steps, or the mean of frames / T for one.
+    Inputs are batches of what the network takes: uint8 pixels, or floats already normalised; the same input enters at
+    every step (constant coding) and the first layer of weights is analog, as in all baselines of the paper. Recordings
+    are `[B, frames, ...]` and enter frame after frame, each for T / frames steps, or the mean of frames / T for one.
     `key` is one PRNG key, which is folded with each example's place in the batch, or one key per example, `[B]`; of
     whatever kind, `prng.HASH` draws for it. An example's noise depends on its key and the site alone: it does not
     change with the batch or the number of devices, nor under jit and vmap.
@@ -49,77 +51,80 @@ class Snn(struct.PyTreeNode):
     Calls are compiled, once for each structure and shape of `x`: equal networks share it, and folded ones of every T.
 
     Attributes:
-      ann: what it was converted from, whose variables it shares; without preprocessing if those were raw, in which case
-        it takes floats.
-      model: the ANN's model with `Spiking` in place of its activation.
+      network: what it was converted from, whose weights and thresholds it shares.
+      settings: modes, T and how neurons begin; T is None after `for_any_T`.
       time: what sites need to know of time, as arrays: folded ones of T, shuffled ones of a given order.
     """
 
-    ann: Ann
-    model: nn.Module = struct.field(pytree_node=False)
+    network: Network
+    settings: Settings = struct.field(pytree_node=False)
     time: dict
-
-    @property
-    def variables(self) -> dict:
-        """The ANN's."""
-        return self.ann.variables
 
     @property
     def T(self) -> int | None:
         """Number of time steps; None after `for_any_T`."""
-        return self.model.act.T
+        return self.settings.T
+
+    @property
+    def modes(self) -> dict[str, str]:
+        """Of each site, in the order in which they run."""
+        return dict(self.settings.modes)
 
     @property
     def mode(self) -> str | dict[str, str]:
         """The mode of all sites, or of each."""
-        return self.model.act.mode if isinstance(self.model.act.mode, str) else dict(self.model.act.mode)
+        kinds = set(self.modes.values())
+        return kinds.pop() if len(kinds) == 1 else self.modes
+
+    @property
+    def folded(self) -> bool:
+        """Whether time is folded away, so that T steps cost one pass."""
+        return set(self.modes.values()) <= set(TWO_PHASE)
 
     @property
     def random(self) -> bool:
         """Whether a key is needed."""
         ordered = {"shuffle"} if "order" in self.time else set()
-        return bool(_modes(self.mode) & set(RANDOM) - ordered)
+        return bool(set(self.modes.values()) & set(RANDOM) - ordered)
 
-    def batch_size(self, input_shape, seeds: int = 1, traced: bool = False) -> int:
-        """Images a call, over this host's devices, that keep within `sharding.budget()` in a `sharding.sweep` of seeds.
+    def batch_size(self, seeds: int = 1, traced: bool = False) -> int:
+        """Examples a call that keep within `sharding.budget()` in a `sharding.sweep` of seeds.
 
         Step by step all sites remember, folded they come one after another; some four floats a neuron, and T bytes more
         where an order is shared. A trace has three floats more for each step.
         """
-        found, act = sites(self.ann.model, input_shape[-3:]).values(), self.model.act
-        neurons = [math.prod(site.shape) for site in found]
-        per_step = 12 * traced + act.shared_order
-        kept = 16 * max(neurons) if act.folded and not traced else (16 + per_step * act.T) * sum(neurons)
+        neurons = [math.prod(site.shape) for site in self.network.sites.values()]
+        per_step = 12 * traced + self.settings.shared_order
+        kept = 16 * max(neurons) if self.folded and not traced else (16 + per_step * self.T) * sum(neurons)
         return sharding.at_once(kept * sharding.side_by_side(sharding.mesh(jax.local_devices()), seeds))
 
     def __repr__(self):
-        modes = ", ".join(sorted(_modes(self.mode)))
-        return f"Snn({type(self.model).__name__}, mode={modes!r}, T={self.T}, {size(self.variables)})"
+        modes = ", ".join(sorted(set(self.modes.values())))
+        return f"Snn({self.network!r}, mode={modes!r}, T={self.T})"
 
     def apply(self, x, key=None):
-        """Logits `[B, K]`, the mean over T; where every site is two-phase, at the cost of one pass whatever T.
+        """What the network returns for a batch, its mean over T; if every site is two-phase, in one pass whatever T.
 
         Raises:
           InputError: if a random mode gets no key, or `x` does not fit the network.
         """
-        return self._run(x, key, counted=False)
+        return self._run(x, key).mean
 
     def activity(self, x, key=None):
-        """Logits `[B, K]` and `{site: number of spikes of each neuron}`, `[B, ...]`.
+        """`(what the network returns, {site: number of spikes of each neuron, [B, ...]})`. Errors as `apply`."""
+        run = self._run(x, key, counted=True)
+        return run.mean, run.fired
 
-        Raises:
-          InputError: as `apply`.
-        """
-        return self._run(x, key)
-
-    def look(self, x, key, apply):
-        """What `apply(model, variables, x, rngs=, mutable=)` gives, less collections; means over time, `[B, ...]`."""
-        return self._run(x, key, counted=False, apply=apply)
+    def values(self, x, key, numbers: tuple[int, ...]) -> list[jax.Array]:
+        """These values of the graph, means over time, `[B, ...]` each. Errors as `apply`."""
+        offsets = {name: offset for name, offset in self.network.offsets.items() if name != OUTPUT}
+        network = self.network.replace(graph=self.network.graph.returning(numbers), offsets=offsets)
+        return self.replace(network=network).apply(x, key)
 
     def trace(self, x, key=None) -> Trace:
-        """Logits, spikes and potentials at every step; time is never folded here, so T passes are paid.
+        """Outputs, spikes and potentials at every step; time is never folded here, so T passes are paid.
 
-        With the key of `apply` it shows the spikes that `apply` counts, and the mean of its logits is that of `apply`,
+        With the key of `apply` it shows the spikes that `apply` counts, and the mean of its outputs is that of `apply`,
         but for rounding. Not where `apply` folds time and a site is "tpp": there `apply` draws the count from its law
         with one random number a neuron, and the trace draws at each of T steps. Both follow one law; counts differ.
 
@@ -128,32 +133,32 @@ class Snn(struct.PyTreeNode):
         """
         if self.T is None:
             raise InputError("a network for any T can't be traced: trace the one that for_any_T() was called on")
-        return self._run(x, key, traced=True)
+        run = self._run(x, key, traced=True)
+        return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), tuple(run[2:])))
 
     def for_any_T(self) -> "Snn":
         """The same network for jit: if folded, all that depends on T is arrays, so one compilation serves every T.
 
-        It can't be traced, its `T` is None, and its ANN has no history, which may tell of T.
+        It can't be traced, its `T` is None, and its network has no history, which may tell of T.
         """
-        if not self.model.act.folded:
+        if not self.folded:
             return self
-        model = self.model.clone(act=self.model.act.clone(T=None))
-        return self.replace(ann=self.ann.replace(history=()), model=model)
+        settings = dataclasses.replace(self.settings, T=None)
+        return self.replace(network=self.network.replace(history=()), settings=settings)
 
-    def _run(self, x, key, traced=False, **asked):
+    def _run(self, x, key, counted=False, traced=False) -> Simulation:
         """`_compiled`, once all that `apply` refuses has been."""
-        x = self.ann.batch(x)
-        if self.T is not None and x.ndim == 5:
+        x = self.network.batch(x)
+        recorded = x.ndim == len(self.network.graph.shape) + 2
+        if self.T is not None and recorded:
             check_frames(x.shape[1], self.T)
-        if self.ann.preprocessing is None:
-            check_network(self.ann, self.mode, x.shape[-3:])
         key = self._key(key, len(x))
         # On several devices the examples lie side by side already.
-        together = traced or self.model.act.folded or jax.local_device_count() > 1
-        at_once = len(x) if together else self.batch_size(x.shape[1:])
+        together = traced or self.folded or jax.local_device_count() > 1
+        at_once = len(x) if together else self.batch_size()
         snn = self if traced else self.for_any_T()
-        snn = snn.replace(ann=snn.ann.replace(history=()))  # nothing computed depends on it
-        return _compiled(snn, x, key, at_once, traced=traced, **asked)
+        snn = snn.replace(network=snn.network.replace(history=()))  # nothing computed depends on it
+        return _compiled(snn, x, key, min(at_once, len(x)), counted, traced)
 
     def _key(self, key, batch: int):
         """The key, or keys, that `prng.HASH` has for it; None if nothing is random."""
@@ -169,25 +174,45 @@ class Snn(struct.PyTreeNode):
         return prng.hashed(key) if key.ndim == 0 else jax.vmap(prng.hashed)(key)
 
 
-@partial(jax.jit, static_argnames=("at_once", "traced", "counted", "apply"))
-def _compiled(snn: Snn, x, key, at_once: int, *, traced=False, counted=True, apply=nn.Module.apply):
-    """What `apply` gives for every example by itself, means over time; and the spikes of each site, if `counted`.
-
-    Or the `Trace`, if `traced`. Not folded, `at_once` examples are run at a time.
-    """
-    x = snn.ann.frames(x)
+@partial(jax.jit, static_argnames=("at_once", "counted", "traced"))
+def _compiled(snn: Snn, x, key, at_once: int, counted: bool, traced: bool) -> Simulation:
+    """What every example gives by itself; the spikes of each site if `counted`, every step if `traced`."""
+    x = snn.network.frames(x)
     keys = example_keys(key, jnp.arange(len(x))) if key is not None and key.ndim == 0 else key
-    order = sites(snn.ann.model, x.shape[-3:])
-    modes = {site: snn.mode if isinstance(snn.mode, str) else snn.mode[site] for site in order}
-    time = {f"{site}/{name}": leaf for site in modes for name, leaf in snn.time.items()}
-    variables = {**snn.variables, "time": traverse_util.unflatten_dict(time, sep="/")}
-    if traced:
-        model = snn.model.clone(act=snn.model.act.clone(folded=False))
-        run = steps.run(model, variables, x, keys, modes, at_once, traced=True)
-        return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), run[2:]))
-    run = steps.folded if snn.model.act.folded else partial(steps.run, at_once=at_once)
-    mean, fired = run(snn.model, variables, x, keys, modes, apply=apply)[:2]
-    return (mean, fired) if counted else mean
+    one = partial(_folded if snn.folded and not traced else _stepped, snn, traced)
+    if len(x) <= at_once:
+        run = jax.vmap(one)(x, keys)
+    else:
+        lots = stepped.lots(len(x), at_once)
+        run = jax.lax.map(lambda lot: jax.vmap(one)(*jax.tree.map(lambda a: a[lot], (x, keys))), lots)
+        run = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(x)], run)
+    return run if counted or traced else Simulation(run.mean, {})
+
+
+def _folded(snn: Snn, traced, x, key) -> Simulation:
+    """One example, of a recording the mean of its frames."""
+    x = x if x.ndim == len(snn.network.graph.shape) else x.mean(axis=0)
+    mean, fired = folded.run(snn.network, x[None], key, snn.modes, snn.time)
+    return jax.tree.map(lambda a: a[0], Simulation(_corrected(snn, mean), fired))
+
+
+def _stepped(snn: Snn, traced, x, key) -> Simulation:
+    """One example, step by step."""
+    recorded = x.ndim > len(snn.network.graph.shape)
+    x = stepped.at_steps(x, snn.T)[:, None] if recorded else x[None]
+    run = stepped.simulate(snn.network, x, key, snn.settings, snn.time.get("order"), traced)
+    steps = jax.tree.map(lambda a: a[:, 0], tuple(run[2:]))
+    return Simulation(*jax.tree.map(lambda a: a[0], (_corrected(snn, run.mean), run.fired)), *steps)
+
+
+def _corrected(snn: Snn, output):
+    """The output, and what a correction adds to it."""
+    network = snn.network
+    return (
+        jax.tree.map(lambda y: network.corrected(OUTPUT, y, y.ndim - 2), output)
+        if OUTPUT in network.offsets
+        else output
+    )
 
 
 def example_keys(key, index):
@@ -200,22 +225,22 @@ def to_snn(
     T: int = 16,
     mode: str | dict[str, str] = "tpp",
     *,
-    model: nn.Module | None = None,
+    example=None,
     v_init: float | None = None,
     shift: float | None = None,
     shared_order: bool = False,
     order=None,
 ) -> Snn:
-    """The spiking version of a trained network: same parameters, spiking neurons with threshold theta at each site.
+    """The spiking version of a trained network: same weights, spiking neurons with threshold theta at each site.
 
     A pure function: nothing is copied or changed, and equal arguments give equal networks that share one compilation.
 
     Args:
-      params: an `Ann`, as training returns it and `tppjax.ann.load` gives it back; or raw variables, with `model`.
+      params: a `Network`, or what `trace` makes one of: an `Ann`, as training returns it, or a model of any library.
       T: number of time steps.
       mode: "baseline", "shuffle", "tpp" (the paper's), "rounded" or "unbiased" (ours); or one for every site,
-        `{"stage1_block1/act1": "tpp", ...}`.
-      model: the Flax module of raw variables; it has the activation in a field `act` and a copy of it at each site.
+        `{"stage1_block1/conv1": "tpp", ...}`.
+      example: one input `[1, ...]`, where `trace` needs one.
       v_init: potential of `baseline` and `shuffle` neurons before the first step, in thresholds; that of two-phase
         neurons is 0.
       shift: added to the input of `baseline` and `shuffle` neurons over all T steps together, in thresholds. Without
@@ -229,9 +254,7 @@ def to_snn(
       The spiking network.
 
     Raises:
-      InputError: if an argument is out of range, a threshold is missing, not positive or not finite, something between
-        two sites is not linear, or a layer counts axes from the front. Says what, and where; for raw variables, the
-        last two when images come.
+      InputError: if an argument is out of range, or a threshold is missing, not positive or not finite; as `trace`.
 
     Example:
       >>> import jax, jax.numpy as jnp
@@ -239,50 +262,31 @@ def to_snn(
       >>> from tppjax.activations import QCFS
       >>> model = models.create("vgg_small", num_classes=10, act=QCFS(L=8))
       >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-      >>> snn = to_snn(variables, T=16, mode="tpp", model=model)
+      >>> snn = to_snn((model, variables), T=16, mode="tpp", example=jnp.zeros((1, 8, 8, 1)))
       >>> snn.apply(jnp.ones((2, 8, 8, 1)), key=jax.random.key(1)).shape
       (2, 10)
     """
     check_steps(T)
-    ann = _ann(params, model)
-    check_ann(ann)
-    check_hashable(ann.model)
-    mode = check_mode(mode, thresholds(ann.variables))
-    v_init, shift = _beginning(ann.model.act, v_init, shift)
-    if ann.preprocessing is not None:
-        check_network(ann, mode, ann.preprocessing.input_shape)
-        check_frames(ann.preprocessing.frames, int(T))
-    if not thresholds(ann.variables):
-        raise no_threshold(ann.model.act)
-    folded = _modes(mode) <= set(TWO_PHASE)
-    time = in_time(int(T)) if folded else {}
+    network = trace(params, example)
+    check_thresholds(network)
+    modes = check_mode(mode, network)
+    kinds = set(modes.values())
+    v_init, shift = _beginning(network, v_init, shift)
+    if network.preprocessing is not None:
+        check_frames(network.preprocessing.frames, int(T))
+    time = folded.in_time(int(T)) if kinds <= set(TWO_PHASE) else {}
     if order is not None:
-        check_order(order, int(T), _modes(mode))
+        check_order(order, int(T), kinds)
         time, shared_order = {"order": np.asarray(order, np.int32)}, True
-    act = Spiking(mode, int(T), folded, v_init=v_init, shift=shift, shared_order=shared_order)
-    return Snn(ann, ann.model.clone(act=act), time)
+    return Snn(network, Settings(tuple(modes.items()), int(T), v_init, shift, shared_order), time)
 
 
-def _ann(params, model) -> Ann:
-    if isinstance(params, Ann):
-        return params if model is None else params.replace(model=model)
-    if model is None or not hasattr(params, "keys") or "params" not in params:
-        raise InputError(
-            "to_snn takes an Ann (tppjax.ann.load gives one), or raw variables {'params': ...} with model= the module "
-            f"they belong to; got {type(params).__name__}" + (" without model=" if model is None else "")
-        )
-    return Ann(params, model)
-
-
-def _beginning(act, v_init, shift) -> tuple[float, float]:
-    """`v_init` and `shift` as asked for, or as the authors of the baseline with this activation have them."""
+def _beginning(network: Network, v_init, shift) -> tuple[float, float]:
+    """`v_init` and `shift` as asked for, or as the authors of the baseline with these activations have them."""
     if v_init is None and shift is None:
-        return (0.5, 0.0) if isinstance(act, QCFS) else (0.0, 0.5)
+        quantised = all(site.kind == "qcfs" for site in network.sites.values())
+        return (0.5, 0.0) if quantised else (0.0, 0.5)
     for name, value in (("v_init", v_init), ("shift", shift)):
         if value is not None:
             check_number(name, value, -math.inf)
     return float(v_init or 0), float(shift or 0)
-
-
-def _modes(mode) -> set[str]:
-    return {mode} if isinstance(mode, str) else set(dict(mode).values())

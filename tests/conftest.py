@@ -33,6 +33,33 @@ def digits_ann(digits_run):
 
 
 @pytest.fixture(scope="session")
+def digits_relu(tmp_path_factory):
+    """Folder of a network with plain ReLU, trained on the digits for a few epochs."""
+    from configs.digits import Digits
+    from train import digits
+
+    out = tmp_path_factory.mktemp("runs") / "relu"
+    digits.main(Digits(out=out, act="relu", epochs=4))
+    return out
+
+
+@pytest.fixture(scope="session")
+def relu_ann(digits_relu):
+    """The network of `digits_relu`."""
+    from tppjax import ann
+
+    return ann.load(digits_relu)
+
+
+@pytest.fixture(scope="session")
+def digits_train():
+    """300 training images of the digits, without their labels."""
+    from tppjax import data
+
+    return data.load("digits", "train").images[:300]
+
+
+@pytest.fixture(scope="session")
 def digits_test():
     """All 360 test images of the digits."""
     from tppjax import data

@@ -22,11 +22,12 @@ import numpy as np
 import tyro
 
 from configs.digits import Digits
-from convert import evaluate, from_torch
+from convert import evaluate
 from convert.evaluate import Evaluate
-from convert.from_torch import FromTorch
 from convert.studies import spikes
 from convert.studies.spikes import Spikes
+from convert.torch import command
+from convert.torch.command import FromTorch
 from tests.convert.torch_states import akamaster_state
 from tests.data import pictures
 from tests.data.test_cifar import make_archive
@@ -102,7 +103,7 @@ def network(out: Path) -> dict:
 def importing(shared: Path, out: Path) -> None:
     """`python -m convert.from_torch`, twice, so that the second one replaces the network of the first."""
     for _ in range(2):
-        from_torch.main(FromTorch(shared / "weights.safetensors", "resnet20", out))
+        command.main(FromTorch(shared / "weights.safetensors", "resnet20", out=out))
 
 
 def evaluation(shared: Path, out: Path) -> None:

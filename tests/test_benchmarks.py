@@ -10,7 +10,6 @@ from benchmarks.__main__ import LONG, Bench, cases_of, main, table
 from tests.convert.torch_states import akamaster_state
 from tppjax import counts, files
 from tppjax.activations import qcfs
-from tppjax.ann import sites, thresholds
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def networks(torch, monkeypatch):
     state = akamaster_state(channels=16)
     monkeypatch.setattr(cases, "state", lambda net: state)
     ours, x = cases.imported.__wrapped__("resnet20"), cases.images(5)
-    thetas = [np.asarray(thresholds(ours.variables)[site]) for site in sites(ours.model, (32, 32, 3))]
+    thetas = [np.asarray(ours.thetas[name]) for name in ours.sites]
 
     def theirs(neuron=None, T=1):
         with torch.inference_mode():

@@ -19,6 +19,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 TRAINING = "--epochs 1 --batch_size 8 --validation 8 --limit_train 16"
 TINY = {  # what is added to the commands of a module, whose last word counts
     "train.cifar": TRAINING,
+    "train.own": f"{TRAINING} --size 16",
     "train.dvs": f"{TRAINING} --size 16 --frames 2",
     "train.imagenet": f"{TRAINING} --size 16 --arch resnet18 --stem cifar --workers 0",
     "convert.evaluate": "--limit 8 --seeds 2 --T 2 --calibration_images 8",
@@ -46,6 +47,7 @@ def make_data(folder: Path) -> None:
     files["train"] = {(c, f"{c}_{i}.JPEG"): pictures.jpeg(20 * k + i) for k, c in enumerate(pictures.CLASSES)
                       for i in range(12)}  # fmt: skip
     pictures.in_folders(folder / "SOURCE", files)
+    (folder / "PICTURES").symlink_to(folder / "SOURCE")
     for name in dvs.CLASSES:
         for number in range(10):
             events = [(1000 * i, i, number, i % 2) for i in range(20)]

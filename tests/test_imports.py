@@ -14,7 +14,6 @@ WITHIN_TPPJAX = {  # what the bottom of the core may import of the core
     "neurons.py": {"counts"},
     "activations.py": {"counts", "errors"},
     "checks.py": {"activations", "data", "errors"},
-    "spiking.py": {"counts", "neurons", "activations", "errors"},
 }
 
 

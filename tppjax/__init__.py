@@ -1,12 +1,12 @@
-"""Turn trained Flax networks into spiking ones, with two-phase probabilistic (TPP) neurons, in JAX."""
+"""Turn trained networks into spiking ones, with two-phase probabilistic (TPP) neurons, in JAX."""
 
 from importlib import import_module, metadata
 
 __version__ = metadata.version("tppjax")
 
 _MODULES = (
-    *("activations", "ann", "counts", "data", "errors", "models", "neurons", "prng", "sharding", "spiking"),
-    "thresholds",
+    *("activations", "ann", "calibration", "checkpoint", "counts", "data", "errors", "graph", "models", "network"),
+    *("neurons", "prng", "sharding", "tracing"),
 )
 
 

@@ -47,7 +47,7 @@ def max_pool(x, window: tuple[int, int, int] | None):
 
 
 class ReLU(nn.Module):
-    """`max(x, 0)`. Owns no `theta`; a calibrated network holds one beside it for the spiking neurons."""
+    """`max(x, 0)`. Owns no `theta`: thresholds are chosen afterwards, by `calibration.calibrate`."""
 
     max_pool: tuple[int, int, int] | None = None
 
@@ -104,7 +104,7 @@ class QCFS(nn.Module):
 
 
 def _theta(site: nn.Module, init: float, shape):
-    """The site's leaf, for each neuron: made as one number; calibrated networks hold one for each channel."""
+    """The site's leaf, for each neuron: made as one number; one for each channel may be put in its place."""
     if site.has_variable("params", "theta"):
         theta = site.get_variable("params", "theta")
     else:

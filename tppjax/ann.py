@@ -5,7 +5,6 @@ import hashlib
 import math
 import os
 from pathlib import Path
-from typing import NamedTuple
 
 import flax.linen as nn
 import jax
@@ -16,9 +15,9 @@ from flax import struct, traverse_util
 from flax.errors import FlaxError
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from tppjax import activations, files, saved, sharding
+from tppjax import files, saved, sharding
 from tppjax.batching import map_examples
-from tppjax.checks import as_images, check_ann, check_hashable, check_images
+from tppjax.checks import as_images, check_examples
 from tppjax.data import Images, Preprocessing
 from tppjax.errors import InputError, brief, check_count
 
@@ -100,68 +99,6 @@ def size(variables) -> str:
     return f"thresholds={sum(path.endswith('/theta') for path in params)}, parameters={sum(params.values()):,}"
 
 
-class Site(NamedTuple):
-    """A place where a copy of the activation stands.
-
-    Attributes:
-      shape: of its output for one example.
-      max_pool: what it pools before, as in `activations.max_pool`.
-    """
-
-    shape: tuple[int, ...]
-    max_pool: tuple[int, int, int] | None
-
-
-def sites(model: nn.Module, input_shape) -> dict[str, Site]:
-    """Every copy of `model.act` by its path, in the order in which they run. Found once for each model and shape.
-
-    Raises:
-      InputError: if there is none, or one copy runs twice, since spiking neurons can stand at one place only; or as
-        `check_hashable`.
-    """
-    check_hashable(model)
-    return dict(_sites(model, tuple(input_shape)))
-
-
-@functools.lru_cache(maxsize=128)
-def _sites(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Site]:
-    found = {}
-
-    def record(site, module, x, y):
-        if site in found:
-            raise InputError(f"the activation {site!r} runs twice: put a copy at each site, self.act.copy(name=...)")
-        found[site] = Site(y.shape, module.max_pool)
-
-    with watching((type(model.act),), record):
-        jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct(input_shape, jnp.float32))
-    if not found:
-        raise InputError(f"{type(model).__name__} has no site: put self.act.copy(name=...) where its activations are")
-    return found
-
-
-def site_inputs(model: nn.Module, variables, x, **options) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """`model.apply(variables, x, **options)`, and `{site: what its activation gets}`, after max-pooling if any."""
-    found = {}
-
-    def record(site, module, x, y):
-        found[site] = activations.max_pool(x, module.max_pool)
-
-    with watching((type(model.act),), record):
-        return model.apply(variables, x, **options), found
-
-
-def watching(types: tuple[type, ...], record):
-    """While this is open, `record(path, module, input, output)` is called after each run of a module of these types."""
-
-    def intercept(call, args, kwargs, context):
-        result = call(*args, **kwargs)
-        if type(context.module) in types and context.method_name == "__call__":
-            record("/".join(context.module.path), context.module, args[0], result)
-        return result
-
-    return nn.intercept_methods(intercept)
-
-
 def save(ann: Ann, folder: str | os.PathLike) -> None:
     """Writes `folder`: `ann.json` and the variables. Killed at any moment, `load` finds the old network or the new one.
 
@@ -175,8 +112,8 @@ def save(ann: Ann, folder: str | os.PathLike) -> None:
     """
     if not isinstance(ann, Ann):
         raise InputError(
-            f"an Ann can be saved; got {type(ann).__name__}. A spiking network is saved as what it was converted from, "
-            "ann.save(snn.ann, folder), and converted again after loading: equal arguments give the same network"
+            f"an Ann can be saved by ann.save; got {type(ann).__name__}. A traced network, spiking or not, is saved by "
+            "its own way: network.save(folder), or snn.network.save(folder)"
         )
     folder = Path(folder).absolute()
     description = saved.describe(ann.model, ann.preprocessing, ann.history)
@@ -214,7 +151,7 @@ def load(folder: str | os.PathLike) -> Ann:
         with files.reading_folder(place) as whole:
             if (whole / "ann.json").is_file():
                 return _load(whole)
-    raise FileNotFoundError(_nothing_at(asked))
+    raise FileNotFoundError(nothing_at(asked))
 
 
 def _load(folder: Path) -> Ann:
@@ -229,7 +166,8 @@ def _load(folder: Path) -> Ann:
     return Ann(variables, model, preprocessing, history)
 
 
-def _nothing_at(folder: Path) -> str:
+def nothing_at(folder: Path) -> str:
+    """Why there is no `Ann` in the folder, for messages."""
     run = folder.parent if folder.name == "ann" else folder
     if (run / "config.json").is_file():
         metrics = run / "metrics.jsonl"  # of finished epochs, the first of which leaves a network
@@ -238,7 +176,9 @@ def _nothing_at(folder: Path) -> str:
         return f"{run} holds a training run without a finished epoch: continue it with --resume"
     if not folder.is_dir():
         return f"{folder} is a file, not a folder" if folder.exists() else f"there is no folder {folder}"
-    return f"{folder} holds no network: no ann.json in it, and no ann/ann.json"
+    if any((place / "graph.json").is_file() for place in (folder, folder / "network")):
+        return f"{folder} holds a traced network, without the model that could be trained: convert.load reads it"
+    return f"{folder} holds no network: neither ann.json nor graph.json in it, in ann/ or in network/"
 
 
 def _write(variables, folder: Path) -> None:
@@ -260,69 +200,58 @@ def _read(folder: Path):
 
 
 def _check_variables(model: nn.Module, variables, preprocessing: Preprocessing) -> None:
-    """Raises InputError unless the variables are of the model: as made, calibrated, corrected or folded."""
-    channels = {}
-
-    def record(site, module, x, y):
-        channels[site] = y.shape[-1]
-
+    """Raises InputError unless the variables are of the model, as it makes them."""
     x = jax.ShapeDtypeStruct((1, *preprocessing.input_shape), jnp.float32)
     try:
-        with watching((type(model.act),), record):
-            required = jax.eval_shape(model.init, jax.random.key(0), x)
+        required = jax.eval_shape(model.init, jax.random.key(0), x)
     except (ArithmeticError, TypeError, ValueError, FlaxError) as e:  # by what is wrong with a layer
         raise InputError(f"{model.name} can't be built for {preprocessing.input_shape}: {brief(e)}") from e
-    optional = {f"params/{site}/theta": ((), (c,)) for site, c in channels.items()}
-    blocks = {site.rpartition("/")[0]: c for site, c in channels.items() if "/" in site}
-    optional |= {f"params/{block}/shortcut_scale": ((), (c,)) for block, c in blocks.items()}
-    saved.check_variables(variables, traverse_util.flatten_dict(required, sep="/"), optional)
+    saved.check_variables(variables, traverse_util.flatten_dict(required, sep="/"))
 
 
-def images_at_once(model: nn.Module, input_shape, kept: bool = False) -> int:
-    """Images a call, at most 250, that keep within `sharding.budget()` on each device of this host.
-
-    Layers come one after another: some four floats a neuron of the largest; or, if all that reaches a site is `kept`, a
-    float a neuron of every one.
-    """
-    neurons = [math.prod(site.shape) for site in sites(model, (1, *input_shape[-3:])).values()]
-    needed = 4 * sum(neurons) if kept else 16 * max(neurons)
-    return min(250, sharding.at_once(needed))
+def _largest(network, pixels) -> int:
+    """Bytes of the largest array on the way through the network, for one image."""
+    closed = jax.make_jaxpr(network.apply)(jax.ShapeDtypeStruct((1, *pixels.shape[1:]), pixels.dtype))
+    return max(4 * math.prod(v.aval.shape) for eqn in closed.jaxpr.eqns for v in eqn.outvars)
 
 
-def accuracy(ann: Ann, images: Images, at_once: int | None = None) -> float:
+def accuracy(network, images: Images, at_once: int | None = None) -> float:
     """Share of images that the network names rightly, in percent.
 
     Args:
-      ann: the network.
+      network: an `Ann` or a `Network` that gives logits `[B, K]`.
       images: with their labels.
       at_once: images a call; by default as many as suit the device's memory.
 
     Raises:
       InputError: if the network can't be run on these images.
     """
-    check_ann(ann)
     if not hasattr(images, "stream"):
         raise InputError(f"accuracy takes tppjax.data.Images(images, labels); got {type(images).__name__}")
     in_memory = isinstance(images, Images)
-    pixels = check_images(ann, images if in_memory else images[:1], "accuracy")
+    pixels = check_examples(network, images if in_memory else images[:1], "accuracy")
     images = Images(pixels, images.labels) if in_memory else images
     if at_once is not None:
         check_count("at_once", at_once)
-    at_once = at_once or images_at_once(ann.model, pixels.shape)
-    return 100 * float(np.mean(map_examples(functools.partial(_correct, ann), images, at_once)))
+    logits = jax.eval_shape(network.apply, pixels[:1])
+    if not hasattr(logits, "shape") or len(logits.shape) != 2:
+        raise InputError(f"accuracy is of networks that return one array of logits [B, K]; this one returns {logits}")
+    at_once = at_once or min(250, sharding.at_once(4 * _largest(network, pixels)))
+    return 100 * float(np.mean(map_examples(functools.partial(_correct, network), images, at_once)))
 
 
 @jax.jit
-def _correct(ann: Ann, pixels, labels, index):
-    return ann.apply(pixels).argmax(-1) == labels
+def _correct(network, pixels, labels, index):
+    return network.apply(pixels).argmax(-1) == labels
 
 
-def fingerprint(ann: Ann) -> str:
-    """Twelve hexadecimal digits that tell this network from others: of its model, preprocessing and variables."""
-    digest = hashlib.sha256(repr((ann.model, ann.preprocessing)).encode())
-    for path, leaf in sorted(traverse_util.flatten_dict(ann.variables, sep="/").items()):
+def fingerprint(network) -> str:
+    """Twelve hexadecimal digits that tell an `Ann` or `Network` from others: of all that it computes with."""
+    structure = network.model if isinstance(network, Ann) else network.graph.digest
+    digest = hashlib.sha256(repr((structure, network.preprocessing)).encode())
+    for path, leaf in tree_leaves_with_path(network):
         leaf = np.ascontiguousarray(leaf)
-        digest.update(f"{path} {leaf.dtype} {leaf.shape}".encode())
+        digest.update(f"{keystr(path)} {leaf.dtype} {leaf.shape}".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()[:12]
 

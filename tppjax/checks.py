@@ -1,16 +1,12 @@
 """What a caller hands over, checked where it enters: numbers, images, and networks of their own."""
 
-import functools
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from tppjax.activations import ACTIVATIONS
 from tppjax.data import check_finite
-from tppjax.errors import InputError, brief
+from tppjax.errors import InputError
 
 
 def as_images(images):
@@ -28,7 +24,7 @@ def as_images(images):
     if not isinstance(images, np.ndarray | jax.Array):
         images = _converted(images)
     if images.dtype.kind in "OSUM":
-        raise InputError(f"images are an array of numbers [N, H, W, C]; got {images.dtype}")
+        raise InputError(f"images are an array of numbers [N, ...]; got {images.dtype}")
     check_finite(images)
     return images
 
@@ -38,35 +34,36 @@ def _converted(images) -> np.ndarray:
         try:
             return np.asarray(images)
         except Exception as e:  # such as those of a tensor on another device, or of rows of different lengths
-            raise InputError(f"the images can't be made one array [N, H, W, C]: {e}") from e
+            raise InputError(f"the images can't be made one array [N, ...]: {e}") from e
     raise InputError(
-        f"images are one array [N, H, W, C], channels last; got {type(images).__name__}. Of a loader whose batches are "
-        "(x [B, C, H, W], labels): np.concatenate([np.asarray(x) for x, _ in loader]).transpose(0, 2, 3, 1)"
+        f"images are one array [N, ...]; got {type(images).__name__}. Of a loader whose batches are (x, labels): "
+        "np.concatenate([np.asarray(x) for x, _ in loader]), with .transpose(0, 2, 3, 1) if the network takes channels "
+        "last and the loader gives [B, C, H, W]"
     )
 
 
-def check_images(ann, images, purpose: str):
-    """The network and the images fit each other: the images, `[N, ...]`, as one array; on a device they are finite too.
+def check_examples(network, images, purpose: str):
+    """The images as one array `[N, ...]` that fits the network; on a device they are finite, too.
 
     Args:
-      ann: the network.
+      network: with `frames`, as `Network` and `Ann` have it.
       images: what `as_images` takes.
       purpose: what they are for, such as "calibration", for the message if there are none.
 
     Raises:
-      InputError: as `as_images`, `Ann.frames` and `logits_shape`, or if there are no images.
+      InputError: as `as_images` and `frames`, or if there are no images.
     """
     images = as_images(images)
     if not np.shape(images) or len(images) == 0:
-        raise InputError(f"{purpose} needs images [N, H, W, C]; got none")
+        raise InputError(f"{purpose} needs images [N, ...]; got none")
     if isinstance(images, jax.Array):
         check_finite(np.asarray(images))
-    logits_shape(ann.model, ann.variables, jax.eval_shape(ann.frames, images[:1]).shape[-3:])
+    jax.eval_shape(network.frames, images[:1])
     return images
 
 
 def check_ann(ann) -> None:
-    """It is an `Ann`, its model has one of our activations in its field `act`, and its variables are finite.
+    """It is an `Ann`: a Flax module with variables that are finite.
 
     Raises:
       InputError: if not; says what to do.
@@ -77,14 +74,6 @@ def check_ann(ann) -> None:
         raise InputError(
             "a network is tppjax.ann.Ann(variables, model), with variables {'params': ...} and a Flax module, "
             f"or what tppjax.ann.load gives; got {type(ann).__name__}"
-        )
-    act = getattr(model, "act", None)
-    if type(act) not in ACTIVATIONS.values():
-        known = ", ".join(cls.__name__ for cls in ACTIVATIONS.values())
-        has = "no field act" if act is None else f"act={getattr(act, '__name__', type(act).__name__)}"
-        raise InputError(
-            f"{type(model).__name__} has {has}, which can't be converted: "
-            f"give it one of {known} as act, and put self.act.copy(name=...) at each site"
         )
     leaves = traverse_util.flatten_dict(dict(variables), sep="/")
     known = {path: leaf for path, leaf in leaves.items() if not isinstance(leaf, jax.core.Tracer)}
@@ -107,57 +96,3 @@ def check_leaf(path: str, leaf: np.ndarray, name: str | None = None) -> None:
         raise InputError(f"{name} has a threshold that is not positive, {leaf.min()}")
     if path.startswith("batch_stats/") and path.endswith("/var") and np.any(leaf < 0):
         raise InputError(f"{name} has a negative variance, {leaf.min()}")
-
-
-def check_hashable(model: nn.Module) -> None:
-    """Raises InputError unless the model can stand for what was traced and compiled of it, as JAX needs it."""
-    try:
-        hash(model)
-    except TypeError as e:
-        raise InputError(
-            f"{type(model).__name__} has a field that can't be hashed, such as a list, a dict or an array: give a tuple"
-        ) from e
-
-
-def of_structure(fn):
-    """`fn(model, variables, input_shape)`, which needs the variables' shapes only, found once for equal arguments.
-
-    Errors are not kept. InputError as `check_hashable`.
-    """
-
-    @functools.lru_cache(maxsize=128)
-    def once(model, tree, leaves, input_shape):
-        return fn(model, jax.tree.unflatten(tree, leaves), input_shape)
-
-    @functools.wraps(fn)
-    def cached(model, variables, input_shape):
-        check_hashable(model)
-        leaves, tree = jax.tree.flatten(variables)
-        shapes = (jax.ShapeDtypeStruct(np.shape(leaf), jax.dtypes.result_type(leaf)) for leaf in leaves)
-        return once(model, tree, tuple(shapes), tuple(input_shape))
-
-    return cached
-
-
-@of_structure
-def logits_shape(model: nn.Module, variables, input_shape) -> tuple[int, ...]:
-    """Shape of what the network gives for one image, such as `(1, K)`; nothing is computed.
-
-    Raises:
-      InputError: if `model.apply(variables, x)` is not possible, or gives something else than one array; or as
-        `check_hashable`.
-    """
-    name, x = type(model).__name__, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32)
-    try:
-        y = jax.eval_shape(model.apply, variables, x)
-    except InputError:
-        raise
-    except Exception as e:  # whatever their layers raise
-        raise InputError(
-            f"{name} must run as model.apply(variables, x), with x of shape {x.shape}, its own variables, and in "
-            f"evaluation mode unless told otherwise, as in __call__(self, x, train: bool = False). {brief(e)}"
-        ) from e
-    if not isinstance(y, jax.ShapeDtypeStruct):
-        shapes = jax.tree.map(lambda leaf: leaf.shape, y)
-        raise InputError(f"{name} gives {shapes}, not one array of logits [B, K]: let it return the one that is wanted")
-    return y.shape

@@ -64,7 +64,7 @@ def read(file: Path) -> tuple[nn.Module, Preprocessing, tuple[str, ...], dict]:
         kind, family = ACTIVATIONS[act.pop("name")], models.MODELS[described["name"]].func
         options = _typed(family, described["options"])
         model = models.create(described["name"], act=kind(**_typed(kind, act)), **options)
-        preprocessing = Preprocessing(**_typed(Preprocessing, content["preprocessing"]))
+        preprocessing = preprocessing_of(content["preprocessing"])
         history = content.get("history", [])
         if not _fits(history, tuple[str, ...]):
             raise InputError(f"history is {reprlib.repr(history)}")
@@ -72,6 +72,11 @@ def read(file: Path) -> tuple[nn.Module, Preprocessing, tuple[str, ...], dict]:
         problem = f"no {e}" if isinstance(e, KeyError) else str(e)
         raise InputError(f"{file} does not describe a network of this library ({problem}): {REMEDY}") from e
     return model, preprocessing, tuple(history), content
+
+
+def preprocessing_of(described: dict) -> Preprocessing:
+    """The preprocessing that JSON describes; InputError if it is none."""
+    return Preprocessing(**_typed(Preprocessing, described))
 
 
 def digest(described: dict, variables: Path) -> str:
@@ -84,26 +89,22 @@ def digest(described: dict, variables: Path) -> str:
     return found.hexdigest()
 
 
-def check_variables(variables, required: dict, optional: dict) -> None:
+def check_variables(variables, required: dict) -> None:
     """Raises InputError, naming the leaf, unless the variables are those of the model, and numbers that it can use.
 
     Args:
       variables: of the network.
       required: `{path: array or its shape and dtype}` of every leaf that the model makes.
-      optional: `{path: shapes}` of float32 leaves that may be there, or have another of these shapes.
     """
     found = traverse_util.flatten_dict(variables, sep="/") if isinstance(variables, Mapping) else {}
-    lacking, extra = required.keys() - found.keys(), found.keys() - required.keys() - optional.keys()
+    lacking, extra = required.keys() - found.keys(), found.keys() - required.keys()
     for what, paths in (("lacking", sorted(lacking)), ("unknown", sorted(extra))):
         if paths:
             raise InputError(f"{paths[0]} is {what}" + (f", and {len(paths) - 1} more" if paths[1:] else ""))
     for path, leaf in found.items():
-        leaf, expected = np.asarray(leaf), required.get(path)
-        shapes = {*optional.get(path, ()), *(() if expected is None else (expected.shape,))}
-        dtype = np.dtype(np.float32 if expected is None else expected.dtype)
-        if leaf.shape not in shapes or leaf.dtype != dtype:
-            wanted = " or ".join(map(str, sorted(shapes)))
-            raise InputError(f"{path} is {leaf.dtype} {leaf.shape}, not {dtype} {wanted}")
+        leaf, expected = np.asarray(leaf), required[path]
+        if (leaf.shape, leaf.dtype) != (expected.shape, expected.dtype):
+            raise InputError(f"{path} is {leaf.dtype} {leaf.shape}, not {expected.dtype} {expected.shape}")
         check_leaf(path, leaf)
 
 

@@ -7,7 +7,7 @@ from configs.cifar import Cifar, recipe
 from configs.training import check
 from tppjax import ann, cli, data, models
 from tppjax.ann import Ann
-from tppjax.data import Preprocessing, augment
+from tppjax.data import Images, Preprocessing, augment
 from tppjax.data.autoaugment import cifar10_policy
 from train.loop import fit
 from train.start import activation, start
@@ -25,19 +25,24 @@ def main(config: Cifar) -> Ann:
     given = ann.load(config.init_from).model if config.init_from else None
     config = recipe(config, given)
     preprocessing = data.info(config.dataset, config.data_dir)
+    return trained(config, given, preprocessing, data.load(config.dataset, "train", config.data_dir))
+
+
+def trained(config: Cifar, given: nn.Module | None, preprocessing: Preprocessing, images: Images) -> Ann:
+    """Trains the model that is `given`, else the network of the `recipe`, on these images."""
     model = given.clone(act=activation(config)) if given else new(config, len(preprocessing.class_names))
-    images = data.load(config.dataset, "train", config.data_dir)
     network = start(config, model, preprocessing, images)
     return fit(network, images, config, augmentation(config, network.preprocessing))
 
 
 def augmentation(config: Cifar, preprocessing: Preprocessing):
     """`(pixels [B, H, W, C], key) -> pixels`: random crop, flip, and what else `config` asks for."""
-    mean = [255 * m for m in preprocessing.mean]
+    mean, flipped = [255 * m for m in preprocessing.mean], getattr(config, "flip", True)
 
     def augmented(pixels, key):
         crop_key, flip_key, cutout_key = jax.random.split(key, 3)
-        pixels = augment.flip(augment.crop(pixels, crop_key, config.pad), flip_key)
+        pixels = augment.crop(pixels, crop_key, config.pad)
+        pixels = augment.flip(pixels, flip_key) if flipped else pixels
         if config.autoaugment:
             pixels = cifar10_policy(pixels, jax.random.fold_in(key, 3))
         return augment.cutout(pixels, cutout_key, config.cutout, fill=mean) if config.cutout else pixels

@@ -7,7 +7,6 @@ from convert import evaluate, paper
 from convert.evaluate import Evaluate
 from convert.studies import study
 from convert.studies.study import Section
-from tppjax import ann
 
 NAME = "accuracy"
 TITLE = "Accuracy against T (figure 1, tables 1 and 3 to 7)"
@@ -24,8 +23,7 @@ class Accuracy(Evaluate):
 def main(config: Accuracy) -> Section:
     """Runs the study."""
     out = study.folder(config, NAME)
-    results = evaluate.main(replace(config, out=out), study.PROGRAM)
-    published = evaluate.published(ann.load(config.ann), results)
+    results, published = evaluate.measure(replace(config, out=out), study.PROGRAM)
     rows = {(r["mode"], r["T"]): r for r in results["rows"]}
     steps = sorted({T for _, T in rows})
     lines = []

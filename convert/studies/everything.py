@@ -14,7 +14,6 @@ from convert.experiment import Experiment, Subject
 from convert.results import FILE, REMEDY, about, make_folder, read
 from convert.studies import accuracy, anytime, misalignment, orders, potentials, single_layer, spikes, study, theorem
 from tppjax import ann, files
-from tppjax.ann import sites
 from tppjax.errors import InputError, check_number
 
 FEWEST = 100  # test images, below which accuracy says little
@@ -90,7 +89,7 @@ def _plan(config: All, subject: Subject, out: Path) -> dict[str, int]:
             return images
         raise FileExistsError(f"{file} is for {before}, not {asked}: choose another --out, or give --overwrite")
     speed = _images_a_second(subject)
-    n = len(sites(subject.network.model, subject.network.preprocessing.input_shape))
+    n = len(subject.network.sites)
     images = {}
     for name, planned in STUDIES.items():
         fit = planned.share * 60 * config.minutes * speed / planned.forwards(config.seeds, n)
@@ -123,7 +122,7 @@ def _images_a_second(subject: Subject) -> float:
 
 
 def _report(subject: Subject, sections, config: All, limits, out: Path) -> str:
-    history = "".join(f"- {step}\n" for step in subject.snn(8, "baseline", like="baseline").ann.history)
+    history = "".join(f"- {step}\n" for step in subject.snn(8, "baseline", like="baseline").network.history)
     made = about(study.PROGRAM)
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     images = ", ".join(f"{limits[s.name]:,} ({s.name})" for s in sections if s.name in limits)

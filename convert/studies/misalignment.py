@@ -13,7 +13,6 @@ from convert import experiment, pictures
 from convert.experiment import Experiment, Subject
 from convert.studies import study
 from convert.studies.study import Section
-from tppjax.ann import sites, thresholds
 from tppjax.counts import in_thresholds
 from tppjax.neurons import integrate_and_fire
 
@@ -36,7 +35,7 @@ def main(config: Misalignment) -> Section:
     """Runs the study."""
     experiment.check_steps(config.T, config.modes)
     subject = experiment.begin(config, config.modes)
-    order = list(sites(subject.network.model, subject.network.preprocessing.input_shape))
+    order = list(subject.network.sites)
 
     def run(mode, T, seeds):
         correct, found = study.over_seeds(_outcome, subject.snn(T, mode), config, subject, traced=True)
@@ -60,9 +59,10 @@ ENTRIES = {"accuracy": list, **dict.fromkeys(MEASURES, dict)}
 def _outcome(snn, pixels, labels, index, key):
     """Of each example: whether it is named rightly, `[B]`, and `{measure: {site: [B]}}`."""
     trace = snn.trace(pixels, convert.example_keys(key, index))
-    thetas, act = thresholds(snn.variables), snn.model.act
+    how, network = snn.settings, snn.network
     found = {
-        site: unevenness(in_thresholds(x, thetas[site]), act.v_init, act.shift) for site, x in trace.currents.items()
+        name: unevenness(in_thresholds(x, network.theta(network.sites[name], x)), how.v_init, how.shift)
+        for name, x in trace.currents.items()
     }
     by_measure = {name: {site: found[site][name] for site in found} for name in MEASURES}
     return trace.logits.mean(axis=0).argmax(-1) == labels, by_measure

@@ -13,7 +13,6 @@ from convert import experiment, pictures
 from convert.experiment import Experiment, Subject
 from convert.studies import study
 from convert.studies.study import Section
-from tppjax import ann
 from tppjax.counts import in_thresholds
 from tppjax.errors import InputError
 
@@ -79,12 +78,12 @@ def main(config: Potentials) -> Section:
 
 
 def _sites(network, config: Potentials) -> list[str]:
-    known = ann.sites(network.model, network.preprocessing.input_shape)
+    known = network.sites
     if unknown := set(config.sites) - known.keys():
         raise InputError(f"--sites {', '.join(sorted(unknown))}: no such layers; known: {', '.join(known)}")
     spread = [list(known)[i] for i in sorted({round(i) for i in np.linspace(0, len(known) - 1, 4)})]
     chosen = list(config.sites) or spread
-    channels = {site: known[site].shape[-1] for site in chosen}
+    channels = {site: known[site].channels for site in chosen}
     if config.channel is not None and not all(0 <= config.channel < n for n in channels.values()):
         raise InputError(f"--channel {config.channel}: not in every layer; they have {channels}")
     return chosen
@@ -100,12 +99,12 @@ class _Outcome:
 
     def __call__(self, snn, pixels, labels, index, key):
         trace = snn.trace(pixels, convert.example_keys(key, index))
-        thetas, at = ann.thresholds(snn.variables), np.array(self.steps) - 1
+        network, at = snn.network, np.array(self.steps) - 1
         counts = {}
         for site in self.sites:
-            v = trace.potentials[site][at]
-            u = in_thresholds(v, thetas[site])
-            u = u if self.channel is None else u[..., self.channel]
+            v, axis = trace.potentials[site][at], network.sites[site].axis
+            u = in_thresholds(v, network.theta(network.sites[site], v))
+            u = u if self.channel is None or axis is None else jnp.take(u, self.channel, axis + 2)
             counts[site] = jax.vmap(jax.vmap(_histogram), in_axes=1)(u)
         return trace.logits.mean(axis=0).argmax(-1) == labels, counts
 
@@ -135,7 +134,7 @@ def _text(rows, chosen, subject: Subject, config: Potentials) -> str:
     return (
         f"{study.about(subject, config.seeds)} T = {config.T}, {whose}; accuracy {accuracies}. Mean and std of the "
         "potential in thresholds (what lies beyond -4 and 4 counted there), and the share of neurons that reach the "
-        f"threshold, before firing at step t. Two-phase neurons begin with all they have heard.\n\n"
+        f"threshold, before firing at step t. Two-phase neurons begin with all that they have accumulated.\n\n"
     ) + study.table(["layer", "t", *(f"`{r['mode']}`" for r in rows)], lines)
 
 

@@ -10,7 +10,6 @@ from convert import evaluate, experiment, pictures
 from convert.experiment import Experiment, Subject
 from convert.studies import study
 from convert.studies.study import Section
-from tppjax.ann import sites
 
 NAME = "single_layer"
 TITLE = "One layer at a time (figures 13 and 14)"
@@ -31,7 +30,7 @@ def main(config: SingleLayer) -> Section:
     """Runs the study."""
     experiment.check_steps((config.T,))
     subject = experiment.begin(config, ("baseline", config.mode))
-    order = list(sites(subject.network.model, subject.network.preprocessing.input_shape))
+    order = list(subject.network.sites)
 
     def run(site, mode, T, seeds):
         at = {"no layer": "baseline", "all layers": mode}.get(site, dict.fromkeys(order, "baseline") | {site: mode})

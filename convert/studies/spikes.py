@@ -3,20 +3,16 @@
 from dataclasses import dataclass
 from typing import Literal
 
-import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 from matplotlib.figure import Figure
 
 import convert
 from convert import experiment, paper, pictures
+from convert.energy import additions, multiply_adds
 from convert.experiment import Experiment, Subject
 from convert.studies import study
 from convert.studies.study import Section
-from tppjax.ann import Ann, sites
-from tppjax.errors import InputError
 
 NAME = "spikes"
 TITLE = "Spikes, synaptic operations and energy (figures 5 and 6, tables 8 to 10)"
@@ -40,13 +36,12 @@ def main(config: Spikes) -> Section:
     subject = experiment.begin(config, config.modes)
 
     def run(mode, T, seeds):
-        correct, spikes, additions = study.over_seeds(_outcome, subject.snn(T, mode), config, subject)
-        means = {"spikes": spikes, "additions": additions}
+        correct, spikes, operations = study.over_seeds(_outcome, subject.snn(T, mode), config, subject)
+        means = {"spikes": spikes, "additions": operations}
         return {"accuracy": study.percent(correct), **jax.tree.map(lambda a: float(a.mean()), means)}
 
     rows = study.measure(config, NAME, subject, study.product(mode=config.modes, T=config.T, seeds=[config.seeds]), run)
-    shape = subject.network.preprocessing.input_shape
-    neurons = {site: int(np.prod(at.shape)) for site, at in sites(subject.network.model, shape).items()}
+    neurons = {name: int(np.prod(site.shape)) for name, site in subject.network.sites.items()}
     rows = [{**r, "spikes": {site: r["spikes"][site] for site in neurons}} for r in rows]  # jax sorts names
     cost = energy(subject.network, rows)
     records = [
@@ -62,74 +57,21 @@ def _outcome(snn, pixels, labels, index, key):
     """Of each example: whether it is named rightly, spikes of each site, additions of each layer of weights; `[B]`."""
     logits, counts = snn.activity(pixels, convert.example_keys(key, index))
     spikes = {site: count.reshape(len(count), -1).sum(axis=1) for site, count in counts.items()}
-    return logits.argmax(-1) == labels, spikes, operations(snn.ann, jnp.zeros_like(snn.ann.input(pixels)), counts)
+    return logits.argmax(-1) == labels, spikes, additions(snn.network, counts)
 
 
-class Given(nn.Module):
-    """Stands in for an activation and gives what lies in the collection "given", whatever it gets."""
-
-    max_pool: tuple[int, int, int] | None = None
-
-    @nn.compact
-    def __call__(self, x):
-        """`[B, ...]`."""
-        return self.get_variable("given", "value")
-
-
-def operations(ann: Ann, x, counts) -> dict[str, jax.Array]:
-    """How often each layer of weights is asked to add one, for each example: `{layer: [B]}`.
-
-    Every weight is made one, and every site gives its spikes: then what comes out of a layer is the number of weights
-    that were added up there, borders and strides included. A spike that passes an average pool of k x k pixels counts
-    as 1 / k^2 afterwards, as if the pool were computed first; its own additions, those of the shortcuts without weights
-    and of the neurons themselves are not counted. Where a layer gets what another one puts out, with no site between,
-    each input counts as one, as a pixel does.
-
-    Args:
-      ann: the network.
-      x: its input, `[B, H, W, C]`: ones count what an image costs, zeros leave it out.
-      counts: `{site: [B, ...]}`, spikes; ones for the multiply-adds of the ANN.
-    """
-    found = {}
-
-    def count(call, args, kwargs, context):
-        if type(context.module) not in (nn.Conv, nn.Dense) or context.method_name != "__call__":
-            return call(*args, **kwargs)
-        y = call(jnp.where(jnp.isnan(args[0]), 1.0, args[0]))
-        found["/".join(context.module.path)] = y.reshape(len(y), -1).sum(axis=1)
-        return jnp.full_like(y, jnp.nan)  # so that it is told from spikes behind pools, norms and sums, up to a site
-
-    def one(path, leaf):  # not as a constant, behind which XLA adds up wrongly on a CPU (jax 0.10)
-        return 0 * leaf + (path[-1] == "kernel")
-
-    params = traverse_util.path_aware_map(one, ann.variables["params"])
-    given = traverse_util.unflatten_dict({f"{site}/value": count for site, count in counts.items()}, sep="/")
-    with nn.intercept_methods(count):
-        ann.model.clone(act=Given()).apply({**ann.variables, "params": params, "given": given}, x)
-    return found
-
-
-def energy(ann: Ann, rows) -> dict:
+def energy(network: convert.Network, rows) -> dict:
     """Operations and picojoules for one image: `{"ann": {...}, "analog": ..., (mode, T): {...}}`.
 
     Raises:
       InputError: if a layer gets what another one puts out, with no site between.
     """
-    shape = ann.preprocessing.input_shape
-    at = sites(ann.model, shape)
-    spikes = {value: {site: jnp.full((1, *s.shape), float(value)) for site, s in at.items()} for value in (0, 1)}
-    macs = sum(float(n[0]) for n in operations(ann, jnp.ones((1, *shape)), spikes[1]).values())
-    analog = sum(float(n[0]) for n in operations(ann, jnp.ones((1, *shape)), spikes[0]).values())
-    if between := [layer for layer, n in operations(ann, jnp.zeros((1, *shape)), spikes[0]).items() if n[0] > 0]:
-        raise InputError(
-            f"the energy can't be told: {', '.join(between)} gets no spikes, but what another layer of weights puts "
-            "out; put a site between them"
-        )
+    macs, analog = multiply_adds(network)
     cost = {"ann": {"operations": macs, "energy": macs * MULTIPLY_ACCUMULATE}, "analog": analog}
     for r in rows:
-        additions = sum(r["additions"].values())
-        spent = analog * MULTIPLY_ACCUMULATE + additions * ACCUMULATE
-        cost[r["mode"], r["T"]] = {"operations": additions, "energy": spent}
+        operations = sum(r["additions"].values())
+        spent = analog * MULTIPLY_ACCUMULATE + operations * ACCUMULATE
+        cost[r["mode"], r["T"]] = {"operations": operations, "energy": spent}
     return cost
 
 

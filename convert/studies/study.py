@@ -116,7 +116,7 @@ def about(subject: Subject, seeds: int | None = None) -> str:
 
 def over_seeds(fn, snn: Snn, config: Experiment, subject: Subject, traced: bool = False):
     """`experiment.over_seeds` with the options' seeds and batches; folded networks are compiled once for every T."""
-    size = config.batch_size or snn.batch_size(subject.network.preprocessing.input_shape, config.seeds, traced)
+    size = config.batch_size or snn.batch_size(config.seeds, traced)
     return experiment.over_seeds(fn, snn if traced else snn.for_any_T(), subject.images, config.seeds, size)
 
 

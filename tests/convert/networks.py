@@ -1,22 +1,25 @@
 """Small networks whose arithmetic is exact in float32: weights, thresholds and images are short binary fractions."""
 
+import functools
+
 import flax.linen as nn
 import jax
 import numpy as np
 
+import convert
 from tppjax import models
 from tppjax.activations import QCFS
 
 
 class Mlp(nn.Module):
-    """Somebody's own network, as the docs of `to_snn` ask for it: a field `act` and a copy of it at each site."""
+    """Somebody's own network."""
 
     act: nn.Module
     widths: tuple[int, ...] = (6, 5)
 
     @nn.compact
     def __call__(self, x):
-        x = x.reshape(*x.shape[:-3], -1)
+        x = x.reshape(len(x), -1)
         for i, width in enumerate(self.widths):
             x = self.act.copy(name=f"act{i}")(nn.Dense(width, name=f"dense{i}")(x))
         return nn.Dense(3, name="head")(x)
@@ -38,15 +41,26 @@ def exact(model, shape=(2, 2, 2)):
     return jax.tree_util.tree_map_with_path(draw, abstract)
 
 
-def mlp():
-    model = Mlp(QCFS(L=4))
-    return exact(model), model
+def traced(model, shape=(2, 2, 2)):
+    """The network of `model` with the weights of `exact`."""
+    return convert.trace((model, exact(model, shape)), images(1, shape))
 
 
-def cnn():
-    """Two stages of convolutions with average pooling between."""
-    model = models.create("vgg_small", 3, QCFS(L=4), stages=((4,), (4,)), norm=False)
-    return exact(model, (4, 4, 1)), model
+@functools.cache
+def mlp(act=None):
+    """Two dense layers, `dense0` and `dense1`."""
+    return traced(Mlp(act or QCFS(L=4)))
+
+
+@functools.cache
+def cnn(shape=(4, 4, 1)):
+    """Two stages of convolutions, `conv1_1` and `conv2_1`, with average pooling between."""
+    return traced(models.create("vgg_small", 3, QCFS(L=4), stages=((4,), (4,)), norm=False), shape)
+
+
+def layer(network, name):
+    """Kernel and bias of a layer."""
+    return (np.asarray(network.weights[f"params/{name}/{leaf}"]) for leaf in ("kernel", "bias"))
 
 
 class Pooled(nn.Module):
@@ -57,4 +71,4 @@ class Pooled(nn.Module):
     @nn.compact
     def __call__(self, x):
         x = self.act.copy(name="act1", max_pool=(2, 2, 0))(nn.Conv(4, (3, 3), name="conv")(x))
-        return nn.Dense(3, name="head")(x.reshape(*x.shape[:-3], -1))
+        return nn.Dense(3, name="head")(x.reshape(len(x), -1))

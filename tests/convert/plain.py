@@ -2,7 +2,7 @@
 
 import numpy as np
 
-SITES = ("act1_1", "act2_1")
+SITES = ("conv1_1", "conv2_1")
 
 
 def convolve(x, kernel):
@@ -27,7 +27,7 @@ class Network:
             lambda x: convolve(x, p["conv1_1"]["kernel"]) + p["conv1_1"]["bias"],
             lambda s: convolve(pool(s), p["conv2_1"]["kernel"]) + p["conv2_1"]["bias"],
         ]
-        self.thetas = [p[site]["theta"] for site in SITES]
+        self.thetas = [p[act]["theta"] for act in ("act1_1", "act2_1")]
 
     def logits(self, s):
         """Of the last site's rates or spikes times theta."""

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from convert import torch_files
-from convert.from_torch import FromTorch, import_state_dict, main
+import convert
+from convert.torch import import_state_dict
+from convert.torch.command import FromTorch, main
 from tests.convert.torch_states import akamaster_state, qcfs_vgg_state, snnc_vgg_state
 from tppjax import models
 from tppjax.activations import ReLU
@@ -66,7 +67,7 @@ def test_03_04_05_checkpoints_of_the_published_weights(torch, real_weights, tmp_
         ("swa.pth", None, bias),
         ("ema.pth", "state_dict_ema", bias / 2),
     ):
-        network = import_state_dict(torch_files.read(tmp_path / name, entry), "resnet20")
+        network = import_state_dict(files.read(tmp_path / name, entry), "resnet20")
         np.testing.assert_array_equal(network.variables["params"]["head"]["bias"], expected)
     config = FromTorch(tmp_path / "ema.pth", arch="resnet20", out=tmp_path / "net")
     with pytest.raises(InputError, match="several sets of weights: state_dict, state_dict_ema; say which with --entry"):
@@ -90,3 +91,31 @@ def test_18_grey_weights_say_what_is_missing():
         import_state_dict(state, "resnet20", **UNKNOWN_IMAGES, size=28)
     imported = import_state_dict(state, "resnet20", dataset="mnist", mean=(0.1307,), std=(0.3081,), size=28)
     assert imported.preprocessing.input_shape == (28, 28, 1)
+
+
+def conv(nn, i, o, stride=1):
+    return [nn.Conv2d(i, o, 3, stride, 1), nn.BatchNorm2d(o), nn.ReLU()]
+
+
+OF_CODE = {  # the cases' networks, narrow, with the channels of their input and the number of their sites
+    "01 max-pool": (lambda nn: [*conv(nn, 3, 4), nn.MaxPool2d(2), *conv(nn, 4, 4)], 3, 2),
+    "02 max-pool behind a 3x3 stem": (lambda nn: [*conv(nn, 3, 4), nn.MaxPool2d(3, 2, 1), *conv(nn, 4, 6, 2)], 3, 2),
+    "07 a head of another name": (lambda nn: [*conv(nn, 3, 4), nn.Sequential(nn.Dropout(), nn.Conv2d(4, 3, 1))], 3, 1),
+    "10 ReLU6": (lambda nn: [nn.Conv2d(3, 4, 3), nn.ReLU6()], 3, 1),
+    "18 one channel": (lambda nn: conv(nn, 1, 4), 1, 1),
+}
+
+
+@pytest.mark.parametrize("case", OF_CODE)
+def test_with_their_code_they_convert_as_they_are(torch, case):
+    layers, channels, sites = OF_CODE[case]
+    module = torch.nn.Sequential(*layers(torch.nn), torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten()).eval()
+    x = np.random.default_rng(0).normal(size=(4, channels, 8, 8)).astype(np.float32)
+    network = convert.from_torch(module, x[:1])
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(network.apply(x), expected, 1e-4, 1e-5)
+    assert len(network.sites) == sites
+    network = convert.calibrate(network, x, "max") if network.missing else network
+    spiking = convert.to_snn(network, T=64, mode="rounded").apply(x)
+    np.testing.assert_allclose(spiking, expected, atol=0.1 * np.ptp(expected))

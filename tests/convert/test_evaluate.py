@@ -6,14 +6,19 @@ import sys
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 import convert
 from convert import evaluate
 from convert.evaluate import Evaluate
 from convert.results import Results
+from tests.convert import networks
 from tppjax import ann, cli, prng
+from tppjax.ann import Ann
+from tppjax.errors import InputError
 
 all_rows = Results.all_rows
 ALL = ("baseline", "shuffle", "tpp", "rounded", "unbiased")
@@ -108,6 +113,80 @@ def test_images_of_another_data_set(digits_run, digits_test, tmp_path):
     assert (results["dataset"], results["n"]) == ("npz", 30)
 
 
+def turned(network: Ann) -> convert.Network:
+    """The same with its input as PyTorch has it, [B, C, H, W], and without preprocessing."""
+    fn = lambda variables, x: network.model.apply(variables, jnp.moveaxis(x, -3, -1))  # noqa: E731
+    height, width, channels = network.preprocessing.input_shape
+    return convert.trace((fn, network.variables), jnp.zeros((1, channels, height, width)))
+
+
+def test_a_saved_network_has_the_same_figures(digits_run, digits_ann, tmp_path):
+    """As the `Ann` that it was traced from; with its channels first and without preprocessing too."""
+    convert.trace(digits_ann).save(tmp_path / "net")
+    turned(digits_ann).save(tmp_path / "turned")
+    info, said = digits_ann.preprocessing, {}
+    bare = {"dataset": "digits", "mean": info.mean, "std": info.std}
+    for name, options in (("run", {"ann": digits_run}), ("net", {}), ("turned", bare)):
+        options = {"ann": tmp_path / name, "modes": ("tpp",), "T": (4,), "seeds": 2, "limit": 90, **options}
+        results = evaluate.main(Evaluate(**options, out=tmp_path / f"{name}-snn"))
+        said[name] = results["ann"], results["rows"][0]["accuracy"]
+        called = ("vgg_small", "QCFS") if name == "run" else (name, "qcfs")
+        assert tuple(results["model"].values()) == called
+    assert said["net"] == said["run"]
+    np.testing.assert_allclose(said["turned"][0], said["run"][0], atol=100 / 90 + 1e-6)
+    assert (tmp_path / "turned-snn" / "report-tpp.txt").is_file()
+
+
+def test_a_saved_network_that_does_not_say_enough(digits_ann, tmp_path):
+    bare = turned(digits_ann)
+    info = digits_ann.preprocessing
+    bare.save(tmp_path / "bare")
+    given = {"dataset": "digits", "mean": info.mean, "std": info.std}
+    wrong = bare.replace(preprocessing=info)
+    wrong.save(tmp_path / "wrong")
+    convert.trace(digits_ann).save(tmp_path / "net")
+    networks.mlp().save(tmp_path / "images")
+    vectors = convert.trace((lambda w, x: jax.nn.relu(x @ w) @ w, np.eye(4, dtype=np.float32)), np.zeros((1, 4), "f4"))
+    vectors.save(tmp_path / "vectors")
+    tree = lambda v, x: {"logits": digits_ann.model.apply(v, x)}  # noqa: E731
+    convert.trace((tree, digits_ann.variables), jnp.zeros((1, 8, 8, 1))).save(tmp_path / "tree")
+    for name, options, message in (
+        ("bare", {}, "was saved without preprocessing: give --dataset, --mean and --std, or save it again by network"),
+        ("bare", {"dataset": "digits", "mean": (0.5,)}, "without preprocessing: give"),
+        ("bare", given | {"std": (1.0, 2.0)}, "std is a number for each of 1 channels"),
+        ("net", given, "--mean and --std are for networks without preprocessing"),
+        ("wrong", {}, r"takes inputs of shape \(1, 8, 8\), and its preprocessing gives \(8, 8, 1\)"),
+        ("images", given, r"takes inputs of shape \(2, 2, 2\), and its preprocessing gives \(8, 8, 1\)"),
+        ("vectors", given, r"takes inputs of shape \(4,\), and commands give images .* convert\.to_snn takes any"),
+        (
+            "tree",
+            given,
+            r"returns \{'logits': \(10,\)\} for an image; .* each of its 10 classes",
+        ),
+    ):
+        with pytest.raises(InputError, match=message):
+            evaluate.main(Evaluate(ann=tmp_path / name, out=tmp_path / "out", **options))
+    assert not (tmp_path / "out").exists()
+
+
+def test_pictures_in_folders(digits_run, digits_test, tmp_path):
+    """For a network whose classes have their names, and for one that was saved without preprocessing."""
+    for split in ("train", "test"):
+        for i, (pixels, label) in enumerate(zip(digits_test.images[:30], digits_test.labels, strict=False)):
+            file = tmp_path / "digits" / split / str(label) / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels[..., 0]).save(file)
+    options = {"dataset": "folder", "data_dir": tmp_path / "digits", "modes": ("rounded",), "T": (4,)}
+    results = evaluate.main(Evaluate(ann=digits_run, out=tmp_path / "out", **options))
+    network = ann.load(digits_run)
+    assert (results["n"], results["ann"]) == (30, pytest.approx(ann.accuracy(network, digits_test[:30])))
+    turned(network).save(tmp_path / "turned")
+    given = {"mean": network.preprocessing.mean, "std": network.preprocessing.std}
+    again = evaluate.main(Evaluate(ann=tmp_path / "turned", **options, **given))
+    assert again["ann"] == results["ann"]
+    assert again["rows"][0]["accuracy"] == results["rows"][0]["accuracy"]
+
+
 def test_v_init_and_shift_reach_the_neurons(digits_run, digits_ann, digits_test, tmp_path):
     options = {"modes": ("baseline",), "T": (4,), "limit": 90, "out": tmp_path / "out"}
     for beginning in ({"v_init": 0.25}, {"shift": 0.5}):
@@ -123,8 +202,12 @@ def test_every_mode_is_checked_before_the_first_runs(digits_ann, tmp_path, monke
     ann.save(pooled.replace(preprocessing=replace(pooled.preprocessing, dataset="faces")), tmp_path / "faces")
     monkeypatch.setattr(evaluate, "row", lambda *_: pytest.fail("began"))
     for name, options, message in (
-        ("pooled", {"modes": ("rounded", "baseline")}, "mode 'baseline' can't have the max-pool at act1_2"),
-        ("pooled", {"modes": ("rounded",), "calibrate": "mse"}, "QCFS learned its thresholds: nothing to calibrate"),
+        ("pooled", {"modes": ("rounded", "baseline")}, "mode 'baseline' can't have the max-pool at conv1_2"),
+        (
+            "pooled",
+            {"modes": ("rounded",), "calibrate": "mse"},
+            "with qcfs has its thresholds: nothing to calibrate",
+        ),
         ("faces", {}, r"is for faces, which is not one .* --dataset npz --data_dir FILE\.npz"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -148,7 +231,10 @@ def test_every_mode_is_checked_before_the_first_runs(digits_ann, tmp_path, monke
         ({"T": (10**30,)}, "--T is the number of time steps"),
         ({"T": ()}, "need at least one entry"),
         ({"per": "layer"}, "--per is for thresholds that --calibrate chooses"),
-        ({"dataset": "cifar10"}, r"cifar10 has images of \(32, 32, 3\) and 10 classes; the network in .* on digits"),
+        (
+            {"dataset": "cifar10"},
+            r"cifar10 has images of \(32, 32, 3\) and .*digits takes images of",
+        ),
         ({"dataset": "mnist"}, "unknown data set 'mnist'; known: cifar10"),
     ],
 )

@@ -1,251 +1,216 @@
-"""The importer and its command without PyTorch: what files tell, what options say, and every refusal."""
+"""`python -m convert.from_torch --module`: the user's own module, with weights out of files as people have them."""
 
-import jax
+import runpy
+import sys
+
 import numpy as np
 import pytest
-import safetensors.numpy
-from numpy.lib.stride_tricks import sliding_window_view
 
-from convert import to_snn
-from convert.from_torch import FromTorch, import_state_dict, main
-from tests.convert.torch_states import POOLED, QCFS_VGG, SNNC_VGG, akamaster_state, qcfs_vgg_state, snnc_vgg_state
-from tppjax import ann, cli, data, models
-from tppjax.activations import QCFS, ClippedReLU, ReLU
-from tppjax.errors import InputError
+torch = pytest.importorskip("torch", reason="needs PyTorch: make test-torch")
+import safetensors.torch  # noqa: E402
+from torch import nn  # noqa: E402
 
+import convert  # noqa: E402
+from convert.torch import files, user_module  # noqa: E402
+from convert.torch.command import FromTorch, main  # noqa: E402
+from tests.convert.test_torch_operations import randomise  # noqa: E402
+from tppjax import checkpoint, data  # noqa: E402
+from tppjax.errors import InputError  # noqa: E402
 
-def conv_norm(x, state, conv, norm):
-    """PyTorch's 3x3 convolution with padding 1 and its batch norm at inference, on `[C, H, W]`."""
-    windows = sliding_window_view(np.pad(x, ((0, 0), (1, 1), (1, 1))), (3, 3), axis=(1, 2))
-    y = np.einsum("ihwkl,oikl->ohw", windows, state[f"{conv}.weight"]) + state[f"{conv}.bias"][:, None, None]
-    scale, bias, mean, var = (
-        state[f"{norm}.{leaf}"][:, None, None] for leaf in ("weight", "bias", "running_mean", "running_var")
-    )
-    return (y - mean) / np.sqrt(var + 1e-5) * scale + bias
+CODE = """
+from torch import nn
 
+def make(channels=3, classes=10, act="ReLU6"):
+    norm = nn.Conv2d(channels, 4, 3, bias=False), nn.BatchNorm2d(4), getattr(nn, act)(inplace=True)
+    head = nn.Sequential(nn.Dropout(), nn.Linear(4, classes))
+    return nn.Sequential(*norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
-def halved(x):
-    return x.reshape(x.shape[0], x.shape[1] // 2, 2, x.shape[2] // 2, 2).mean((2, 4))
-
-
-def test_command_imports_safetensors_without_pytorch(tmp_path, monkeypatch, capsys):
-    """Against PyTorch's arithmetic by hand."""
-    monkeypatch.setitem(__import__("sys").modules, "torch", None)
-    state = snnc_vgg_state()
-    safetensors.numpy.save_file(state, tmp_path / "vgg.safetensors")
-    config = FromTorch(tmp_path / "vgg.safetensors", arch="vgg16", out=tmp_path / "vgg", pool="avg", size=64)
-    main(config)
-    said = capsys.readouterr().out
-    assert "vgg16 of layout snnc" in said
-    assert "mean (0.4914, 0.4822, 0.4465), std (0.2023, 0.1994, 0.201)" in said
-    assert "avg-pooling" in said
-    assert "yours to change: --layout, --dataset, --mean, --std\n" in said
-    imported = ann.load(tmp_path / "vgg")
-    assert imported.history == ("imported from vgg.safetensors: vgg16 of layout snnc",)
-    (tmp_path / "vgg" / "snn").mkdir()
-    main(config)  # again, beside what was evaluated
-    assert (tmp_path / "vgg" / "snn").is_dir()
-    (tmp_path / "vgg" / "config.json").touch()
-    with pytest.raises(FileExistsError, match="holds a training run"):
-        main(config)
-    image = np.random.default_rng(2).normal(size=(3, 64, 64)).astype(np.float32)
-    x = image
-    for at in SNNC_VGG:
-        x = np.maximum(conv_norm(x, state, f"features.{at}", f"features.{at + 1}"), 0)
-        x = halved(x) if at in POOLED else x
-    expected = state["classifier.weight"] @ x.ravel() + state["classifier.bias"]
-    np.testing.assert_allclose(imported.apply(image.transpose(1, 2, 0)[None])[0], expected, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("threshold", ["up", "thresh"])
-def test_thresholds_find_their_sites_without_pytorch(threshold):
-    state = qcfs_vgg_state(threshold)
-    imported = import_state_dict(state, "vgg16", act=QCFS(L=4))
-    found = {site: float(theta) for site, theta in ann.thresholds(imported.variables).items()}
-    expected = {
-        f"act{stage}_{j}": float(state[f"layer{stage}.{at + 2}.{threshold}"][0])
-        for stage, places in QCFS_VGG.items()
-        for j, at in enumerate(places, 1)
-    }
-    dense = {f"act_dense{i}": float(state[f"classifier.{at}.{threshold}"][0]) for i, at in ((1, 2), (2, 5))}
-    assert found == expected | dense
-    assert imported.model == models.create(
-        "vgg16", 10, QCFS(L=4), stages=((3, 3), (3, 3), (3,) * 3, (3,) * 3, (3,) * 3), hidden=(5, 4)
-    )
-
-
-def test_imported_network_converts_without_loss_at_as_many_steps_as_levels():
-    """Away from rounding borders, that is: the images whose every sum stays on its side."""
-    imported = import_state_dict(qcfs_vgg_state(), "vgg16", act=QCFS(L=4))
-    images = np.random.default_rng(4).normal(size=(8, 32, 32, 3)).astype(np.float32)
-    ours, spiking = (jax.jit(type(n).apply)(n, images) for n in (imported, to_snn(imported, T=4, mode="rounded")))
-    assert np.mean(np.abs(ours - spiking).max(axis=1) < 1e-4) > 0.7
-
-
-def test_wrappers_prefixes_and_counters_are_taken_off():
-    state = akamaster_state()
-    counted = state | {"bn1.num_batches_tracked": np.array(7)}
-    prefixed = {f"_orig_mod.module.{key}": value for key, value in counted.items()}
-    again = {f"module.{key}": value for key, value in counted.items()}
-    plain, *others = (import_state_dict(s, "resnet20") for s in (state, counted, prefixed, again))
-    for other in others:
-        jax.tree.map(np.testing.assert_array_equal, other.variables, plain.variables)
-
-
-def test_without_norm_and_biases_the_biases_are_zero():
-    """SNNC's ResNets without batch norm have none at all."""
-    state = {key: value for key, value in akamaster_state().items() if ".bn" not in key and not key.startswith("bn")}
-    imported = import_state_dict(state, "resnet20")
-    assert not imported.model.norm
-    assert "batch_stats" not in imported.variables
-    np.testing.assert_array_equal(imported.variables["params"]["conv_stem"]["bias"], np.zeros(2))
-    with pytest.raises(ValueError, match=r"missing: layer1\.0\.conv1\.bias, "):
-        import_state_dict(state | {"conv1.bias": np.ones(2)}, "resnet20")
-
-
-def test_what_the_images_are():
-    imported = import_state_dict(akamaster_state(), "resnet20")
-    assert imported.preprocessing.class_names == data.info("cifar10").class_names
-    assert imported.preprocessing.mean == (0.485, 0.456, 0.406)
-    assert import_state_dict(akamaster_state(classes=100), "resnet20").preprocessing.dataset == "cifar100"
-    own = import_state_dict(
-        akamaster_state(classes=7), "resnet20", dataset="mine", mean=np.float32([0.5] * 3), std=(0.2,) * 3, size=9
-    )
-    assert own.preprocessing == data.Preprocessing("mine", (9, 9, 3), (0.5,) * 3, (0.2,) * 3, tuple("0123456"))
-    qcfs = import_state_dict(qcfs_vgg_state(), "vgg16", act=QCFS(L=4)).preprocessing
-    assert (qcfs.mean, qcfs.std) == (data.info("cifar10").mean, data.info("cifar10").std)
-
-
-def test_clipped_relu_with_a_bound_of_ones_own():
-    imported = import_state_dict(akamaster_state(), "resnet20", act=ClippedReLU(bound=2.5))
-    assert set(map(float, ann.thresholds(imported.variables).values())) == {2.5}
-    assert len(ann.thresholds(imported.variables)) == 19
-
-
-def changed(state, **changes):
-    """Keys have dots, so they come with __ instead; None takes a key away."""
-    changes = {key.replace("__", "."): value for key, value in changes.items()}
-    return {key: value for key, value in (state | changes).items() if value is not None}
-
-
-@pytest.mark.parametrize(
-    ("changes", "said"),
-    [
-        ({"bn1__bias": None, "linear__bias": None}, r"resnet20 of layout akamaster: missing: bn1\.bias, linear\.bias$"),
-        ({"layer1__7__conv1__weight": np.ones(3)}, r": unknown: layer1\.7\.conv1\.weight$"),
-        (
-            {"conv1__weight": np.ones((2, 1, 3, 3))},
-            r"nothing tells .* 1 channel are .*: give --dataset and --mean",
-        ),
-        ({"bn1__weight": np.array([1.0, np.nan])}, r"bn1\.weight has a number that is not finite"),
-        ({"bn1__running_var": np.array([1.0, -1.0])}, r"bn1\.running_var has a negative variance, -1\.0"),
-        ({"bn1__bias": np.ones(2, int)}, r"not of floating-point numbers: bn1\.bias \(int64\)$"),
-        ({"bn1__bias": np.ones(0)}, r"empty arrays: bn1\.bias$"),
-        ({"linear__weight": None}, r"called fc\.weight in this layout, .*; no key looks like it"),
-        ({"conv1__bias": np.ones(2)}, r"unknown: conv1\.bias"),
-    ],
-)
-def test_keys_that_do_not_fit_are_refused_by_name(changes, said):
-    with pytest.raises(ValueError, match=said):
-        import_state_dict(changed(akamaster_state(), **changes), "resnet20")
-
-
-def test_another_depth_is_refused_with_the_first_keys():
-    with pytest.raises(ValueError, match=r"missing: layer1\.3\.bn1\.bias, .* and 52 more$"):
-        import_state_dict(akamaster_state(), "resnet32")
-    with pytest.raises(ValueError, match=r"unknown: layer1\.3\.bn1\.bias, .* and 52 more$"):
-        import_state_dict(akamaster_state(blocks=5), "resnet20")
-
-
-@pytest.mark.parametrize("value", [0.0, -1.0, np.nan, np.inf])
-def test_thresholds_that_cannot_be_are_refused_by_name(value):
-    state = changed(qcfs_vgg_state(), layer3__6__thresh=np.array([value], np.float32))
-    with pytest.raises(ValueError, match=r"layer3\.6\.thresh has a .* not (positive, |finite)"):
-        import_state_dict(state, "vgg16", act=QCFS(L=4))
-
-
-@pytest.mark.parametrize(
-    ("state", "arguments", "said"),
-    [
-        (akamaster_state, {"arch": "vgg16"}, "layout akamaster has ResNet; got vgg16"),
-        (
-            akamaster_state,
-            {"layout": "his"},
-            "unknown layout 'his'; known: akamaster, kuangliu, pycls, qcfs, snnc, timm, torchvision",
-        ),
-        (dict, {}, "the file holds no weights"),
-        (lambda: {"stem.weight": np.ones(1)}, {}, r"no known layout has these keys: stem\.weight, .*--layout"),
-        (akamaster_state, {"act": QCFS(L=4)}, "the file has no thresholds for qcfs"),
-        (qcfs_vgg_state, {"arch": "vgg16"}, r"learned thresholds \(\.thresh\): give act=QCFS"),
-        (qcfs_vgg_state, {"arch": "vgg16", "act": ReLU()}, r"learned thresholds \(\.thresh\): give act=QCFS"),
-        (akamaster_state, {"dataset": "cifar100"}, "the file has 10 classes, cifar100 100; give another --dataset"),
-        (akamaster_state, {"dataset": "mine"}, "10 classes .* give --mean and --std and --size"),
-        (lambda: akamaster_state(classes=7), {}, "7 classes .* give --dataset and --mean and --std and --size"),
-        (akamaster_state, {"mean": (0.5,)}, "need 3 numbers each, as many as"),
-        (akamaster_state, {"std": (1.0, 1.0, 0.0)}, "need 3 numbers each, as many as"),
-        (akamaster_state, {"mean": (123.0, 117.0, 104.0)}, r"pixels in \[0, 1\]"),
-        (akamaster_state, {"std": (np.nan,) * 3}, "std above 0; got .*nan"),
-        (akamaster_state, {"mean": ()}, "need 3 numbers each"),
-        (akamaster_state, {"size": 0}, "--size is a whole number of pixels from 1 to 16384; got 0"),
-        (akamaster_state, {"size": 10**19}, "--size is a whole number of pixels from 1 to 16384"),
-        (akamaster_state, {"pool": "max"}, "--pool max has no place"),
-        (snnc_vgg_state, {"arch": "vgg16", "pool": "avg", "size": 8}, "8 x 8 pixels can't be halved 5 times"),
-    ],
-)
-def test_arguments_that_do_not_fit_are_refused(state, arguments, said):
-    with pytest.raises(ValueError, match=said):
-        import_state_dict(state(), **({"arch": "resnet20"} | arguments))
+number, dict = 3, dict
+"""
 
 
 @pytest.fixture
-def saved(tmp_path):
-    def save(state):
-        safetensors.numpy.save_file(state, tmp_path / "net.safetensors")
-        return tmp_path / "net.safetensors"
+def folder(tmp_path, monkeypatch):
+    """The working directory, with the package mine.models in it."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "models.py").write_text(CODE)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for name in [name for name in sys.modules if name.split(".")[0] == "mine"]:
+        del sys.modules[name]
 
-    return save
+
+def made():
+    return randomise(user_module.make("mine.models:make"))
+
+
+def prefixed(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+def other(state):
+    return {key: value + 1 for key, value in state.items()}
+
+
+WRAPPED = {  # what is saved of a state dict, and --entry
+    "plain": (lambda s: s, None),
+    "DataParallel": (lambda s: {"state_dict": prefixed("module.", s), "epoch": 3}, None),
+    "torch.compile": (lambda s: prefixed("_orig_mod.", s), None),
+    "both": (lambda s: prefixed("_orig_mod.module.", s), None),
+    "Lightning, model": (lambda s: {"state_dict": prefixed("model.", s), "pytorch-lightning_version": "2.4"}, None),
+    "Lightning, net and a loss": (lambda s: {"state_dict": prefixed("net.", s) | {"loss.weight": torch.ones(2)}}, None),
+    "averaged by swa_utils": (lambda s: {"n_averaged": torch.tensor(5), **prefixed("module.", s)}, None),
+    "timm's EMA": (lambda s: {"state_dict": other(s), "state_dict_ema": s}, "state_dict_ema"),
+    "torchvision's EMA": (
+        lambda s: {"model": other(s), "model_ema": {"n_averaged": torch.tensor(5), **prefixed("module.", s)}},
+        "model_ema",
+    ),
+    "ema_pytorch": (lambda s: prefixed("online_model.", other(s)) | prefixed("ema_model.", s), "ema_model"),
+    "without counters": (lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")}, None),
+}
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_weights_are_found_through_wrappers(case, folder):
+    wrap, entry = WRAPPED[case]
+    state = made().state_dict()
+    torch.save(wrap(state), folder / "net.pth")
+    module = user_module.make("mine.models:make")
+    left = user_module.load(module, files.read(folder / "net.pth", entry))
+    assert left == (["loss.weight"] if "loss" in case else [])
+    for key, value in module.state_dict().items():
+        if not key.endswith("num_batches_tracked"):
+            assert torch.equal(value, state[key]), key
 
 
 @pytest.mark.parametrize(
-    ("state", "options", "said"),
-    [
-        (qcfs_vgg_state, {"arch": "vgg16"}, "--L, the number of levels, is not in the file: give it for qcfs"),
-        (akamaster_state, {"L": 4}, "--L, .* act is relu"),
-        (akamaster_state, {"act": "clipped_relu"}, "give --bound for clipped_relu"),
-        (qcfs_vgg_state, {"arch": "vgg16", "act": "clipped_relu", "bound": 1.0}, "give --bound .* without thresholds"),
-    ],
+    "name", ["half.pth", "half.safetensors", "bfloat16.safetensors", "float.safetensors", "double.npz"]
 )
-def test_options_that_do_not_fit_are_refused(saved, tmp_path, state, options, said):
-    with pytest.raises(ValueError, match=said):
-        main(FromTorch(saved(state()), **({"arch": "resnet20", "out": tmp_path / "net"} | options)))
-    assert not (tmp_path / "net").exists()
+def test_weights_of_every_precision_and_format(name, folder):
+    state = {key: value for key, value in made().state_dict().items() if value.is_floating_point()}
+    kind = {"half": torch.float16, "bfloat16": torch.bfloat16, "float": torch.float32, "double": torch.float64}
+    state = {key: value.to(kind[name.split(".")[0]]) for key, value in state.items()}
+    if name.endswith("npz"):
+        np.savez(folder / name, **{key: value.numpy() for key, value in state.items()})
+    elif name.endswith("pth"):
+        torch.save(state, folder / name)
+    else:
+        safetensors.torch.save_file(state, folder / name)
+    module = user_module.make("mine.models:make")
+    user_module.load(module, files.read(folder / name))
+    for key, value in state.items():
+        assert torch.equal(module.state_dict()[key], value.float())
+
+
+def test_a_shared_weight_needs_one_of_its_keys(folder):
+    module = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    module[2].weight = module[0].weight
+    state = {
+        key: np.full(value.shape, 2, np.float32) for key, value in module.state_dict().items() if key != "2.weight"
+    }
+    assert user_module.load(module, state) == []
+    assert module[2].weight.eq(2).all()
 
 
 @pytest.mark.parametrize(
-    ("options", "act"),
+    ("change", "said"),
     [
-        ({"act": "relu"}, ReLU()),
-        ({"act": "clipped_relu", "bound": 2.0}, ClippedReLU(bound=2.0)),
-        ({"state": qcfs_vgg_state, "arch": "vgg16", "L": 4}, QCFS(L=4)),
-        ({"state": qcfs_vgg_state, "arch": "vgg16", "act": "clipped_relu"}, ClippedReLU()),
+        (lambda s: {k: v for k, v in s.items() if k != "0.weight"}, r"missing: 0\.weight$"),
+        (lambda s: prefixed("module.", {k: v for k, v in s.items() if k != "1.bias"}), r"missing: 1\.bias$"),
+        (lambda s: s | {"9.weight": np.ones(1)}, r"unknown: 9\.weight$"),
+        (lambda s: s | {"1.bias": np.ones(5)}, r"misshapen: 1\.bias is \(5,\), not \(4,\)$"),
+        (
+            lambda s: prefixed("a.", s) | prefixed("ema.", s),
+            r"several times, under a\., ema\.: say which with --entry ema",
+        ),
     ],
 )
-def test_options_choose_the_activation(saved, tmp_path, options, act):
-    options = {"arch": "resnet20", "state": akamaster_state} | options
-    state = options.pop("state")()
-    assert main(FromTorch(saved(state), out=tmp_path / "net", **options)).model.act == act
-    assert ann.load(tmp_path / "net").model.act == act
+def test_weights_that_do_not_fit_are_refused_by_name(change, said, folder):
+    state = {key: value.numpy() for key, value in made().state_dict().items()}
+    with pytest.raises(InputError, match=said):
+        user_module.load(user_module.make("mine.models:make"), change(state))
 
 
-def test_a_folder_that_cannot_be_made_is_refused_before_the_file_is_read(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"net can't be made, since .*file is no folder"):
-        main(FromTorch(tmp_path / "none.th", arch="resnet20", out=tmp_path / "file" / "net"))
+def test_ema_weights_without_names_are_refused(folder):
+    torch.save({"decay": 0.9, "shadow_params": [torch.ones(2, 2)]}, folder / "ema.pth")
+    with pytest.raises(InputError, match="weights without names in shadow_params, which can't be told apart"):
+        files.read(folder / "ema.pth")
 
 
-def test_bad_input_ends_the_command_with_a_sentence(tmp_path, monkeypatch, capsys):
-    argv = ["from_torch", str(tmp_path / "none.th"), "--arch", "resnet20", "--out", str(tmp_path / "net")]
-    monkeypatch.setattr("sys.argv", argv)
-    with pytest.raises(SystemExit, match="2"):
-        cli.run(main, FromTorch)
-    assert capsys.readouterr().err == f"error: there is no file {tmp_path / 'none.th'}\n"
+def test_the_command_saves_a_network_that_needs_no_code(folder, capsys, monkeypatch):
+    module = made()
+    torch.save({"state_dict": prefixed("model.", module.state_dict()) | {"loss.weight": torch.ones(2)}}, "net.ckpt")
+    argv = "from_torch --module mine.models:make --weights net.ckpt --dataset cifar10 --std 0.2 0.2 0.2 --out nets/mine"
+    monkeypatch.setattr("sys.argv", argv.split())
+    runpy.run_module("convert.from_torch", run_name="__main__")
+    said = capsys.readouterr().out
+    assert "imported net.ckpt by mine.models:make: 1 sites, " in said
+    assert "left out: loss.weight" in said
+    assert "told by --dataset cifar10, and yours to change: --mean, --size\n" in said
+    network = checkpoint.load(folder / "nets" / "mine" / "network")
+    cifar = data.info("cifar10")
+    assert network.preprocessing == data.Preprocessing(
+        "cifar10", (32, 32, 3), cifar.mean, (0.2,) * 3, cifar.class_names, channels_first=True
+    )
+    assert network.history == ("imported from net.ckpt by mine.models:make",)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    x = ((pixels / 255 - cifar.mean) / 0.2).astype(np.float32).transpose(0, 3, 1, 2)
+    with torch.no_grad():
+        expected = module(torch.from_numpy(x)).numpy()
+    np.testing.assert_allclose(network.apply(pixels), expected, 1e-4, 1e-5)
+    snn = convert.to_snn(network, T=64, mode="rounded")
+    np.testing.assert_allclose(snn.apply(pixels), expected, atol=0.3)
+
+
+def test_grey_images_and_arguments_of_the_function(folder):
+    images = {"dataset": "mnist", "mean": (0.13,), "std": (0.31,), "size": (28, 24)}
+    made = {"module": "mine.models:make", "module_args": '{"channels": 1, "classes": 7}', "out": folder / "net"}
+    network = main(FromTorch(**made, **images))
+    assert network.graph.shape == (1, 28, 24)
+    assert network.preprocessing.input_shape == (28, 24, 1)
+    assert network.preprocessing.class_names == tuple("0123456")
+    main(FromTorch(**made, **images))  # again, in its place
+    with pytest.raises(InputError, match="the network has 7 classes, digits 10; give another --dataset"):
+        main(FromTorch(**made, dataset="digits"))
+
+
+IMAGES = {"dataset": "cifar10"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({}, "give --module pkg.models:make and --weights FILE, or, without code, FILE and --arch"),
+        ({"file": "a.pth"}, "give --module"),
+        ({"file": "a.pth", "arch": "resnet20", "weights": "a.pth"}, "--weights: only with --module"),
+        ({"module": "mine.models:make", "file": "a.pth"}, "the weights are given as --weights a.pth"),
+        ({"module": "mine.models:make", "arch": "resnet20", "L": 4}, "--arch, --L: only for files of known layouts"),
+        ({"module": "mine.models:make", "entry": "ema"}, "--entry .* give --weights, too"),
+        ({"module": "mine.models:make"}, "channels are prepared .*: give --dataset and --mean and --std and --size"),
+        ({"module": "mine.models:make", "dataset": "own"}, "give --mean and --std and --size"),
+        ({"module": "mine.models", **IMAGES}, "--module is pkg.models:make, .*; got mine.models$"),
+        (
+            {"module": "mine.modells:make", **IMAGES},
+            "there is no module mine.modells here; run the command in its folder",
+        ),
+        ({"module": "mine.models:maker", **IMAGES}, "mine.models has no maker"),
+        ({"module": "mine.models:number", **IMAGES}, "number is a int; name a function that makes the network"),
+        ({"module": "mine.models:dict", **IMAGES}, "must be a torch.nn.Module, with its weights loaded; got a dict"),
+        ({"module": "mine.models:make", "module_args": "{depth: 20}", **IMAGES}, "--module_args is JSON, such as"),
+        ({"module": "mine.models:make", "module_args": "[3]", **IMAGES}, "--module_args is an object"),
+        ({"module": "mine.models:make", "weights": "none.pth", **IMAGES}, "there is no file .*none.pth"),
+        ({"module": "mine.models:make", "module_args": '{"act": "SiLU"}', **IMAGES}, "SiLU at .* in 2"),
+        ({"module": "mine.models:nn.ReLU", **IMAGES}, r"for networks that return logits \[B, classes\]"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(options, said, folder):
+    with pytest.raises((InputError, FileNotFoundError), match=said):
+        main(FromTorch(out=folder / "net", **options))
+    assert not (folder / "net").exists()
+
+
+def test_errors_in_the_users_own_file_keep_their_traceback(folder):
+    (folder / "mine" / "broken.py").write_text("import not_installed_at_all\n")
+    with pytest.raises(ModuleNotFoundError, match="not_installed_at_all"):
+        user_module.make("mine.broken:make")

@@ -7,180 +7,187 @@ import numpy as np
 import pytest
 
 import convert
-from tests.convert.networks import Pooled, exact, images, mlp
-from tppjax import ann, data
+from tests.convert.networks import Pooled, images, mlp, traced
 from tppjax.activations import QCFS, ReLU
+from tppjax.errors import InputError
 
 KEY = jax.random.key(11)
 
 
 @pytest.mark.parametrize("T", [0, -3, 1.5, True])
-def test_steps_are_refused(digits_ann, T):
-    with pytest.raises(ValueError, match="T is the number of time steps, a whole number of at least 1"):
-        convert.to_snn(digits_ann, T=T)
+def test_steps_are_refused(T):
+    with pytest.raises(InputError, match="T is the number of time steps, a whole number of at least 1"):
+        convert.to_snn(mlp(), T=T)
 
 
-def test_modes_are_refused(digits_ann):
+def test_modes_are_refused():
+    known = "unknown mode 'poisson' for all sites; known: baseline, shuffle, tpp, rounded, unbiased"
+    with pytest.raises(InputError, match=known):
+        convert.to_snn(mlp(), mode="poisson")
     with pytest.raises(
-        ValueError, match="unknown mode 'poisson' for all sites; known: baseline, shuffle, tpp, rounded"
+        InputError, match=r"one entry for every site; unknown: \['act9'\]; missing: \['dense0', 'dense1'"
     ):
-        convert.to_snn(digits_ann, mode="poisson")
-    with pytest.raises(
-        ValueError, match=r"one entry for every site; unknown: \['act9'\]; missing: \['act1_1', 'act1_2'"
-    ):
-        convert.to_snn(digits_ann, mode={"act9": "tpp"})
+        convert.to_snn(mlp(), mode={"act9": "tpp"})
+    with pytest.raises(InputError, match=r"mode is a name, or \{site: name\} for every site; got 3"):
+        convert.to_snn(mlp(), mode=3)
 
 
-@pytest.mark.parametrize("theta", [0.0, -1.0, np.nan, np.inf])
-def test_thresholds_are_refused(digits_ann, theta):
-    params = {**digits_ann.variables["params"], "act1_2": {"theta": np.float32(theta)}}
-    network = digits_ann.replace(variables={**digits_ann.variables, "params": params})
-    with pytest.raises(ValueError, match=r"params/act1_2/theta has a .* not (positive, |finite)"):
+@pytest.mark.parametrize("theta", [0.0, -1.0, np.nan, np.inf, np.float32([1, 1, 0, 1, 1])])
+def test_thresholds_are_refused(theta):
+    network = mlp().replace(thetas={**mlp().thetas, "dense1": np.float32(theta)})
+    with pytest.raises(InputError, match=r"dense1 has a threshold that is not (positive, |finite)"):
         convert.to_snn(network)
 
 
-def test_keys_are_refused(digits_ann, digits_test):
-    snn, x = convert.to_snn(digits_ann, T=2, mode="tpp"), digits_test.images[:3]
-    with pytest.raises(ValueError, match=r"mode 'tpp' draws at random and needs a key: pass key=jax\.random\.key"):
+def test_thresholds_that_are_missing_are_named():
+    expected = r"no threshold at dense0, dense1: ReLU learns none; choose them by convert\.calibrate\(network, images\)"
+    with pytest.raises(InputError, match=expected):
+        convert.to_snn(mlp(ReLU()))
+
+
+def test_keys_are_refused():
+    snn, x = convert.to_snn(mlp(), T=2, mode="tpp"), images(3)
+    with pytest.raises(InputError, match=r"mode 'tpp' draws at random and needs a key: pass key=jax\.random\.key"):
         snn.apply(x)
     for key in (jax.random.PRNGKey(0), 0, jax.random.split(KEY, 2)):
-        with pytest.raises(ValueError, match=r"one typed PRNG key.* or one per example, \[3\]; got"):
+        with pytest.raises(InputError, match=r"one typed PRNG key.* or one per example, \[3\]; got"):
             snn.apply(x, key)
 
 
 def test_inputs_are_refused(digits_ann, digits_test):
     snn = convert.to_snn(digits_ann, T=2, mode="rounded")
-    with pytest.raises(ValueError, match=r"batch of images \[B, H, W, C\]; got shape \(8, 8, 1\)"):
+    with pytest.raises(InputError, match=r"the network takes a batch \[B, 8, 8, 1\]; got shape \(8, 8, 1\)"):
         snn.apply(digits_test.images[0])
-    with pytest.raises(ValueError, match=r"takes images of shape \(8, 8, 1\)"):
+    with pytest.raises(InputError, match=r"the network takes a batch \[B, 8, 8, 1\]; got shape \(1, 9, 9, 1\)"):
         snn.apply(np.zeros((1, 9, 9, 1), np.uint8))
-    variables, model = mlp()
-    with pytest.raises(ValueError, match="takes floats, already normalised; got uint8"):
-        convert.to_snn(variables, mode="rounded", model=model).apply(np.zeros((1, 2, 2, 2), np.uint8))
+    with pytest.raises(InputError, match="takes floats, already normalised; got uint8"):
+        convert.to_snn(mlp(), mode="rounded").apply(np.zeros((1, 2, 2, 2), np.uint8))
 
 
-def test_other_things_are_refused(digits_ann):
-    with pytest.raises(ValueError, match=r"to_snn takes an Ann .* got dict without model="):
-        convert.to_snn(digits_ann.variables)
-    with pytest.raises(ValueError, match="to_snn takes an Ann"):
-        convert.to_snn({"kernel": 1}, model=digits_ann.model)
-    with pytest.raises(ValueError, match="Dense has no field act, which can't be converted"):
-        convert.to_snn(digits_ann.variables, model=nn.Dense(3))
-    relu = digits_ann.replace(model=digits_ann.model.clone(act=ReLU()))
-    params = {k: v for k, v in relu.variables["params"].items() if not k.startswith("act")}
-    with pytest.raises(
-        ValueError,
-        match=r"no threshold at act1_1, act1_2, act2_1, act2_2: .*ReLU learns none; choose them: convert\.calibrate",
-    ):
-        convert.to_snn(relu.replace(variables={**relu.variables, "params": params}))
+@pytest.mark.parametrize("subject", [{"kernel": 1}, nn.Dense(3), 5, (1, 2, 3), None])
+def test_what_is_no_network_is_refused(subject):
+    expected = (
+        rf"a network is an Ann, \(module, variables\) of Flax linen, .* got {type(subject).__name__}\. Of PyTorch"
+    )
+    with pytest.raises(InputError, match=expected):
+        convert.to_snn(subject, example=images(1))
+
+
+def test_the_shape_of_ones_own_network_is_asked_for():
+    with pytest.raises(InputError, match=r"trace needs example=, one input of the network \[1, \.\.\.\]"):
+        convert.to_snn((nn.Dense(3), {}))
 
 
 class WithMaxPool(nn.Module):
-    act: nn.Module
-
     @nn.compact
     def __call__(self, x):
-        x = self.act.copy(name="act1")(nn.Conv(2, (3, 3))(x))
-        return nn.max_pool(x, (2, 2))
-
-
-class WithRelu(nn.Module):
-    act: nn.Module
-
-    @nn.compact
-    def __call__(self, x):
-        with jax.named_scope("stem"):
-            x = nn.relu(nn.Conv(2, (3, 3))(x))
-        return self.act.copy(name="act1")(x)
+        return nn.relu(nn.Conv(2, (3, 3))(nn.max_pool(nn.Conv(2, (3, 3), name="first")(x), (2, 2))))
 
 
 class WithSoftmax(nn.Module):
-    act: nn.Module
-
     @nn.compact
     def __call__(self, x):
-        return nn.softmax(self.act.copy(name="act1")(nn.Conv(2, (3, 3))(x)))
+        return nn.softmax(nn.Dense(3, name="head")(nn.relu(nn.Conv(2, (3, 3))(x))))
 
 
 class WithAttention(nn.Module):
     """Linear in each of two factors that both depend on the input, hence not linear."""
 
-    act: nn.Module
-
     @nn.compact
     def __call__(self, x):
-        x = self.act.copy(name="act1")(nn.Conv(2, (3, 3))(x))
-        return x * nn.Dense(2)(x)
+        x = nn.relu(nn.Conv(2, (3, 3))(x))
+        return x * nn.Dense(2, name="gate")(x)
+
+
+class WithDropout(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=False)(nn.relu(nn.Dense(2)(x))))
+
+
+class InTraining(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.relu(nn.BatchNorm(use_running_average=False)(nn.Conv(2, (3, 3))(x)))
+
+
+class NoActivation(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(x)
 
 
 @pytest.mark.parametrize(
     ("model", "found"),
     [
-        (WithMaxPool, "reduce_window_max at .*max_pool|reduce_window_max"),
-        (WithRelu, "max at '.*stem"),
-        (WithSoftmax, "exp"),
-        (WithAttention, "mul at"),
+        (
+            WithMaxPool,
+            r"reduce_window_max at .*test_snn_refusals\.py:\d+.*, after first: max-pooling of values that can",
+        ),
+        (WithSoftmax, r"exp.* at .*test_snn_refusals\.py:\d+.*, after head: softmax"),
+        (WithAttention, r"mul at .*test_snn_refusals\.py:\d+.*, after gate: a product of two values"),
+        (WithDropout, r"draws at random at .*test_snn_refusals\.py:\d+.*: switch dropout off"),
+        (InTraining, r"not linear between its activations"),
+        (NoActivation, "no activation that spiking neurons can take the place of"),
     ],
 )
-def test_what_is_not_linear_between_sites_is_named(model, found):
-    model = model(QCFS(L=4))
-    x = jnp.ones((1, 4, 4, 1))
-    snn = convert.to_snn(model.init(KEY, x), mode="rounded", model=model)
-    with pytest.raises(ValueError, match=rf"{type(model).__name__} can't be converted, .*{found}"):
-        snn.apply(x)
+def test_what_is_not_linear_between_activations_is_named(model, found):
+    x = images(1, (4, 4, 1))
+    model = model()
+    variables = model.init({"params": KEY, "dropout": KEY}, x)
+
+    def fn(variables, x):
+        return model.apply(variables, x, rngs={"dropout": KEY}, mutable=["batch_stats"])[0]
+
+    with pytest.raises(InputError, match=f"(?s){found}"):
+        convert.to_snn((fn, variables), example=x)
 
 
 class FromTheFront(nn.Module):
-    act: nn.Module
-
     @nn.compact
     def __call__(self, x):
-        x = self.act.copy(name="act1")(nn.Conv(4, (3, 3))(x))
-        return nn.Dense(3)(x.mean(axis=(1, 2)))
+        return nn.Dense(3, name="head")(nn.relu(nn.Conv(4, (3, 3), name="conv")(x)).mean(axis=(1, 2)))
 
 
 class WithBatchSize(nn.Module):
-    act: nn.Module
-
     @nn.compact
     def __call__(self, x):
-        return nn.Dense(3)(self.act.copy(name="act1")(x).reshape(x.shape[0], -1))
+        return nn.Dense(3, name="head")(nn.relu(nn.Conv(4, (3, 3), name="conv")(x)).reshape(x.shape[0], -1))
 
 
 class OnceForTwoSites(nn.Module):
-    act: nn.Module
+    def setup(self):
+        self.act = QCFS(L=4)
+        self.first, self.head = nn.Dense(4), nn.Dense(3)
 
-    @nn.compact
     def __call__(self, x):
-        return self.act(nn.Dense(1)(self.act(x)))
+        return self.head(self.act(self.first(self.act(x.reshape(len(x), -1)))))
 
 
 @pytest.mark.parametrize(
-    ("model", "message"),
+    ("model", "sites", "T"),
     [
-        (FromTheFront, r"FromTheFront can't be converted, .* count axes from the end, as in x\.mean"),
-        (WithBatchSize, "WithBatchSize can't be converted, since it works on batches"),
-        (OnceForTwoSites, r"the activation 'act' runs twice: put a copy at each site, self\.act\.copy\(name=\.\.\.\)"),
+        (FromTheFront, ["conv"], 1000),
+        (WithBatchSize, ["conv"], 1000),
+        (OnceForTwoSites, ["OnceForTwoSites/act", "first"], 4),
     ],
 )
-def test_networks_that_would_be_converted_wrongly_are_refused(model, message):
-    """Images as wide as they have channels, so that no layer finds a wrong shape."""
-    model = model(QCFS(L=4))
-    x = jnp.ones((4, 4, 4, 4))
-    snn = convert.to_snn(model.init(KEY, x), mode="rounded", model=model)
-    with pytest.raises(ValueError, match=message):
-        snn.apply(x)
+def test_what_version_0_1_refused_converts(model, sites, T):
+    """Axes counted from the front, batches flattened, one module of an activation for two places."""
+    x = jnp.ones((4, 4, 4, 4))  # as wide as it has channels, so that no layer finds a wrong shape
+    model = model()
+    network = convert.trace((model, model.init(KEY, x)), x)
+    assert list(network.sites) == sites
+    network = network.replace(thetas=network.thetas | dict.fromkeys(network.missing, np.float32(4)))
+    snn = convert.to_snn(network, T, "rounded")
+    np.testing.assert_allclose(snn.apply(x), network.apply(x), atol=0.05)
 
 
 @pytest.mark.parametrize("mode", ["baseline", "shuffle"])
 def test_max_pool_is_refused_where_neurons_fire_at_every_step(mode):
-    model = Pooled(QCFS(L=4))
-    variables = exact(model, (8, 8, 1))
-    refused = rf"mode '{mode}' can't have the max-pool at act1: .* two-phase mode \(tpp, rounded, unbiased\)"
-    with pytest.raises(ValueError, match=refused):
-        convert.to_snn(variables, mode=mode, model=model).apply(images(1, (8, 8, 1)), KEY)
-    with pytest.raises(ValueError, match=refused):
-        convert.to_snn(ann.Ann(variables, model, data.info("digits")), mode=mode)
+    refused = rf"mode '{mode}' can't have the max-pool at conv: .* two-phase mode \(tpp, rounded, unbiased\)"
+    with pytest.raises(InputError, match=refused):
+        convert.to_snn(traced(Pooled(QCFS(L=4)), (8, 8, 1)), mode=mode)
 
 
 @pytest.mark.parametrize(
@@ -192,6 +199,5 @@ def test_max_pool_is_refused_where_neurons_fire_at_every_step(mode):
     ],
 )
 def test_orders(order, mode, message):
-    variables, model = mlp()
-    with pytest.raises(ValueError, match=message):
-        convert.to_snn(variables, T=3, mode=mode, model=model, order=order)
+    with pytest.raises(InputError, match=message):
+        convert.to_snn(mlp(), T=3, mode=mode, order=order)

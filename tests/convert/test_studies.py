@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import convert
+from convert.energy import additions
 from convert.studies import (
     accuracy,
     anytime,
@@ -21,7 +22,7 @@ from convert.studies import (
 )
 from tests.convert.conftest import SHAPE, N
 from tests.convert.plain import SITES, convolve, integrate_and_fire, pool
-from tppjax import ann, models, prng
+from tppjax import models, prng
 from tppjax.activations import QCFS
 
 
@@ -105,7 +106,7 @@ def test_spikes(subject, known, tmp_path):
     additions = {"conv1_1": 0, "conv2_1": convolve(pool(counts[0]), ones["conv2_1"]).sum() / N,
                  "head": (into_head @ ones["head"]).sum() / N}  # fmt: skip
     assert baseline["additions"] == pytest.approx(additions)
-    cost = spikes.energy(network, [baseline])
+    cost = spikes.energy(convert.trace(network), [baseline])
     analog = convolve(np.ones(SHAPE), ones["conv1_1"]).sum()  # borders, where fewer weights are used, included
     assert analog == 4 * (36 * 9 + 24 * 6 + 4 * 4)
     whole = analog + convolve(np.ones((4, 4, 4)), ones["conv2_1"]).sum() + 24 * 3
@@ -124,15 +125,12 @@ def test_spikes(subject, known, tmp_path):
 def test_operations_are_the_same_compiled():
     """XLA (jax 0.10, CPU) once added up wrongly behind a strided convolution whose kernel is a constant."""
     model = models.create("resnet20", 10, QCFS(), blocks=(1, 1, 1))
-    network = ann.Ann(model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))), model)
-    rng = np.random.default_rng(0)
-    shapes = {site: at.shape for site, at in ann.sites(model, (32, 32, 3)).items()}
-    counts = {site: rng.integers(0, 5, (8, *shape)).astype(np.float32) for site, shape in shapes.items()}
-    x = jnp.zeros((8, 32, 32, 3))
-    jax.tree.map(np.testing.assert_array_equal, jax.jit(spikes.operations)(network, x, counts),
-                 spikes.operations(network, x, counts))  # fmt: skip
-    macs = spikes.operations(network, jnp.ones_like(x), {site: np.ones_like(c) for site, c in counts.items()})
-    assert macs["stage1_block1/conv1"][0] == 16 * 16 * (30 * 30 * 9 + 4 * 30 * 6 + 4 * 4)
+    x = jnp.zeros((1, 32, 32, 3))
+    network, rng = convert.trace((model, model.init(jax.random.key(0), x)), x), np.random.default_rng(0)
+    counts = {name: rng.integers(0, 5, (8, *site.shape)).astype(np.float32) for name, site in network.sites.items()}
+    jax.tree.map(np.testing.assert_array_equal, jax.jit(additions)(network, counts), additions(network, counts))
+    ones = {name: np.ones_like(c) for name, c in counts.items()}
+    assert additions(network, ones)["stage1_block1/conv1"][0] == 16 * 16 * (30 * 30 * 9 + 4 * 30 * 6 + 4 * 4)
 
 
 def test_potentials(subject, known, tmp_path):

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import convert
 from convert import experiment
 from convert.experiment import Experiment
 from convert.studies import __main__ as command
@@ -68,6 +69,19 @@ def test_files(subject, tmp_path):
         anytime.main(anytime.Anytime(**subject, modes=("tpp",), T=(2,), limit=30, out=tmp_path))
 
 
+def test_a_saved_network_has_the_same_rows(subject, tmp_path):
+    """As the `Ann` that it was traced from, which the paper's tables could be about."""
+    convert.load(subject["ann"]).save(tmp_path / "net")
+    rows = {}
+    for name in ("ann", "net"):
+        of = {"ann": subject["ann"] if name == "ann" else tmp_path / name, "out": tmp_path / f"{name}-studies"}
+        section = spikes.main(spikes.Spikes(**{**subject, **of}, modes=("baseline",), T=(2,)))
+        (row,) = json.loads((of["out"] / "spikes" / "results.json").read_text())["rows"]
+        rows[name] = {key: row[key] for key in ("accuracy", "spikes", "additions")}
+    assert rows["net"] == rows["ann"]
+    assert section.text.startswith("net on npz (60 test images), ANN ")
+
+
 @pytest.mark.parametrize(
     ("module", "kind", "options", "message"),
     [
@@ -85,7 +99,7 @@ def test_files(subject, tmp_path):
             potentials,
             potentials.Potentials,
             {"sites": ("act9",)},
-            "--sites act9: no such layers; known: act1_1, act2_1",
+            "--sites act9: no such layers; known: conv1_1, conv2_1",
         ),
         (potentials, potentials.Potentials, {"channel": 4}, "--channel 4: not in every layer"),
         (orders, orders.Orders, {"samples": 10**9}, "--samples 1 to 1000"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from convert import torch_files
+from convert.torch import files
 from tests.convert.torch_states import akamaster_state
 from tppjax.errors import InputError
 
@@ -30,7 +30,7 @@ from tppjax.errors import InputError
 def test_files_of_another_kind_are_refused(tmp_path, content, said):
     (tmp_path / "net.pth").write_bytes(content)
     with pytest.raises(ValueError, match=said):
-        torch_files.read(tmp_path / "net.pth")
+        files.read(tmp_path / "net.pth")
 
 
 def test_truncated_safetensors_are_refused(tmp_path):
@@ -38,25 +38,25 @@ def test_truncated_safetensors_are_refused(tmp_path):
     safetensors.numpy.save_file(akamaster_state(), file)
     file.write_bytes(file.read_bytes()[:-100])
     with pytest.raises(InputError, match=r"can't be read .* cut short"):
-        torch_files.read(file)
+        files.read(file)
 
 
 def test_only_regular_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "fifo")
     for place, said in ((tmp_path, "is a folder"), (tmp_path / "fifo", "is no regular file")):
         with pytest.raises(InputError, match=said):
-            torch_files.read(place)
+            files.read(place)
 
 
 def test_npz_under_the_keys_of_pytorch_are_read(tmp_path):
     state = akamaster_state()
     np.savez(tmp_path / "net.npz", **state)
-    read = torch_files.read(tmp_path / "net.npz")
+    read = files.read(tmp_path / "net.npz")
     assert read.keys() == state.keys()
     np.testing.assert_array_equal(read["conv1.weight"], state["conv1.weight"])
     np.savez(tmp_path / "net.npz", a=np.array([{}]))
     with pytest.raises(InputError, match="Object arrays cannot be loaded"):
-        torch_files.read(tmp_path / "net.npz")
+        files.read(tmp_path / "net.npz")
 
 
 def test_pickles_need_pytorch(tmp_path, monkeypatch):
@@ -65,7 +65,7 @@ def test_pickles_need_pytorch(tmp_path, monkeypatch):
     with pytest.raises(
         ValueError, match=r"only PyTorch reads: pip install 'tppjax\[torch\]', or save the weights as safe"
     ):
-        torch_files.read(tmp_path / "net.pth")
+        files.read(tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize("old_format", [False, True])
@@ -76,7 +76,7 @@ def test_state_dicts_are_found_in_what_torch_saves(torch, tmp_path, wrap, old_fo
     state = akamaster_state()
     tensors = {key: torch.from_numpy(value) for key, value in state.items()}
     torch.save(wrap(tensors), tmp_path / "net.pth", _use_new_zipfile_serialization=not old_format)
-    read = torch_files.read(tmp_path / "net.pth")
+    read = files.read(tmp_path / "net.pth")
     assert read.keys() == state.keys()
     for key, value in read.items():
         np.testing.assert_array_equal(value, state[key])
@@ -89,7 +89,7 @@ def test_short_floats_are_read(torch, tmp_path):
     torch.save(tensors, tmp_path / "net.pth")
     safetensors.torch.save_file(tensors, tmp_path / "net.safetensors")
     for file in ("net.pth", "net.safetensors"):
-        assert {k: float(v[0]) for k, v in torch_files.read(tmp_path / file).items()} == {"a": 1.5, "b": 2.5}
+        assert {k: float(v[0]) for k, v in files.read(tmp_path / file).items()} == {"a": 1.5, "b": 2.5}
 
 
 class Code:
@@ -105,10 +105,10 @@ class Code:
 def test_code_is_refused_and_not_run(torch, tmp_path):
     torch.save({"state_dict": {"conv1.weight": Code(tmp_path / "touched")}}, tmp_path / "net.pth")
     with pytest.raises(ValueError, match=r"holds a (getattr|pathlib.*touch), which is code and not only weights"):
-        torch_files.read(tmp_path / "net.pth")
+        files.read(tmp_path / "net.pth")
     torch.save(torch.nn.Linear(2, 2), tmp_path / "net.pth")
     with pytest.raises(ValueError, match=r"holds a torch\.nn\.modules\.linear\.Linear, .* save model\.state_dict\(\)"):
-        torch_files.read(tmp_path / "net.pth")
+        files.read(tmp_path / "net.pth")
     assert not (tmp_path / "touched").exists()
 
 
@@ -118,7 +118,7 @@ def test_truncated_pickles_are_refused(torch, tmp_path, old_format):
     torch.save(state, tmp_path / "net.pth", _use_new_zipfile_serialization=not old_format)
     (tmp_path / "net.pth").write_bytes((tmp_path / "net.pth").read_bytes()[:-2000])
     with pytest.raises(ValueError, match="can't be read"):
-        torch_files.read(tmp_path / "net.pth")
+        files.read(tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_truncated_pickles_are_refused(torch, tmp_path, old_format):
 def test_other_things_in_pickles_are_refused(torch, tmp_path, content, said):
     torch.save(content(torch), tmp_path / "net.pth")
     with pytest.raises(InputError, match=said):
-        torch_files.read(tmp_path / "net.pth")
+        files.read(tmp_path / "net.pth")
 
 
 @pytest.mark.parametrize("entry", ["model", "ema/module", "nothing"])
@@ -145,9 +145,9 @@ def test_an_entry_is_chosen_by_name(torch, tmp_path, entry):
     torch.save({"model": one, "ema": {"module": two, "decay": 0.9}, "epoch": 3}, tmp_path / "net.pth")
     if entry == "nothing":
         with pytest.raises(InputError, match=r"holds no --entry nothing; it has model, ema/module$"):
-            torch_files.read(tmp_path / "net.pth", entry)
+            files.read(tmp_path / "net.pth", entry)
     else:
-        assert torch_files.read(tmp_path / "net.pth", entry)["a"] == {"model": 1.0}.get(entry, 2.0)
+        assert files.read(tmp_path / "net.pth", entry)["a"] == {"model": 1.0}.get(entry, 2.0)
 
 
 def test_settings_and_the_optimiser_beside_the_weights_are_left(torch, tmp_path):
@@ -158,14 +158,14 @@ def test_settings_and_the_optimiser_beside_the_weights_are_left(torch, tmp_path)
     settings = {"args": argparse.Namespace(lr=0.1), "path": tmp_path, "best": np.float64(93.1), "seen": np.arange(3)}
     beside = {"optimizer": optimiser.state_dict(), "rng": torch.get_rng_state(), "at": datetime.datetime.now()}
     torch.save({"state_dict": {"a": torch.ones(2)}, **settings, **beside}, tmp_path / "net.pth")
-    assert torch_files.read(tmp_path / "net.pth").keys() == {"a"}
+    assert files.read(tmp_path / "net.pth").keys() == {"a"}
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_torchscript_is_refused_as_what_it_is(torch, tmp_path):
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), tmp_path / "net.pt")
     with pytest.raises(InputError, match="is a TorchScript archive, which holds code, and is refused"):
-        torch_files.read(tmp_path / "net.pt")
+        files.read(tmp_path / "net.pt")
 
 
 def test_a_changed_bit_is_found_by_the_checksum(torch, tmp_path):
@@ -174,4 +174,4 @@ def test_a_changed_bit_is_found_by_the_checksum(torch, tmp_path):
     content[len(content) // 2] ^= 4
     (tmp_path / "net.pth").write_bytes(content)
     with pytest.raises(InputError, match="the checksum of net/data/0 is another"):
-        torch_files.read(tmp_path / "net.pth")
+        files.read(tmp_path / "net.pth")

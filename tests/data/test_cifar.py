@@ -196,7 +196,8 @@ def test_real_cifar10(real_cifar10):
 
 def test_unknown_names():
     with pytest.raises(
-        ValueError, match="unknown data set 'mnist'; known: cifar10, cifar100, cifar10_dvs, digits, imagenet2012, npz"
+        ValueError,
+        match="unknown data set 'mnist'; known: cifar10, cifar100, cifar10_dvs, digits, folder, imagenet2012, npz",
     ):
         data.load("mnist", "test")
     with pytest.raises(ValueError, match="unknown split 'validation'; known: train, test"):

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 import convert
-from convert import from_torch
+from convert.torch import import_state_dict
 from tests.convert.torch_states import akamaster_state
 from tests.fuzz.damage import network
 from tests.fuzz.outcome import choose, refused
@@ -42,7 +42,7 @@ def arguments() -> dict[str, tuple[Callable, tuple]]:
 
     def import_state(**options):
         given = {"dataset": "cifar10", "mean": (0.5,) * 3, "std": (0.2,) * 3}
-        return from_torch.import_state_dict(state, "resnet20", **(given | options))
+        return import_state_dict(state, "resnet20", **(given | options))
 
     def preprocessing(**options):
         given = {"dataset": "x", "input_shape": (8, 8, 1), "mean": (0.5,), "std": (0.2,), "class_names": ("a", "b")}
@@ -72,7 +72,7 @@ def arguments() -> dict[str, tuple[Callable, tuple]]:
         "correct(images)": (lambda v: convert.correct(net, v, **holds), images),
         "correct(ridge=)": (lambda v: convert.correct(net, x, **holds, weights=True, ridge=v), floats),
         "correct(batch_size=)": (lambda v: convert.correct(net, x, **holds, batch_size=v), numbers[:-2]),
-        "correct(mode=)": (lambda v: convert.correct(net, x, 4, v), modes),
+        "correct(mode=)": (lambda v: convert.correct(net, x, T=4, mode=v), modes),
         "report(images)": (lambda v: convert.report(free, v), images),
         "accuracy(images)": (lambda v: ann.accuracy(net, v), (x, None, "x", Images(x[:0], np.zeros(0, np.int32)))),
         "QCFS(L=)": (lambda v: activations.QCFS(L=v), numbers),

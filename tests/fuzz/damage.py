@@ -13,8 +13,8 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from convert import from_torch, torch_files
 from convert.results import Results
+from convert.torch import files, import_state_dict
 from tests.convert.torch_states import akamaster_state
 from tests.data import aedat4_files
 from tests.data.test_cifar import make_archive
@@ -59,7 +59,7 @@ def subjects(folder: Path) -> dict[str, Subject]:
     weights = {"mean": (0.5,) * 3, "std": (0.2,) * 3}
 
     def imported(path):
-        return ann.fingerprint(from_torch.import_state_dict(torch_files.read(path), "resnet20", **weights))
+        return ann.fingerprint(import_state_dict(files.read(path), "resnet20", **weights))
 
     def tfds(path):
         return [data.load("cifar10", split, path).digest() for split in ("train", "test")]

@@ -12,18 +12,21 @@ from pathlib import Path
 from unittest import mock
 
 import numpy as np
+from PIL import Image
 
 from configs.cifar import Cifar
 from configs.digits import Digits
-from convert import evaluate, from_torch
+from configs.own import Own
+from convert import evaluate
 from convert.evaluate import Evaluate
-from convert.from_torch import FromTorch
 from convert.studies import spikes, study
 from convert.studies.spikes import Spikes
+from convert.torch import command
+from convert.torch.command import FromTorch
 from tests.fuzz.outcome import Taken, choose, limited
 from tppjax import cli
 from train import cifar as train_cifar
-from train import digits, loop
+from train import digits, loop, own
 
 NUMBERS = {float: ("nan", "inf", "-inf", "-1", "x", "", "1e999"), int: ("-1", "-" + "9" * 30, "1.5", "x", "", "nan")}
 HARMLESS = {("v_init", "-1"), ("shift", "-1")}
@@ -34,16 +37,22 @@ def commands(folder: Path) -> dict[str, tuple]:
     for name, make in {"file": Path.touch, "fifo": os.mkfifo}.items():
         if not (folder / name).exists():
             make(folder / name)
+    if not (folder / "pictures").exists():
+        for i in range(40):
+            file = folder / "pictures" / "train" / f"{i % 2}" / f"{i}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("L", (8, 8), i).save(file)
     return {
         "digits": (digits.main, Digits, ["--out", "{new}"], (loop, "one_epoch")),
         "cifar": (train_cifar.main, Cifar, ["--out", "{new}", "--data_dir", "tfds"], (loop, "one_epoch")),
+        "own": (own.main, Own, ["--out", "{new}", "--data_dir", "pictures", "--batch_size", "8"], (loop, "one_epoch")),
         "evaluate": (evaluate.main, Evaluate, ["--ann", "network", "--out", "{new}"], (evaluate, "row")),
         "spikes": (spikes.main, Spikes, ["--ann", "network", "--out", "{new}"], (study, "over_seeds")),
         "from_torch": (
-            from_torch.main,
+            command.main,
             FromTorch,
             ["weights.safetensors", "--arch", "resnet20", "--out", "{new}"],
-            (from_torch.ann, "save"),
+            (command.ann, "save"),
         ),
     }
 

@@ -68,11 +68,11 @@ def test_preprocessing_normalises_pixels_and_refuses_what_does_not_fit(network):
         take(np.zeros((2, 8, 8, 1), np.int64))
 
 
-def test_images_a_call_keep_within_the_budget(digits_test, monkeypatch):
-    """Four floats a neuron of the largest layer, 8 x 8 x 16; or one of every neuron, 2 (1,024 + 512), that is kept."""
-    shape, model = digits_test.images.shape, models.create("vgg_small", 10, QCFS())
-    monkeypatch.setattr(sharding, "budget", lambda: 2**18)
-    assert ann.images_at_once(model, shape) == 16
-    assert ann.images_at_once(model, shape, kept=True) == 2**18 // (4 * 2 * (1024 + 512))
-    monkeypatch.setattr(sharding, "budget", lambda: 1)
-    assert ann.images_at_once(model, shape) == 1
+def test_images_a_call_keep_within_the_budget(network, digits_test, monkeypatch):
+    """An image has four times the largest array on the way, the stem's 8 x 8 x 2."""
+    sizes = []
+    monkeypatch.setattr(ann, "map_examples", lambda fn, images, at_once: sizes.append(at_once) or [1.0])
+    for budget in (10 * 4 * 4 * 8 * 8 * 2, 1):
+        monkeypatch.setattr(sharding, "budget", lambda budget=budget: budget)
+        ann.accuracy(network, digits_test)
+    assert sizes == [10, 1]

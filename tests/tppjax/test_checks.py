@@ -1,9 +1,7 @@
 """What is checked where it enters is checked once, and without more work than it takes."""
 
 from functools import partial
-from typing import ClassVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +14,7 @@ from tppjax.errors import InputError, brief
 
 
 class OnDisk:
-    """Pictures that count how often they are decoded."""
+    """Images that count how often they are decoded."""
 
     decoded = 0
 
@@ -33,7 +31,7 @@ class OnDisk:
         raise AssertionError
 
 
-def test_pictures_on_disk_are_decoded_once():
+def test_images_on_disk_are_decoded_once():
     assert checks.as_images(OnDisk()).shape == (2, 4, 4, 1)
     assert OnDisk.decoded == 1
 
@@ -47,37 +45,9 @@ def test_host_images_are_scanned_once(monkeypatch):
     assert scanned.count((2, 8, 8, 1)) == 1
 
 
-class Counted(nn.Module):
-    """A layer that says when it is traced, and can be told to fail."""
-
-    fails: bool = False
-    act: QCFS = QCFS()
-    traced: ClassVar[list] = []
-
-    @nn.compact
-    def __call__(self, x):
-        self.traced.append(x.shape)
-        if self.fails:
-            raise KeyError
-        return self.act.copy(name="act1")(x.reshape(len(x), -1))
-
-
-def test_logits_shape_is_found_once_and_errors_every_time():
-    model, variables = Counted(), {"params": {"act1": {"theta": jnp.float32(1)}}}
-    for theta in (variables, {"params": {"act1": {"theta": np.float32(2)}}}):
-        assert checks.logits_shape(model, theta, [2, 2, 1]) == (1, 4)
-    assert len(Counted.traced) == 1
-    for _ in range(2):
-        with pytest.raises(InputError, match=r"must run as model\.apply.* KeyError$"):
-            checks.logits_shape(Counted(fails=True), variables, (2, 2, 1))
-    assert len(Counted.traced) == 3
-    with pytest.raises(InputError, match="a field that can't be hashed"):
-        checks.logits_shape(Counted(fails=[]), variables, (2, 2, 1))
-
-
 @pytest.mark.parametrize("like", [np.float32, jnp.float32])
 def test_leaves_anywhere(like):
-    network = ann.Ann({"params": {"act1": {"theta": like(1)}}}, Counted())
+    network = ann.Ann({"params": {"act1": {"theta": like(1)}}}, models.create("vgg_small", 10, QCFS()))
     checks.check_ann(network)
     jax.eval_shape(lambda a: checks.check_ann(a), network)  # traced leaves are not looked at
     with pytest.raises(InputError, match=r"params/act1/theta has a threshold that is not positive, -1\.0"):
@@ -98,4 +68,5 @@ def test_errors_of_others_in_one_line(e, line):
 
 def test_modules_by_name():
     assert tppjax.errors.InputError is InputError
-    assert {"errors", "spiking"} <= set(dir(tppjax))
+    assert all(hasattr(tppjax, name) for name in dir(tppjax) if not name.startswith("_"))
+    assert {"errors", "tracing", "checkpoint"} <= set(dir(tppjax))

@@ -2,16 +2,31 @@
 
 from dataclasses import replace
 
+import flax.linen as nn
 import numpy as np
 import pytest
 
 from configs.digits import Digits
 from tppjax import ann, data, models
 from tppjax.activations import ReLU, qcfs
-from train import digits, loop
+from train import loop
 from train.start import CALIBRATION, activation, start
 
 IMAGES = data.load("digits", "train")
+
+
+def inputs(model, variables, batch):
+    """What reaches each activation in training, `{path: [B, ...]}`."""
+    found = {}
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, ReLU):
+            found["/".join(context.module.path)] = args[0]
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        model.apply(variables, batch, train=True, mutable=["batch_stats"])
+    return found
 
 
 def begin(config):
@@ -27,16 +42,15 @@ def test_thresholds_begin_where_the_levels_of_qcfs_are_closest_to_what_reaches_e
         name: {k: v for k, v in layer.items() if k != "theta"} for name, layer in begun.variables["params"].items()
     }
     variables, plain = {**begun.variables, "params": params}, begun.model.clone(act=ReLU())
-    in_training = {"train": True, "mutable": ["batch_stats"]}
-    found = [ann.site_inputs(plain, variables, batch, **in_training)[1] for batch in batches]
+    kept = {"train": True, "mutable": ["batch_stats", "intermediates"], "capture_intermediates": True}
+    found = [plain.apply(variables, batch, **kept)[1]["intermediates"] for batch in batches]
     thetas = ann.thresholds(begun.variables)
-    assert thetas.keys() == found[0].keys()
     assert len(thetas) == 4
     for site, theta in thetas.items():
-        x = np.concatenate([batch[site] for batch in found])
+        x = np.concatenate([batch[site]["__call__"][0] for batch in found])  # what ReLU gives there
 
         def error(height, x=x):
-            return float(np.mean((qcfs(x, np.full_like(x, height), L) - np.maximum(x, 0)) ** 2))
+            return float(np.mean((qcfs(x, np.full_like(x, height), L) - x) ** 2))
 
         least = min(error(height) for height in np.linspace(0.06, 1.0, 95) * x.max())
         assert theta.shape == ()
@@ -55,15 +69,14 @@ def test_the_same_activation_is_the_same_network(digits_run, digits_ann, digits_
     assert begun.history[-1].startswith("trained on with qcfs from")
 
 
-def test_from_relu_to_qcfs_thresholds_are_calibrated(tmp_path, digits_test):
-    relu = digits.main(Digits(out=tmp_path / "relu", act="relu", epochs=4))
-    begun = begin(Digits(init_from=tmp_path / "relu", L=8))
+def test_from_relu_to_qcfs_thresholds_are_calibrated(digits_relu, relu_ann, digits_test):
+    begun = begin(Digits(init_from=digits_relu, L=8))
     assert all(theta.shape == () and theta > 0 for theta in ann.thresholds(begun.variables).values())
-    scores = [ann.accuracy(n, digits_test) for n in (relu, begun)]
+    scores = [ann.accuracy(n, digits_test) for n in (relu_ann, begun)]
     assert scores[1] > scores[0] - 10  # nothing was trained yet
-    bounded = begin(Digits(init_from=tmp_path / "relu", act="clipped_relu", bound=3.0))
+    bounded = begin(Digits(init_from=digits_relu, act="clipped_relu", bound=3.0))
     assert set(map(float, ann.thresholds(bounded.variables).values())) == {3.0}
-    clipped = begin(Digits(init_from=tmp_path / "relu", act="clipped_relu"))
+    clipped = begin(Digits(init_from=digits_relu, act="clipped_relu"))
     assert len(set(map(float, ann.thresholds(clipped.variables).values()))) == 4  # calibrated, each its own
     assert ann.accuracy(clipped, digits_test) > scores[0] - 2
 

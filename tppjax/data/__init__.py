@@ -72,9 +72,11 @@ class Preprocessing:
       std: likewise.
       class_names: in the order of the labels.
       frames: of a recording, in time; None for still images.
-      resize: pixels of the shorter side that a picture is brought to, before its centre is cut out; None where all
-        pictures of the data set have the network's size.
+      resize: pixels of the shorter side that a picture is brought to, before its centre is cut out; None where the
+        pictures of the data set have the network's size, or as much of their middle as has its proportions is taken.
       interpolation: of that, "bilinear" or "bicubic".
+      channels_first: whether the network itself takes (channels, height, width), as PyTorch's do; pixels have their
+        channels last all the same.
 
     Raises:
       InputError: if one of these can't be.
@@ -88,6 +90,7 @@ class Preprocessing:
     frames: int | None = None
     resize: int | None = None
     interpolation: str = "bilinear"
+    channels_first: bool = False
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -112,6 +115,8 @@ class Preprocessing:
             value = getattr(self, name)
             if value is not None and not _sizes((value,)):
                 yield f"{name} is a whole number of 1 to {LONGEST}, or None; it is {value!r}"
+        if not isinstance(self.channels_first, bool):
+            yield f"channels_first is True or False, not {self.channels_first!r}"
         if self.interpolation not in INTERPOLATIONS:
             yield f"interpolation is {' or '.join(INTERPOLATIONS)}, not {self.interpolation!r}"
 
@@ -120,8 +125,26 @@ class Preprocessing:
         """Of one example: (height, width, channels), or (frames, height, width, channels)."""
         return self.input_shape if self.frames is None else (self.frames, *self.input_shape)
 
+    @property
+    def network_shape(self) -> tuple[int, int, int]:
+        """Of one image as the network itself takes it."""
+        height, width, channels = self.input_shape
+        return (channels, height, width) if self.channels_first else self.input_shape
+
+    def measured(self, images) -> "Preprocessing":
+        """The same with mean and standard deviation of each channel of these pixels, uint8 `[N, H, W, C]`."""
+        n, values = images[..., 0].size, np.arange(256) / 255
+        counts = np.zeros((images.shape[-1], 256))
+        for start in range(0, len(images), 100):  # all at once would take eight times their memory
+            for channel, of_channel in enumerate(counts):
+                of_channel += np.bincount(images[start : start + 100, ..., channel].ravel(), minlength=256)
+        mean = counts @ values / n
+        std = np.sqrt(np.sum(counts * (values - mean[:, None]) ** 2, axis=1) / n)
+        # A channel that never changes has no scale of its own.
+        return dataclasses.replace(self, mean=tuple(mean), std=tuple(np.where(std > 0, std, 1.0)))
+
     def __call__(self, images):
-        """Pixels to network input: uint8 `[..., H, W, C]` are normalised; floats have been, and pass as they are.
+        """Pixels to network input: uint8 `[..., H, W, C]` are normalised; floats are that input, and pass as they are.
 
         Raises:
           InputError: if the shape is not the network's, the type is neither uint8 nor floating, or an array of NumPy's
@@ -129,17 +152,20 @@ class Preprocessing:
         """
         if not isinstance(images, np.ndarray | jax.Array):
             raise InputError(f"images are an array of NumPy's or JAX's; got {type(images).__name__}: use np.asarray")
-        if images.shape[-3:] != self.input_shape:
+        floats = jnp.issubdtype(images.dtype, jnp.floating)
+        shape = self.network_shape if floats else self.input_shape
+        if images.shape[-3:] != shape:
             raise InputError(
-                f"the network takes images of shape {self.input_shape} (trained on {self.dataset}); got {images.shape}"
+                f"the network takes images of shape {shape} (trained on {self.dataset}); got {images.shape}"
             )
-        if jnp.issubdtype(images.dtype, jnp.floating):
+        if floats:
             check_finite(images)
             return images
         if images.dtype != jnp.uint8:
             raise InputError(f"images are uint8 pixels, or floats already normalised; got {images.dtype}")
         mean, std = (jnp.broadcast_to(jnp.float32(a), images.shape) for a in (self.mean, self.std))
-        return (images / jnp.float32(255) - mean) / std
+        x = (images / jnp.float32(255) - mean) / std
+        return jnp.moveaxis(x, -1, -3) if self.channels_first else x
 
 
 INTERPOLATIONS = ("bilinear", "bicubic")
@@ -152,11 +178,12 @@ _MODULES = {
     "cifar100": "cifar",
     "cifar10_dvs": "dvs",
     "digits": "digits",
+    "folder": "folder",
     "imagenet2012": "imagenet",
     "npz": "npz",
 }
 NAMES = tuple(_MODULES)
-READ_LIKE = ("cifar10_dvs", "imagenet2012")  # can be read in several sizes and forms
+READ_LIKE = ("cifar10_dvs", "folder", "imagenet2012")  # can be read in several sizes and forms
 
 
 def info(name: str, data_dir: str | os.PathLike | None = None, **form) -> Preprocessing:
@@ -187,7 +214,8 @@ def load(
     Args:
       name: one of `NAMES`.
       split: "train" or "test".
-      data_dir: folder of TFDS data sets, otherwise `$TFDS_DATA_DIR`, or ~/tensorflow_datasets; the file for npz.
+      data_dir: folder of TFDS data sets, otherwise `$TFDS_DATA_DIR`, or ~/tensorflow_datasets; the file for npz, the
+        folder of both splits for folder.
       choose: from the number of images there are to the places of those to read, in this order; all by default.
       like: what the network takes, for data sets of `READ_LIKE`; by default what `info` says.
       **options: of the data set's own module.

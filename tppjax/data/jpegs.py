@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tppjax import cli
-from tppjax.data import prepared, shards
+from tppjax.data import folder, prepared, shards
 from tppjax.data.shards import Picture
 from tppjax.errors import InputError
 from tppjax.files import regular
@@ -24,6 +24,7 @@ NAME, VERSION = "imagenet2012", "5.1.0"  # of TFDS's builder, whose features the
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "test")}
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
 SUFFIXES = (".jpeg", ".jpg", ".jpe")
+KIND = f"JPEG files ({', '.join(SUFFIXES)})"
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def prepare(
       FileNotFoundError: if the source, or one of its two splits, is not there.
       InputError: if it has neither layout, pictures are damaged, or the folder holds data of another source.
     """
-    source, folder = Path(source).absolute(), prepared.root(data_dir) / NAME / VERSION
+    source, target = Path(source).absolute(), prepared.root(data_dir) / NAME / VERSION
     if not source.is_dir():
         raise FileNotFoundError(f"there is no folder {source}")
     if per_shard < 1:
@@ -69,63 +70,26 @@ def prepare(
         classes, pictures = _in_archives(source, original or _ilsvrc())
     else:
         classes, pictures = _in_folders(source)
-    shards.write(NAME, folder, shards.plan(classes, pictures, per_shard), skip_damaged)
-    return folder
+    shards.write(NAME, target, shards.plan(classes, pictures, per_shard), skip_damaged)
+    return target
 
 
 def _in_folders(source: Path) -> tuple[list[str], dict[str, list[Picture]]]:
     """Classes and pictures, from a folder for each split with a folder for each class in it."""
-    folders = {split: _split(source, split) for split in FOLDERS}
-    train, validation = (set(_visible(folder)) for folder in folders.values())
+    otherwise = f", and for {' and '.join(ARCHIVES.values())}"
+    folders = {split: folder.split_folder(source, names, "*.JPEG", otherwise) for split, names in FOLDERS.items()}
+    train, validation = (set(folder.class_names(of_split)) for of_split in folders.values())
     if train != validation:
         raise InputError(
             f"{source} has other classes in {folders['train'].name} than in {folders['validation'].name}; in one only: "
             f"{', '.join(sorted(train ^ validation)[:5])} ({len(train ^ validation)} in all)"
         )
     classes, pictures = sorted(train), {split: [] for split in FOLDERS}
-    if wrong := [name for name in classes if not _is_text(name) or name.splitlines() != [name.strip()]]:
-        raise InputError(f"{source} has the class {wrong[0]!r}: a class's name is one line of UTF-8 text; rename it")
-    for split, folder in folders.items():
+    for split, of_split in folders.items():
         for label in tqdm(classes, desc=f"listing {split}", disable=None, leave=False):
-            files = [folder / label / name for name in _visible(folder / label)]
-            if not files:
-                raise InputError(f"{folder / label} is empty; every class needs pictures")
-            _refuse_others([f.name for f in files], folder / label)
+            files = folder.pictures(of_split / label, KIND, SUFFIXES)
             pictures[split] += [Picture(regular(f), 0, f.stat().st_size, f.name, label) for f in files]
     return classes, pictures
-
-
-def _split(source: Path, split: str) -> Path:
-    """The split's folder, with nothing but folders in it."""
-    folders = [source / name for name in FOLDERS[split] if (source / name).is_dir()]
-    if not folders:
-        raise FileNotFoundError(
-            f"{source} has no {split} pictures; looked for {' or '.join(f'{n}/CLASS/*.JPEG' for n in FOLDERS[split])}, "
-            f"and for {' and '.join(ARCHIVES.values())}"
-        )
-    if astray := [name for name in _visible(folders[0]) if not (folders[0] / name).is_dir()]:
-        raise InputError(f"{folders[0]} must hold a folder for each class, and nothing else; it holds {astray[0]}")
-    return folders[0]
-
-
-def _visible(folder: Path) -> list[str]:
-    """Names in a folder, without hidden ones, which file managers leave behind."""
-    return sorted(f.name for f in folder.iterdir() if not f.name.startswith("."))
-
-
-def _refuse_others(names: list[str], where: Path) -> None:
-    if unnamed := [name for name in names if not _is_text(name)]:
-        raise InputError(f"{where} has files whose names are not UTF-8, such as {unnamed[0]!r}: rename them")
-    if others := [name for name in names if Path(name).suffix.lower() not in SUFFIXES]:
-        raise InputError(
-            f"{where} must hold JPEG files ({', '.join(SUFFIXES)}) and nothing else; others: {', '.join(others[:5])} "
-            f"({len(others)} in all)"
-        )
-
-
-def _is_text(name: str) -> bool:
-    """Whether TFDS can write the name; Python reads names that are not UTF-8 as halves of surrogate pairs."""
-    return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
 def _in_archives(source: Path, original: Original) -> tuple[list[str], dict[str, list[Picture]]]:
@@ -150,7 +114,7 @@ def _in_archives(source: Path, original: Original) -> tuple[list[str], dict[str,
     labels = zip(members, original.validation, strict=True)
     pictures["validation"] = [_picture(validation, m, label) for m, label in labels]
     for split, archive in zip(pictures, (train, validation), strict=True):
-        _refuse_others([p.name for p in pictures[split]], archive)
+        folder.refuse_others([p.name for p in pictures[split]], archive, KIND, SUFFIXES)
     return original.classes, pictures
 
 

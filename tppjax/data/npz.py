@@ -20,11 +20,9 @@ def info(name="npz", data_dir: str | os.PathLike | None = None) -> Preprocessing
     """Mean and standard deviation are those of the training images; classes are named by their numbers."""
     arrays = _read(data_dir)
     images = arrays["x_train"]
-    pixels = images.reshape(-1, images.shape[-1]) / np.float64(255)
-    # A channel that never changes has no scale of its own.
-    std = np.where(pixels.std(axis=0) > 0, pixels.std(axis=0), 1.0)
     classes = tuple(str(c) for c in range(int(arrays["y_train"].max()) + 1))
-    return Preprocessing(name, images.shape[1:], tuple(pixels.mean(axis=0).tolist()), tuple(std.tolist()), classes)
+    unit = (1.0,) * images.shape[-1]
+    return Preprocessing(name, images.shape[1:], unit, unit, classes).measured(images)
 
 
 def load(name="npz", split="train", data_dir: str | os.PathLike | None = None, choose=np.arange) -> Images:
@@ -41,7 +39,7 @@ def load(name="npz", split="train", data_dir: str | os.PathLike | None = None, c
 
 def _read(data_dir) -> dict[str, np.ndarray]:
     if data_dir is None:
-        raise InputError("data set npz needs data_dir, the path of the .npz file")
+        raise InputError("data set npz needs data_dir, the path of the .npz file: give --data_dir")
     path = Path(data_dir)
     if not path.exists():
         raise FileNotFoundError(f"there is no file {path.absolute()}; make it with np.savez(path, {', '.join(ARRAYS)})")

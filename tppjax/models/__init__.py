@@ -1,7 +1,6 @@
 """Networks with the activation injected: `create(name, num_classes, act)`.
 
-A model puts `act.copy(name=...)` at each site and has no other nonlinearity, so the network and its spiking versions
-share one parameter tree.
+A model puts `act.copy(name=...)` at each site and has no other nonlinearity, so that one architecture trains with any.
 """
 
 from functools import partial

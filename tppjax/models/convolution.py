@@ -1,6 +1,8 @@
 """Convolutions that train fast on CPUs. Images are `[B, H, W, C]`, kernels `[h, w, C, K]`."""
 
 import math
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 
 import jax
@@ -8,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+_whole = ContextVar("whole", default=False)  # whether every convolution is one operation, see `whole`
 BLOCK = 2**21  # bytes of shifted images and gradients that are multiplied at a time: more would leave the cache
 
 
@@ -23,11 +26,27 @@ def convolution(lhs, rhs, window_strides, padding, feature_group_count=1, precis
     if lhs.ndim != 4 or feature_group_count > 1 or dilation - {1} or isinstance(padding, str):
         options |= {"feature_group_count": feature_group_count, "precision": precision}
         return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
-    convolve = _by_xla if math.prod(rhs.shape[:2]) <= math.prod(lhs.shape[1:3]) else _tap_by_tap
+    convolve = tap_by_tap if larger_than_image(lhs, rhs) and not _whole.get() else _by_xla
     return convolve(lhs, rhs, tuple(window_strides), tuple(map(tuple, padding)), precision)
 
 
-def _tap_by_tap(x, kernel, strides, padding, precision):
+@contextmanager
+def whole():
+    """While this is open, a convolution is one operation also where it is slow, for those who look at it."""
+    token = _whole.set(True)
+    try:
+        yield
+    finally:
+        _whole.reset(token)
+
+
+def larger_than_image(x, kernel) -> bool:
+    """Whether the kernel `[h, w, C, K]` has more pixels than the images `[B, H, W, C]`."""
+    return math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3])
+
+
+def tap_by_tap(x, kernel, strides, padding, precision):
+    """The convolution as a sum of products, one for each tap of the kernel. Arguments as `convolution`."""
     x, (h, w) = _pad(x, *padding), kernel.shape[:2]
     (height, width), (down, across) = x.shape[1:3], strides
     taps = ((i, j) for i in range(h) for j in range(w))

@@ -3,7 +3,6 @@
 from functools import partial
 
 import flax.linen as nn
-import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from tppjax.errors import InputError
@@ -19,25 +18,15 @@ conv = partial(
 )
 
 
-EPSILON = 1e-5
-
-
 def norm(train: bool, name: str) -> nn.BatchNorm:
     """Batch norm as PyTorch has it: momentum 0.1 there is 0.9 here, epsilon 1e-5."""
-    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=EPSILON, name=name)
+    return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
 
 
 def conv_norm(x, channels: int, train: bool, suffix: str, normed: bool, **options):
     """A convolution called "conv" + suffix, and "norm" + suffix behind it, or a bias if `normed` is false."""
     x = conv(channels, use_bias=not normed, name=f"conv{suffix}", **options)(x)
     return norm(train, name=f"norm{suffix}")(x) if normed else x
-
-
-def carry(block: nn.Module, x):
-    """A shortcut without weights; where thresholds were folded into weights, it carries what is left of them."""
-    if not block.has_variable("params", "shortcut_scale"):
-        return x
-    return x * jnp.broadcast_to(block.get_variable("params", "shortcut_scale"), x.shape)
 
 
 LANDMARK = "landmark"

@@ -3,7 +3,7 @@
 import flax.linen as nn
 
 from tppjax.errors import InputError
-from tppjax.models.layers import carry, conv_norm, landmark
+from tppjax.models.layers import conv_norm, landmark
 
 
 class Block(nn.Module):
@@ -25,7 +25,7 @@ class Block(nn.Module):
         y = self.act.copy(name="act2")(y)
         y = conv_norm(y, self.channels, train, "3", self.norm, **pointwise)
         if self.stride == 1 and x.shape[-1] == self.channels:
-            shortcut = carry(self, x)
+            shortcut = x
         else:
             shortcut = conv_norm(x, self.channels, train, "_shortcut", self.norm, strides=self.stride, **pointwise)
         return landmark(self.act.copy(name="act3")(y + shortcut))

@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tppjax.errors import InputError
-from tppjax.models.layers import avg_pool, carry, check_pool, conv_norm, landmark
+from tppjax.models.layers import avg_pool, check_pool, conv_norm, landmark
 
 
 class Block(nn.Module):
@@ -26,11 +26,11 @@ class Block(nn.Module):
 
     def _shortcut(self, x, train):
         if self.stride == 1 and x.shape[-1] == self.channels:
-            return carry(self, x)
+            return x
         if self.shortcut == "pad":
             x = x[..., :: self.stride, :: self.stride, :]
             extra = self.channels - x.shape[-1]
-            return carry(self, jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(extra // 2, extra - extra // 2)]))
+            return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(extra // 2, extra - extra // 2)])
         pointwise = {"kernel_size": (1, 1), "padding": 0}
         return conv_norm(x, self.channels, train, "_shortcut", self.norm, strides=self.stride, **pointwise)
 

@@ -5,6 +5,7 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
@@ -46,12 +47,13 @@ class Setting:
 
 
 def read(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
-    """The weights in `path`, by PyTorch's keys.
+    """The weights in `path`, by PyTorch's keys; all floating-point numbers as float32.
 
     Args:
       path: a safetensors file, an npz under PyTorch's keys, or what `torch.save` wrote of a state dict or of a dict
         that holds one beside the epoch, the optimiser's state and the like, which are left.
       entry: which state dict, where there are several, such as "state_dict_ema"; inside of another entry "outer/inner".
+        Of a single one, those weights whose keys begin with it, such as "ema_model".
 
     Raises:
       FileNotFoundError: if there is no such file.
@@ -135,14 +137,22 @@ def _arrays(path: Path, content, entry: str | None) -> dict[str, np.ndarray]:
         raise InputError(f"{path} holds no state dict, but this: {type(content).__name__}{keys}; {ANEW}")
     if entry is None and len(sets) > 1:
         raise InputError(f"{path} holds several sets of weights: {names}; say which with --entry")
-    if entry is not None and (entry == "" or entry not in sets):
+    weights = sets.get(entry) if entry else next(iter(sets.values()))
+    if entry and weights is None and len(sets) == 1:
+        weights = _beginning_with(f"{entry}.", next(iter(sets.values())))
+    if entry == "" or not weights:
         raise InputError(f"{path} holds no --entry {entry}; it has {names or 'one set of weights, which has no name'}")
-    weights = sets[entry] if entry else next(iter(sets.values()))
     if not isinstance(weights, Mapping):
         raise InputError(f"{path} holds weights without names in {entry or names}, which can't be told apart: {ANEW}")
     if others := [str(key) for key, value in weights.items() if not hasattr(value, "shape")]:
         raise InputError(f"{path} holds other things than weights: {', '.join(others[:8])}")
     return {str(key): _numpy(path, key, value) for key, value in weights.items()}
+
+
+def _beginning_with(prefix: str, weights: Mapping | list) -> dict:
+    """Those whose keys begin so, by what comes after it."""
+    keys = [key for key in weights if str(key).startswith(prefix)] if isinstance(weights, Mapping) else []
+    return {key.removeprefix(prefix): weights[key] for key in keys}
 
 
 def _sets(content, name: str = "") -> dict[str, Mapping | list]:
@@ -163,7 +173,7 @@ def _is_weight(value) -> bool:
 
 def _numpy(path: Path, key: str, value) -> np.ndarray:
     if isinstance(value, np.ndarray):
-        return value
+        return value.astype(np.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value
     try:
         value = value.detach()
         return (value.float() if value.is_floating_point() else value).numpy()

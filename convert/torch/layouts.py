@@ -90,7 +90,7 @@ def recognise(state: State, pool: str | None = None) -> str:
         raise InputError("the file holds no weights")
     raise InputError(
         f"no known layout has these keys: {', '.join(list(state)[:5])}, ...; if it is one of {', '.join(LAYOUTS)}, say "
-        "which with --layout"
+        "which with --layout; else import the network with its code, --module"
     )
 
 

@@ -5,25 +5,23 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from tppjax import counts
-from tppjax.activations import ClippedReLU, ReLU
-from tppjax.ann import Ann, images_at_once, site_inputs, sites, thresholds
 from tppjax.batching import batches
-from tppjax.checks import check_ann, check_images
+from tppjax.checks import check_examples
 from tppjax.counts import check_steps
 from tppjax.errors import InputError, check_count, check_number
 from tppjax.histogram import Histogram
-from tppjax.spiking import MODES
+from tppjax.network import Network
+from tppjax.tracing import trace
 
-TOGETHER = 50  # images a batch in `begin`
 METHODS = ("max", "percentile", "mse")
+MODES = ("baseline", "shuffle", "tpp", "rounded", "unbiased")
 CANDIDATES = 1 - 0.01 * np.arange(95)  # of the maximum: 1.00, 0.99, ..., 0.06 (SNNC: Li et al., ICML 2021)
 
 
 def calibrate(
-    ann: Ann,
+    network,
     images,
     method: str = "mse",
     per: str = "channel",
@@ -33,15 +31,12 @@ def calibrate(
     percentile: float = 99.9,
     observed: dict[str, Histogram] | None = None,
     batch_size: int | None = None,
-) -> Ann:
-    """The network with a threshold at each site, from its activations on `images`.
-
-    A network with `ClippedReLU` whose variables hold no `theta` gets its bound there, which changes nothing, whatever
-    the other arguments.
+) -> Network:
+    """The network with a threshold at each site that learned none in training, from its activations on `images`.
 
     Args:
-      ann: a network with plain ReLU.
-      images: calibration images `[N, H, W, C]`, of the training set; their order does not matter.
+      network: a `Network`, or what `trace` makes one of.
+      images: calibration images `[N, ...]`, of the training set; their order does not matter.
       method: "max", the largest activation; "percentile"; or "mse", the one of 95 parts of the largest, 1.00 to 0.06,
         that makes the mean squared error between activation and rate least (SNNC).
       per: "channel", or "layer" for one threshold for all channels of a site.
@@ -53,75 +48,51 @@ def calibrate(
       batch_size: images a call; by default as many as suit the device's memory.
 
     Returns:
-      The network with a leaf `theta` at each site, `[C]` or `[]`; a dead channel has the largest threshold of its site.
+      The network with thresholds, `[C]` or `[]`; a dead channel has the largest threshold of its site. QCFS keeps those
+      that it was trained with. A clip, such as ReLU6, gets one that is at most its bound, which it has until then.
 
     Raises:
-      InputError: on unknown names, numbers out of range, a network that can't be run on these images, no images, or a
-        network that has thresholds, which were trained with it.
+      InputError: on unknown names, numbers out of range, images that don't fit the network, or none; or if all sites
+        are QCFS.
     """
-    check_ann(ann)
     _check_choice(method, per, T, mode, percentile)
-    if isinstance(ann.model.act, ClippedReLU):
-        images = check_images(ann, images, "calibration")
-        missing = sites(ann.model, (1, *images.shape[-3:])).keys() - thresholds(ann.variables).keys()
-        if missing:
-            bounds = dict.fromkeys(missing, np.float32(ann.model.act.bound))
-            return with_thresholds(ann, bounds, f"thresholds: the bound of ClippedReLU, {ann.model.act.bound:g}")
-    check_plain(ann)
-    images = check_images(ann, images, "calibration")
-    observed = _observe(ann, images, batch_size) if observed is None else observed
+    network = trace(network, images)
+    check_untrained(network)
+    images = check_examples(network, images, "calibration")
+    observed = _observe(network, images, batch_size) if observed is None else observed
     thetas = choose(observed, method, per, T=T, mode=mode, percentile=percentile)
     detail = {"max": "", "percentile": f" {percentile}", "mse": f" at T={T} for {mode}"}[method]
-    return with_thresholds(ann, thetas, f"thresholds: {method}{detail} per {per}, from {len(images)} images")
+    how = f"thresholds: {method}{detail} per {per}, from {len(images)} images"
+    return network.replace(thetas=network.thetas | thetas, history=(*network.history, how))
 
 
-def observe(ann: Ann, images, batch_size: int | None = None) -> dict[str, Histogram]:
-    """Histograms of what reaches each site, on `images`; one pass. Arguments and errors as `calibrate`."""
-    check_ann(ann)
-    check_plain(ann)
-    return _observe(ann, check_images(ann, images, "calibration"), batch_size)
+def observe(network, images, batch_size: int | None = None) -> dict[str, Histogram]:
+    """Histograms of the activations of each site but QCFS, on `images`; one pass. Arguments, errors as `calibrate`."""
+    network = trace(network, images)
+    check_untrained(network)
+    return _observe(network, check_examples(network, images, "calibration"), batch_size)
 
 
-def begin(ann: Ann, images) -> Ann:
-    """A QCFS network that is to be trained, with the `theta` that suits what reaches each site: one number a site.
-
-    Of the candidates of "mse" it is the one whose `L` levels have the least squared error, as quantisation-aware
-    training begins. What reaches a site is taken with plain ReLU at the sites before it, and with the batch norm of
-    training, by the statistics of each batch.
-
-    Args:
-      ann: the network; its model's `__call__` takes `train`.
-      images: of the training set, `[N, H, W, C]`; their order decides which are in one batch.
-
-    Raises:
-      InputError: as `calibrate`.
-    """
-    levels, images = ann.model.act.L, check_images(ann, images, "training")
-    plain = ann.replace(model=ann.model.clone(act=ReLU()), variables=without_thresholds(ann.variables))
-    observed = _observe(plain, images, TOGETHER, train=True)
-    thetas = choose(observed, "mse", "layer", T=levels, mode="rounded")
-    return with_thresholds(
-        ann, thetas, f"thresholds before training: least error of {levels} levels, {len(images)} images"
-    )
-
-
-def _observe(ann: Ann, images, batch_size: int | None, train: bool = False) -> dict[str, Histogram]:
+def _observe(network: Network, images, batch_size: int | None) -> dict[str, Histogram]:
     if batch_size is not None:
         check_count("batch_size", batch_size)
     found: dict[str, Histogram] = {}
-    at_once = batch_size or images_at_once(ann.model, images.shape, kept=True)
-    for batch in batches(images, at_once):
-        for site, x in jax.tree.map(np.asarray, _at_sites(ann, batch, train)).items():
+    for batch in batches(images, batch_size or network.at_once(kept=True)):
+        for name, x in jax.tree.map(np.asarray, _at_sites(network, batch)).items():
+            x = np.float32(x)
             if not np.isfinite([x.min(), x.max()]).all():
-                raise InputError(f"what reaches {site} is not finite: check the range of the images and of the weights")
-            found.setdefault(site, Histogram(x.shape[-1])).add(x)
+                raise InputError(f"what reaches {name} is not finite: check the range of the images and of the weights")
+            site = network.sites[name]
+            x = x.reshape(-1, 1) if site.axis is None else np.moveaxis(x, site.axis + 1, -1)
+            found.setdefault(name, Histogram(x.shape[-1])).add(x)
     return found
 
 
-@partial(jax.jit, static_argnames="train")
-def _at_sites(ann: Ann, images, train: bool) -> dict[str, jax.Array]:
-    how = {"train": True, "mutable": ["batch_stats"]} if train else {}
-    return site_inputs(ann.model, ann.variables, ann.input(images), **how)[1]
+@jax.jit
+def _at_sites(network: Network, images) -> dict[str, jax.Array]:
+    found = {name: x for name, x in network.inputs(images).items() if network.sites[name].kind != "qcfs"}
+    bounds = {name: network.weights[network.sites[name].bound] for name in found if network.sites[name].bound}
+    return {name: jnp.minimum(x, bounds[name]) if name in bounds else x for name, x in found.items()}
 
 
 def choose(histograms: dict[str, Histogram], method: str, per: str, *, T: int, mode: str, percentile=99.9) -> dict:
@@ -140,7 +111,7 @@ def choose(histograms: dict[str, Histogram], method: str, per: str, *, T: int, m
         if not theta.max() > 0:
             raise InputError(f"nothing ever fires at {site} on the calibration images: are they those of the network?")
         theta = np.where(theta > 0, theta, theta.max()).astype(np.float32)
-        thetas[site] = theta if per == "channel" else theta[0]
+        thetas[site] = theta if per == "channel" and theta.size > 1 else theta[0]
     return thetas
 
 
@@ -187,21 +158,6 @@ def squared_error(x, theta, T: int, mode: str):
     return (theta / T) ** 2 * ((1 - more) * (low - u) ** 2 + more * (low + 1 - u) ** 2)
 
 
-def without_thresholds(variables) -> dict:
-    """The variables less every leaf `theta`."""
-    flat = traverse_util.flatten_dict(variables["params"])
-    kept = {path: leaf for path, leaf in flat.items() if path[-1] != "theta"}
-    return {**variables, "params": traverse_util.unflatten_dict(kept)}
-
-
-def with_thresholds(ann: Ann, thetas: dict, how: str) -> Ann:
-    """The network with these leaves `theta`, and `how` they came about in its history."""
-    params = traverse_util.flatten_dict(ann.variables["params"], sep="/")
-    params |= {f"{site}/theta": theta for site, theta in thetas.items()}
-    variables = {**ann.variables, "params": traverse_util.unflatten_dict(params, sep="/")}
-    return ann.replace(variables=variables, history=(*ann.history, how))
-
-
 def _check_choice(method, per, T, mode, percentile):
     check_steps(T)
     known = {"method": (method, METHODS), "per": (per, ("channel", "layer")), "mode": (mode, (*MODES, "floor"))}
@@ -211,7 +167,7 @@ def _check_choice(method, per, T, mode, percentile):
     check_number("percentile", percentile, 0, 100, above=True)
 
 
-def check_plain(ann: Ann) -> None:
-    """Raises InputError if the network has thresholds of its own."""
-    if not isinstance(ann.model.act, ReLU):
-        raise InputError(f"a network with {type(ann.model.act).__name__} learned its thresholds: nothing to calibrate")
+def check_untrained(network: Network) -> None:
+    """Raises InputError if every site was trained with its threshold."""
+    if all(site.kind == "qcfs" for site in network.sites.values()):
+        raise InputError("a network with qcfs has its thresholds: nothing to calibrate")

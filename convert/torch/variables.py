@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from convert.torch_layouts import State, threshold_name
+from convert.torch.layouts import State, threshold_name
 from tppjax.checks import check_leaf
 from tppjax.errors import InputError
 from tppjax.models.vgg import VGG

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from convert.torch_layouts import Layout, State, threshold_name
+from convert.torch.layouts import Layout, State, threshold_name
 from tppjax import models
 from tppjax.activations import ReLU
 from tppjax.errors import InputError
@@ -31,6 +31,7 @@ def options(arch: str, layout: Layout, state: State, pool: str | None) -> dict:
         raise InputError(
             f"the last layer is called {head} in this layout, and the file has none; "
             + (f"what looks like it: {', '.join(like[-3:])}; rename it" if like else "no key looks like it")
+            + ", or import the network with its code, --module"
         )
     found = draft | POOLS[family](layout, state, draft, pool) | WIDTHS[family](model, names, state)
     return found | {"num_classes": len(state[head])}
@@ -64,13 +65,13 @@ def _resnet_pool(layout, state, draft, pool):
         return {"pool": pool or layout.stem_pool}
     if pool not in (None, "none"):
         raise InputError(
-            f"--pool {pool} has no place: our ResNets pool behind the stems for ImageNet, and this one's is 3x3; with "
-            "a pool behind that it can't be imported, and without one leave --pool out or give --pool none"
+            f"--pool {pool} has no place: our ResNets pool behind the stems for ImageNet, and this one's is 3x3; if "
+            "it has a pool there, import it with its code, --module; without one leave --pool out or give --pool none"
         )
     if pool is None and layout.stem_pool == "max":
         raise InputError(
-            "a ResNet with these keys and a stem of 3x3 has a max-pool behind it in huyvnphan/PyTorch_CIFAR10, which "
-            "can't be imported, and none in other repositories: if this one has none, give --pool none"
+            "a ResNet with these keys and a stem of 3x3 has a max-pool behind it in huyvnphan/PyTorch_CIFAR10, and in "
+            "other repositories none: if this one has none, give --pool none; else import it with its code, --module"
         )
     return {}
 

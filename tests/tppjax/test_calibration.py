@@ -1,16 +1,17 @@
 """Thresholds from activations: against brute force on all values, in any order, and for each neuron's own error."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tppjax import ann, counts, data, models, thresholds
-from tppjax.activations import QCFS, ReLU
+from tests.convert.networks import images as floats
+from tests.convert.networks import mlp
+from tppjax import ann, calibration, counts, data, models, tracing
+from tppjax.activations import ReLU
+from tppjax.calibration import calibrate
 from tppjax.errors import InputError
 from tppjax.histogram import BINS, Histogram
-from tppjax.spiking import Spiking, in_time
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,7 @@ def test_squared_error_is_that_of_the_neuron(mode, T):
         case _:
             count = getattr(counts, mode)(v, theta, T, jax.random.key(0))
     errors = (theta * np.asarray(count, np.float64) / T - np.asarray(x)) ** 2
-    found = thresholds.squared_error(x, theta, T, mode)
+    found = calibration.squared_error(x, theta, T, mode)
     np.testing.assert_array_less(np.abs(errors.mean(axis=0) - found), 5 * errors.std(axis=0) / np.sqrt(n) + 1e-6)
 
 
@@ -90,12 +91,12 @@ def test_squared_error_is_that_of_the_neuron(mode, T):
 @pytest.mark.parametrize("mode", ["floor", "rounded", "tpp"])
 def test_mse_is_the_best_of_95_candidates(values, T, mode):
     """By brute force on the values themselves; the histogram may take a neighbour that is as good within 1 %."""
-    found = thresholds.least_error(histogram(values), T, mode)
+    found = calibration.least_error(histogram(values), T, mode)
     for c in range(3):
         x = values[:, c][values[:, c] > 0]
 
         def error(theta, x=x):
-            return float(thresholds.squared_error(jnp.array(x), theta, T, mode).sum())
+            return float(calibration.squared_error(jnp.array(x), theta, T, mode).sum())
 
         candidates = x.max() * (1 - 0.01 * np.arange(95))
         best = min(error(theta) for theta in candidates)
@@ -106,10 +107,10 @@ def test_mse_is_the_best_of_95_candidates(values, T, mode):
 @pytest.fixture(scope="module")
 def network():
     """ReLU on the digits, untrained; its first channel of the first layer is dead."""
-    model = models.create("vgg_small", 10, ReLU(), norm=False)
+    model = models.create("vgg_small", 10, ReLU(), stages=((4, 4), (6,)), norm=False)
     variables = jax.device_get(model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1))))
-    variables["params"]["conv1_1"]["bias"] = np.eye(16)[0].astype(np.float32) * -1e6
-    return ann.Ann(variables, model, data.info("digits"))
+    variables["params"]["conv1_1"]["bias"] = np.eye(4)[0].astype(np.float32) * -1e6
+    return tracing.trace(ann.Ann(variables, model, data.info("digits")))
 
 
 @pytest.fixture(scope="module")
@@ -118,31 +119,69 @@ def images():
 
 
 def test_calibrate_max_is_the_maximum_of_each_channel_and_leaves_the_network_as_it_is(network, images):
-    calibrated = thresholds.calibrate(network, images, "max")
-    found = ann.thresholds(calibrated.variables)
-    x = nn.Conv(16, (3, 3), padding=1).apply(
-        {"params": network.variables["params"]["conv1_1"]}, network.preprocessing(images)
-    )
-    expected = np.asarray(x).max(axis=(0, 1, 2))
-    np.testing.assert_allclose(found["act1_1"][1:], expected[1:], rtol=1e-5)
-    assert found["act1_1"][0] == found["act1_1"].max()  # dead: never fires, and divides nothing by 0
-    assert list(found) == ["act1_1", "act1_2", "act2_1", "act2_2"]
+    calibrated = calibrate(network, images, "max")
+    kernel, bias = (network.weights[f"params/conv1_1/{leaf}"] for leaf in ("kernel", "bias"))
+    layout = ("NHWC", "HWIO", "NHWC")
+    x = jax.lax.conv_general_dilated(network.input(images), kernel, (1, 1), "SAME", dimension_numbers=layout)
+    expected = np.max(x, (0, 1, 2)) + np.ravel(bias)
+    theta = calibrated.thetas["conv1_1"]
+    np.testing.assert_allclose(theta[1:], expected[1:], rtol=1e-5)
+    assert theta[0] == theta.max()  # dead: never fires, and divides nothing by 0
+    assert list(calibrated.thetas) == ["conv1_1", "conv1_2", "conv2_1"]
+    assert calibrated.weights is network.weights
     np.testing.assert_array_equal(calibrated.apply(images), network.apply(images))
     assert calibrated.history == ("thresholds: max per channel, from 50 images",)
 
 
-@pytest.mark.parametrize("method", thresholds.METHODS)
+@pytest.mark.parametrize("method", calibration.METHODS)
 def test_calibration_does_not_depend_on_order_or_batches(network, images, method):
-    once = ann.thresholds(thresholds.calibrate(network, images, method, T=8).variables)
-    again = ann.thresholds(thresholds.calibrate(network, images[::-1], method, T=8, batch_size=7).variables)
+    once = calibrate(network, images, method, T=8).thetas
+    again = calibrate(network, images[::-1], method, T=8, batch_size=25).thetas
     for site, theta in once.items():
         np.testing.assert_allclose(again[site], theta, rtol=0.011)  # a neighbouring candidate, by rounding at most
 
 
+def test_observed_once_and_chosen_often(network, images):
+    observed = calibration.observe(network, images)
+    for T in (2, 8):
+        a, b = calibrate(network, images, T=T, observed=observed), calibrate(network, images, T=T)
+        jax.tree.map(np.testing.assert_array_equal, a.thetas, b.thetas)
+        assert a.history == (f"thresholds: mse at T={T} for tpp per channel, from 50 images",)
+
+
 def test_per_layer(network, images):
-    found = ann.thresholds(thresholds.calibrate(network, images, "max", per="layer").variables)
-    each = ann.thresholds(thresholds.calibrate(network, images, "max").variables)
+    found = calibrate(network, images, "max", per="layer").thetas
+    each = calibrate(network, images, "max").thetas
     assert {site: float(theta) for site, theta in found.items()} == {s: float(t.max()) for s, t in each.items()}
+
+
+def test_channels_first():
+    """As PyTorch has them: the thresholds are those of the axis of the channels."""
+    rng = np.random.default_rng(0)
+    kernel, x = np.float32(rng.normal(size=(3, 2, 3, 3))), np.float32(rng.normal(size=(20, 2, 5, 6)))
+    conv = lambda p, x: jax.lax.conv_general_dilated(x, p, (1, 1), "SAME")  # noqa: E731
+    fn = lambda p, x: jax.nn.relu(conv(p["layer"]["kernel"], x)).sum((2, 3))  # noqa: E731
+    thetas = calibrate((fn, {"layer": {"kernel": kernel}}), x, "max").thetas
+    np.testing.assert_allclose(thetas["layer"], conv(kernel, x).max((0, 2, 3)), rtol=1e-5)
+
+
+def test_a_clip_has_its_bound_until_it_is_calibrated():
+    """Beside a ReLU, which has no threshold before; what lies above the bound counts as the bound."""
+    fn = lambda p, x: jax.nn.relu(jax.nn.relu6(x @ p["a"]) @ p["b"])  # noqa: E731
+    p = {name: np.float32(np.random.default_rng(0).normal(size=(8, 8))) for name in "ab"}
+    p["a"] *= np.float32([1, 1, 1, 1, 5, 5, 5, 5])
+    x = floats(20).reshape(20, -1)
+    network = tracing.trace((fn, p), x)
+    assert network.missing == ["b"]
+    assert network.thetas["a"] == 6
+    thetas, values = calibrate(network, x, "max").thetas, x @ p["a"]
+    assert (values > 6).any(0).any()
+    assert (values < 6).all(0).any()
+    alive = values.max(0) > 0
+    np.testing.assert_allclose(thetas["a"][alive], np.minimum(values.max(0), 6)[alive], rtol=1e-5)
+    expected = np.max(np.clip(values, 0, 6) @ p["b"], 0)
+    np.testing.assert_allclose(thetas["b"][expected > 0], expected[expected > 0], rtol=1e-5)
+    assert (calibrate(network, x, "mse", T=4).thetas["a"] <= thetas["a"]).all()
 
 
 @pytest.mark.parametrize(
@@ -158,65 +197,40 @@ def test_per_layer(network, images):
         ({"T": 4.0}, "T is the number of time steps"),
         ({"batch_size": -1}, "batch_size must be a whole number of at least 1; got -1"),
         ({"batch_size": True}, "batch_size must be a whole number of at least 1; got True"),
-        ({"images": np.zeros((0, 8, 8, 1), np.uint8)}, r"calibration needs images \[N, H, W, C\]; got none"),
-        ({"images": np.zeros((8, 8, 1), np.uint8)}, r"takes a batch of images \[B, H, W, C\]; got shape \(1, 8, 1\)"),
-        ({"images": np.full((2, 8, 8, 1), 3e38, np.float32)}, r"what reaches act\w* is not finite"),
+        ({"images": np.zeros((0, 8, 8, 1), np.uint8)}, r"calibration needs images \[N, \.\.\.\]; got none"),
+        ({"images": np.zeros((8, 8, 1), np.uint8)}, r"takes a batch \[B, 8, 8, 1\]; got shape \(1, 8, 1\)"),
+        ({"images": np.full((2, 8, 8, 1), 3e38, np.float32)}, r"what reaches conv\w* is not finite"),
     ],
 )
 def test_refusals(network, images, options, message):
     with pytest.raises(InputError, match=message):
-        thresholds.calibrate(network, **{"images": images, **options})
-
-
-@pytest.mark.parametrize(
-    ("value", "message"),
-    [
-        (np.nan, "params/head/kernel has a number that is not finite"),
-        (np.inf, "params/head/kernel has a number that is not finite"),
-    ],
-)
-def test_variables_that_are_not_finite(network, images, value, message):
-    params = network.variables["params"]
-    head = {**params["head"], "kernel": np.full_like(params["head"]["kernel"], value)}
-    with pytest.raises(InputError, match=message):
-        thresholds.calibrate(network.replace(variables={"params": {**params, "head": head}}), images)
+        calibrate(network, **{"images": images, **options})
 
 
 def test_minus_infinity_at_a_site(network, images, monkeypatch):
-    monkeypatch.setattr(thresholds, "_at_sites", lambda *_: {"act1_1": np.float32([[-np.inf, 1.0]])})
-    with pytest.raises(InputError, match="what reaches act1_1 is not finite"):
-        thresholds.calibrate(network, images)
+    monkeypatch.setattr(calibration, "_at_sites", lambda *_: {"conv1_1": np.float32([[[[-np.inf, 1.0]]]])})
+    with pytest.raises(InputError, match="what reaches conv1_1 is not finite"):
+        calibrate(network, images)
 
 
 def test_unknown_modes_are_nobody_elses(values):
     known = "unknown mode 'Tpp'; known: baseline, shuffle, tpp, rounded, unbiased, floor"
     with pytest.raises(InputError, match=known):
-        thresholds.squared_error(jnp.ones(2), 1.0, 4, "Tpp")
+        calibration.squared_error(jnp.ones(2), 1.0, 4, "Tpp")
     with pytest.raises(InputError, match=known):
-        thresholds.least_error(histogram(values), 4, "Tpp")
+        calibration.least_error(histogram(values), 4, "Tpp")
     for options in ({"mode": "Tpp"}, {"method": "mean"}, {"per": "neuron"}):
         with pytest.raises(InputError, match="unknown"):
-            thresholds.choose({}, **{"method": "max", "per": "layer", "T": 4, "mode": "tpp", **options})
+            calibration.choose({}, **{"method": "max", "per": "layer", "T": 4, "mode": "tpp", **options})
 
 
-@pytest.mark.parametrize("folded", [True, False])
-def test_unknown_modes_of_spiking_neurons(folded):
-    site = Spiking("Tpp", T=4, folded=folded)
-    with pytest.raises(InputError, match="unknown mode 'Tpp'; known: baseline, shuffle, tpp, rounded, unbiased"):
-        site.apply({"params": {"theta": 1.0}, "time": in_time(4)}, jnp.ones(3), mutable=["state"])
-    if folded:
-        with pytest.raises(InputError, match="mode 'baseline' has no folded version"):
-            site.clone(mode="baseline").apply({"params": {"theta": 1.0}, "time": in_time(4)}, jnp.ones(3))
-
-
-def test_learned_thresholds_are_not_overwritten(network, images):
-    learned = network.replace(model=network.model.clone(act=QCFS(L=4)))
-    with pytest.raises(ValueError, match="a network with QCFS learned its thresholds: nothing to calibrate"):
-        thresholds.calibrate(learned, images)
+def test_learned_thresholds_are_not_overwritten():
+    for call in (calibrate, calibration.observe):
+        with pytest.raises(InputError, match="a network with qcfs has its thresholds: nothing to calibrate"):
+            call(mlp(), floats(4))
 
 
 def test_a_network_that_never_fires_is_refused(network, images):
-    params = {**network.variables["params"], "conv1_1": {**network.variables["params"]["conv1_1"]}}
-    params["conv1_1"]["bias"] = np.full(16, -1e6, np.float32)
-    with pytest.raises(ValueError, match="nothing ever fires at act1_1 on the calibration images"):
-        thresholds.calibrate(network.replace(variables={"params": params}), images)
+    bias = np.full_like(network.weights["params/conv1_1/bias"], -1e6)
+    with pytest.raises(InputError, match="nothing ever fires at conv1_1 on the calibration images"):
+        calibrate(network.replace(weights=network.weights | {"params/conv1_1/bias": bias}), images)

@@ -1,0 +1,224 @@
+"""Any `torch.nn.Module` as a JAX function, by `torch.export` and a table of operations.
+
+`torch.export` runs the module once on tensors without numbers and writes down what it does, in the ATen operations that
+PyTorch reduces all others to; `operations.TABLE` has what 173 of them are in JAX. With these, networks of every family
+that torchvision has for classification and segmentation give PyTorch's outputs to 6e-5 of the largest, most to 1e-5
+(random weights), and so do LSTM and GRU, step by step. Detection networks are refused: which operations they do depends
+on the image. PyTorch is not imported before, and not needed afterwards.
+"""
+
+import contextlib
+import operator
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from convert.torch.export import batched, operation, scope, shown, traced, traced_alone, unwrapped
+from tppjax.errors import InputError
+
+OPTIONS = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}  # the result's dtype is known
+RANDOM = re.compile(r"dropout|rand|bernoulli|normal|multinomial")
+
+
+@dataclass(frozen=True)
+class Value:
+    """Stands for the result of an earlier step, or for an input, in the arguments of a `Step`."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Step:
+    """One operation of the network.
+
+    Attributes:
+      name: of the result.
+      operation: in JAX.
+      args: in the order of ATen's schema, with a `Value` for each earlier result.
+      kwargs: likewise.
+      scope: module and line, as `scope` writes them; "" if the result is a size.
+      dtype: of the result; None if it is a size or a tuple of results.
+    """
+
+    name: str
+    operation: Callable
+    args: tuple
+    kwargs: dict
+    scope: str
+    dtype: Any
+
+
+def to_jax(module, example, any_batch: bool = True) -> tuple[Callable, dict[str, jax.Array]]:
+    """A module in eval mode as a pure function.
+
+    The size of the batch is a symbol in the trace: `x.view(x.shape[0], -1)` is right for every batch, and what mixes
+    the examples of a batch still does so. Only a module that takes some batches and not others (`x.view(1, 64)`) is
+    traced with one example, and mapped over examples.
+
+    Args:
+      module: a `torch.nn.Module`; it stays as it is, training flags included. DataParallel and torch.compile are taken
+        off.
+      example: one input, [1, ...] (NumPy, JAX or PyTorch).
+      any_batch: whether `fn` takes batches; without, it takes one example, and the trace half the time.
+
+    Returns:
+      `fn(params, x)`, and params. `fn` takes x [B, ...] for any B, in PyTorch's axis order, and gives the module's own
+      tree of outputs, with dictionaries for mappings and data classes that JAX doesn't know. The operations of a line
+      are in the scope that `scope` names. `params` has what `fn` reads: parameters and buffers by their key in
+      `state_dict`, shared ones once, in their own data type, as copies.
+
+    Raises:
+      InputError: if `torch.export` fails, or operations are not in `TABLE` (lists them): with line, module and remedy.
+    """
+    module = unwrapped(module)
+    example = batched(example, module)
+    program, mapped = traced(module, example) if any_batch else (traced_alone(module, example), False)
+    state = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
+    first = {id(tensor): key for key, tensor in reversed(state.items())}  # key of a shared one
+    keys, constants, given = _inputs(program)
+    keys = {name: first[id(state[key])] for name, key in keys.items()}
+    outputs, steps, dtype = _outputs(program), _steps(program), _dtype(example.dtype)
+    params = {key: as_array(state[key]) for key in dict.fromkeys(keys.values())}
+
+    def run(params, x):
+        values = constants | {name: params[key] for name, key in keys.items()} | {given: x}
+        for step in steps:
+            with jax.named_scope(step.scope) if step.scope else contextlib.nullcontext():
+                result = step.operation(*_filled(step.args, values), **_filled(step.kwargs, values))
+                values[step.name] = result if step.dtype is None else jnp.asarray(result, step.dtype)
+        return outputs(values)
+
+    def fn(params, x):
+        x = jnp.asarray(x, dtype)
+        if not mapped:
+            return run(params, x)
+        return jax.vmap(lambda x: jax.tree.map(_of_one, run(params, x[None])))(x)
+
+    return fn, params
+
+
+# What the program says
+
+
+def _inputs(program):
+    """Keys of the state by name of input, constants by name of input (without what is not used), and the name of x."""
+    from torch.export.graph_signature import InputKind
+
+    used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
+    specs = [spec for spec in program.graph_signature.input_specs if spec.arg.name in used]
+    keys = {spec.arg.name: spec.target for spec in specs if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER)}
+    constants = {spec.arg.name: spec.target for spec in specs if spec.kind == InputKind.CONSTANT_TENSOR}
+    constants = {name: np.asarray(as_array(program.constants[key])) for name, key in constants.items()}
+    return keys, constants, program.graph_signature.user_inputs[0]
+
+
+def _outputs(program):
+    """The module's own tree of outputs, as a function of the results by name."""
+    from torch.export.graph_signature import OutputKind
+
+    specs = program.graph_signature.output_specs
+    if changed := [spec.target for spec in specs if spec.kind == OutputKind.BUFFER_MUTATION]:
+        raise InputError(
+            f"the network changes its buffers in eval mode ({shown(changed)}), which a pure function can't: let it do "
+            "so in training mode only"
+        )
+    (results,) = program.graph.output_node().args
+    results = [_plain(r) for r, spec in zip(results, specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
+    tree = program.call_spec.out_spec
+    return lambda values: known_to_jax(tree.unflatten(_filled(results, values)))
+
+
+def known_to_jax(tree):
+    """Mappings and data classes as dictionaries, PyTorch's own tuples as plain ones."""
+    if isinstance(tree, Mapping):
+        return {key: known_to_jax(value) for key, value in tree.items()}
+    if is_dataclass(tree):
+        return {field.name: known_to_jax(getattr(tree, field.name)) for field in fields(tree)}
+    if isinstance(tree, list | tuple):
+        parts = map(known_to_jax, tree)
+        return type(tree)(*parts) if hasattr(tree, "_fields") else [*parts] if isinstance(tree, list) else (*parts,)
+    return tree
+
+
+def _steps(program) -> list[Step]:
+    """The operations whose results are used, in their order.
+
+    Raises:
+      InputError: if the table lacks some.
+    """
+    nodes = [node for node in program.graph.nodes if node.op == "call_function" and node.users]
+    if missing := [node for node in nodes if not operation(node.target) or _is_place_of_maximum(node)]:
+        raise InputError(_refusal(missing))
+    return [_step(node) for node in nodes]
+
+
+def _step(node) -> Step:
+    value = node.meta.get("val")
+    dtype = getattr(value, "dtype", None)
+    kwargs = {key: _plain(arg) for key, arg in node.kwargs.items() if key not in OPTIONS}
+    where = scope(node) if dtype or isinstance(value, list | tuple) else ""
+    return Step(node.name, operation(node.target), _plain(node.args), kwargs, where, dtype and _dtype(dtype))
+
+
+def _is_place_of_maximum(node) -> bool:
+    return node.target is operator.getitem and node.args[1] > 0 and "max_pool" in str(node.args[0].target)
+
+
+def _refusal(missing: list) -> str:
+    """Every operation with its lines, each with its modules, and what to do."""
+    places = {}
+    for node in missing:
+        path, _, line = scope(node).rpartition("@")
+        source = node.args[0] if node.target is operator.getitem else node
+        name = source.target.name() if hasattr(source.target, "name") else source.target.__name__
+        places.setdefault((name, line), []).append(path.replace("/", ".") or "the network itself")
+    random = any(RANDOM.search(name) for name, _ in places)
+    listed = [f"{name} at {line} in {shown(dict.fromkeys(paths))}" for (name, line), paths in places.items()]
+    remedy = "random operations must be off (dropout: F.dropout(x, p, self.training)); " if random else ""
+    names = sorted({name.removeprefix("aten::").split(".")[0] for name, _ in places})
+    return (
+        f"no translation to JAX: {shown(listed, '; ')}. {remedy}Write it with other operations, or add to "
+        f"convert.torch.TABLE a JAX function of the same arguments for {shown(names)}"
+    )
+
+
+def _plain(args):
+    """Arguments with a `Value` for each earlier result, and nothing of PyTorch's."""
+    if isinstance(args, list | tuple):
+        return [_plain(arg) for arg in args] if isinstance(args, list) else tuple(map(_plain, args))
+    return Value(args.name) if hasattr(args, "users") else args
+
+
+def _filled(args, values: dict):
+    """Arguments with results for their `Value`s."""
+    if isinstance(args, list | tuple):
+        return type(args)(_filled(arg, values) for arg in args)
+    if isinstance(args, dict):
+        return {key: _filled(arg, values) for key, arg in args.items()}
+    return values[args.name] if isinstance(args, Value) else args
+
+
+def _of_one(y):
+    """The output of a batch of one without its batch."""
+    y = jnp.asarray(y)
+    return y[0] if y.ndim and y.shape[0] == 1 else y
+
+
+def _dtype(dtype) -> np.dtype:
+    """JAX's for PyTorch's."""
+    return jax.dtypes.canonicalize_dtype(str(dtype).removeprefix("torch."))
+
+
+def as_array(tensor) -> jax.Array:
+    """A copy, so that training the module on doesn't change it."""
+    import torch
+
+    tensor = tensor.detach().cpu()
+    if tensor.dtype == torch.bfloat16:  # which NumPy lacks
+        return jnp.array(tensor.view(torch.int16).numpy().view(jnp.bfloat16))
+    return jnp.array(tensor.numpy())

@@ -1,0 +1,159 @@
+"""Pictures of one's own in class folders: any format, one size, labels by name, and what is wrong by file."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tppjax import data
+from tppjax.data import Preprocessing, folder
+from tppjax.errors import InputError
+
+RNG = np.random.default_rng(0)
+PIXELS = {name: RNG.integers(0, 256, (5, 4, 3), dtype=np.uint8) for name in ("a.png", "b.bmp", "c.webp", "d.PNG")}
+
+
+def save(root, name, pixels, **options):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(root / name, **options)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Two classes of each split, the test split called `val`; 5 x 4 pixels, in colour."""
+    for split in ("train", "val"):
+        for label in ("ant", "bee"):
+            for name, pixels in PIXELS.items():
+                options = {"lossless": True} if name == "c.webp" else {}
+                save(tmp_path, f"{split}/{label}/{name}", pixels if label == "ant" else 255 - pixels, **options)
+    (tmp_path / "train" / "ant" / ".DS_Store").touch()
+    return tmp_path
+
+
+def test_pixels_and_labels_are_those_of_the_files(root):
+    info = data.info("folder", root)
+    assert (info.input_shape, info.class_names) == ((5, 4, 3), ("ant", "bee"))
+    whole = np.stack([*PIXELS.values(), *(255 - p for p in PIXELS.values())])
+    np.testing.assert_allclose(info.mean, whole.mean((0, 1, 2)) / 255)
+    np.testing.assert_allclose(info.std, whole.std((0, 1, 2)) / 255)
+    for split in ("train", "test"):
+        found = data.load("folder", split, root, like=info)
+        assert (found.images.shape, found.images.dtype) == ((8, 5, 4, 3), np.uint8)
+        by_label = {(pixels.tobytes(), label) for pixels, label in zip(found.images, found.labels, strict=True)}
+        assert by_label == {(p.tobytes(), 0) for p in PIXELS.values()} | {
+            ((255 - p).tobytes(), 1) for p in PIXELS.values()
+        }
+        assert len(set(found.labels[:4])) == 2  # the first few are of any class
+    some = data.load("folder", "test", root, lambda n: np.array([4, 1]), like=info)
+    np.testing.assert_array_equal(some.images, found.images[[4, 1]])
+    np.testing.assert_array_equal(some.labels, found.labels[[4, 1]])
+
+
+def test_grey_pictures_have_one_channel(tmp_path):
+    for split in ("train", "test"):
+        save(tmp_path, f"{split}/0/a.png", PIXELS["a.png"][..., 0])
+        save(tmp_path, f"{split}/1/b.png", PIXELS["a.png"][..., 1])
+    info = data.info("folder", tmp_path)
+    assert info.input_shape == (5, 4, 1)
+    assert data.load("folder", "train", tmp_path).images.shape == (2, 5, 4, 1)
+    colours = Preprocessing("other", (5, 4, 3), (0.5,) * 3, (0.5,) * 3, ("0", "1"))
+    found = data.load("folder", "test", tmp_path, like=colours).images
+    np.testing.assert_array_equal(found[..., 0], found[..., 2])
+    save(tmp_path, "train/1/c.png", PIXELS["a.png"])
+    assert data.info("folder", tmp_path).input_shape == (5, 4, 3)
+
+
+def test_pictures_of_several_sizes_are_brought_to_one(root):
+    halves = np.zeros((10, 20, 3), np.uint8)
+    halves[:, 5:15] = 200  # the middle, which is square
+    save(root, "train/ant/e.png", halves)
+    save(root, "val/ant/e.png", halves)
+    with pytest.raises(InputError, match=r"a\.png is 4 x 5 pixels, and .*ant/e\.png 20 x 10: give --size"):
+        data.info("folder", root)
+    info = data.info("folder", root, size=6)
+    assert info.input_shape == (6, 6, 3)
+    found = data.load("folder", "test", root, like=info).images
+    assert found.shape == (9, 6, 6, 3)
+    assert any((pixels[:, 1:-1] == 200).all() for pixels in found)
+    as_imagenets = replace(info, resize=12)
+    assert data.load("folder", "test", root, like=as_imagenets).images.shape == (9, 6, 6, 3)
+    # A network for pictures of another size sees them in its own.
+    assert data.load("folder", "test", root, like=replace(info, input_shape=(8, 3, 3))).images.shape == (9, 8, 3, 3)
+
+
+def test_classes_are_the_networks(root):
+    like = data.info("folder", root)
+    (root / "val" / "ant").rename(root / "aside")
+    assert set(data.load("folder", "test", root, like=like).labels) == {1}
+    turned = replace(like, class_names=("bee", "cat", "ant"))
+    assert set(data.load("folder", "train", root, like=turned).labels) == {0, 2}
+    numbers = replace(like, class_names=("0", "1"))
+    assert set(data.load("folder", "train", root, like=numbers).labels) == {0, 1}
+    for other, named in ((("ant", "cat"), "2 classes are ant, cat"), (("0", "1", "2"), "3 classes are 0, 1, 2")):
+        with pytest.raises(InputError, match=rf"train has the class (bee|ant), which the network .* its {named}"):
+            data.load("folder", "train", root, like=replace(like, class_names=other))
+
+
+def test_damaged_pictures_are_named_together(root):
+    like = data.info("folder", root)
+    content = (root / "val/bee/a.png").read_bytes()
+    (root / "val/bee/a.png").write_bytes(content[:-30])
+    (root / "val/ant/b.bmp").write_bytes(b"")
+    with pytest.raises(InputError, match=r"can't be read") as refused:
+        data.load("folder", "test", root, like=like)
+    assert all(str(root / name) in str(refused.value) for name in ("val/bee/a.png", "val/ant/b.bmp"))
+    assert "\n" not in str(refused.value)
+    for name in PIXELS:
+        (root / "val/bee" / name).write_bytes(b"GIF")
+    with pytest.raises(InputError, match=r"; \.\.\.$"):
+        data.load("folder", "test", root, like=like)
+
+
+def _empty(root):
+    for file in (root / "train" / "bee").iterdir():
+        file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda root: (root / "train").rename(root / "t"), FileNotFoundError, r"no train pictures; .*train/CLASS/\*$"),
+        (lambda root: (root / "train/list.csv").touch(), InputError, "train must hold a folder for each class"),
+        (lambda root: (root / "train/bee/list.csv").touch(), InputError, r"others: list\.csv \(1 in all\)"),
+        (_empty, InputError, "train/bee is empty; every class needs pictures"),
+        (
+            lambda root: (root / "train/ant").rename(root / "train/a\nb"),
+            InputError,
+            r"class 'a\\nb': a class's name is",
+        ),
+        (lambda root: (root / "train/bee/x.png").mkdir(), InputError, r"x\.png is a folder, a pipe or a device"),
+        (
+            lambda root: Image.fromarray(np.zeros((5, 4), np.uint16)).save(root / "train/bee/x.png"),
+            InputError,
+            r"x\.png has pixels of Pillow's mode I;16, not of 8 bits",
+        ),
+    ],
+)
+def test_what_lies_there_otherwise(root, change, error, message):
+    change(root)
+    with pytest.raises(error, match=message):
+        data.info("folder", root)
+
+
+def test_what_can_not_be_read_at_all(root, monkeypatch):
+    with pytest.raises(InputError, match=r"needs data_dir, the folder with train/CLASS/\* and test"):
+        data.info("folder")
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        data.info("folder", root / "none")
+    (root / "val").rename(root / "other")
+    like = data.info("folder", root)
+    with pytest.raises(FileNotFoundError, match=r"no test pictures; looked for test/CLASS/\* or val/CLASS/\* or"):
+        data.load("folder", "test", root, like=like)
+    with pytest.raises(InputError, match=r"pictures have 1 or 3 channels and no frames; .* \(5, 4, 2\)"):
+        data.load("folder", "train", root, like=Preprocessing("a", (5, 4, 2), (0, 0), (1, 1), ("ant", "bee")))
+    with pytest.raises(InputError, match=r"8 pictures of \(65536, 65536, 3\) would take 96.0 GiB.*smaller --size"):
+        data.info("folder", root, size=2**16)
+    monkeypatch.setattr(folder, "_read", lambda *_: pytest.fail("read"))
+    with pytest.raises(InputError, match="input_shape is"):
+        data.info("folder", root, size=2**17)

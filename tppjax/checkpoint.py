@@ -1,0 +1,114 @@
+"""Saving of a `Network`: `graph.json` and `weights.safetensors`, without any code of the model; loading of any."""
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from tppjax import ann, files, saved
+from tppjax.ann import Ann
+from tppjax.errors import InputError, brief
+from tppjax.graph.description import describe, graph_of
+from tppjax.network import Network
+from tppjax.tracing import trace
+
+FORMAT = 1
+GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
+PARTS = ("weights", "thetas", "offsets")
+REMEDY = "save the network again, or copy its folder again from where it is whole"
+
+
+def save(network: Network, folder: str | os.PathLike) -> None:
+    """Writes `folder`: the graph as JSON, and all numbers as safetensors. A kill leaves the old or the new one.
+
+    Raises:
+      InputError: if the network returns what JSON has no form for.
+      FileExistsError: if `folder` holds anything but a saved network.
+      OSError: if it can't be written.
+    """
+    folder = Path(folder).absolute()
+    arrays = {f"{part}/{name}": np.array(a, order="C") for part in PARTS for name, a in getattr(network, part).items()}
+    described = {
+        "format": FORMAT,
+        "graph": describe(network.graph),
+        "preprocessing": network.preprocessing and dataclasses.asdict(network.preprocessing),
+        "history": network.history,
+    }
+    there = files.whole_folder(folder)
+    if there.exists() and not {p.name for p in there.iterdir()} <= {GRAPH, WEIGHTS}:
+        raise FileExistsError(f"{folder} holds something other than a saved network; choose another folder")
+    with files.replacing_folder(folder) as new:
+        new.mkdir()
+        content = safetensors.numpy.save(arrays)
+        (new / WEIGHTS).write_bytes(content)
+        files.write_json(new / GRAPH, {**described, "sha256": _digest(described, content)})
+
+
+def load(folder: str | os.PathLike) -> Network:
+    """The network in a folder: a saved `Network`, a saved `Ann`, which is traced, or what a training run left in it.
+
+    Raises:
+      FileNotFoundError: if there is none; says what was looked for.
+      InputError: if it is damaged, or of a later format; if there are two; or as `trace`.
+    """
+    return trace(stored(folder))
+
+
+def stored(folder: str | os.PathLike) -> Network | Ann:
+    """What was saved in `folder`, else in `folder/ann` or `folder/network`. Errors as `load`."""
+    asked = Path(folder).absolute()
+    for places in ((asked,), (asked / "ann", asked / "network")):
+        found = {place: kind for place in places if (kind := _kind(place))}
+        if len(found) > 1:
+            raise InputError(f"{asked} holds two networks, ann and network: give one of these two folders")
+        for place, kind in found.items():
+            return ann.load(place) if kind is Ann else _load(place)
+    raise FileNotFoundError(ann.nothing_at(asked))
+
+
+def _kind(folder: Path) -> type | None:
+    with files.reading_folder(folder) as whole:
+        names = {"ann.json": Ann, GRAPH: Network}
+        return next((kind for name, kind in names.items() if (whole / name).is_file()), None)
+
+
+def _load(folder: Path) -> Network:
+    with files.reading_folder(folder) as whole:
+        content = files.read_json(whole / GRAPH, REMEDY)
+        data = files.regular(whole / WEIGHTS).read_bytes()
+    if content.get("format") != FORMAT:
+        raise InputError(
+            f"{folder} has format {content.get('format')!r}, and this version reads {FORMAT}: update tppjax"
+        )
+    if content.pop("sha256", None) != _digest(content, data):
+        raise InputError(f"{folder} is damaged: it is not as it was saved, by its digest; {REMEDY}")
+    try:
+        return _network(content, data)
+    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as e:
+        raise InputError(f"{folder} does not describe a network of this library ({brief(e)}): {REMEDY}") from e
+
+
+def _network(content: dict, data: bytes) -> Network:
+    parts: dict[str, dict] = {part: {} for part in PARTS}
+    for path, array in safetensors.deserialize(data):
+        part, _, name = path.partition("/")
+        parts[part][name] = np.frombuffer(array["data"], _dtype(array["dtype"])).reshape(array["shape"])
+    graph = graph_of(content["graph"], parts["weights"])
+    preprocessing = content["preprocessing"] and saved.preprocessing_of(content["preprocessing"])
+    return Network(**parts, graph=graph, preprocessing=preprocessing, history=tuple(content["history"]))
+
+
+def _dtype(name: str) -> np.dtype:
+    """Of a name as safetensors has it, such as "F32"; its own NumPy side lacks "BF16"."""
+    return jnp.dtype({"BOOL": "bool", "BF16": "bfloat16"}.get(name) or f"{name[0].lower()}{int(name[1:]) // 8}")
+
+
+def _digest(described: dict, weights: bytes) -> str:
+    """Hexadecimal digits of SHA-256 of all that `graph.json` says besides, and of the weights' file."""
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode() + weights).hexdigest()

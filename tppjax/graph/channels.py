@@ -1,0 +1,48 @@
+"""Where the channels of a value are, so far as the operations that gave it tell."""
+
+import math
+
+from tppjax.graph.values import Known, Made, Value
+
+
+def channel_axis(made: Made, axes: dict[Value, int | None]) -> int | None:
+    """The axis of the channels of what an operation gives, from those of its inputs; None if there is none to tell."""
+    options, out = made.options, made.output
+    match made.name:
+        case "conv_general_dilated":
+            return options["dimension_numbers"][2][1]
+        case "dot_general":
+            return _of_product(made)
+    axis = next((axes.get(v) for v in made.values if axes.get(v) is not None), None)
+    if axis is None:
+        return None
+    match made.name:
+        case "transpose":
+            return options["permutation"].index(axis)
+        case "broadcast_in_dim":
+            return options["broadcast_dimensions"][axis]
+        case "reduce_sum" | "reduce_max":
+            return None if axis in options["axes"] else axis - sum(a < axis for a in options["axes"])
+        case "reshape":
+            return _of_reshape(made.values[0].shape, out.shape, axis)
+        case "take":
+            return axis if options["axis"] is not None else None
+    return axis
+
+
+def _of_product(made: Made) -> int | None:
+    """The weights' own axis: the last one that is neither summed over nor common to both."""
+    (left_sum, right_sum), (left_batch, right_batch) = made.options["dimension_numbers"]
+    left, right = made.inputs
+    free_left = left.shape and [i for i in range(len(left.shape)) if i not in (*left_sum, *left_batch)]
+    free_right = [i for i in range(len(right.shape)) if i not in (*right_sum, *right_batch)]
+    if isinstance(right, Known):
+        return len(made.output.shape) - 1 if free_right else None
+    return len(left_batch) + len(free_left) - 1 if free_left else None
+
+
+def _of_reshape(before, after, axis) -> int | None:
+    """The axis of as many channels with as many pixels behind it, if there is one."""
+    behind = math.prod(before[axis + 1 :])
+    found = [i for i, n in enumerate(after) if n == before[axis] and math.prod(after[i + 1 :]) == behind]
+    return found[0] if found else None

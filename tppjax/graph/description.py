@@ -1,0 +1,124 @@
+"""A graph as JSON: a list of operations from a short list, which holds no code and needs no model."""
+
+import jax
+
+from tppjax.errors import InputError
+from tppjax.graph.graph import Graph, Op, Site
+from tppjax.graph.operations import ALL
+from tppjax.graph.values import Place
+
+KINDS = ("relu", "clip", "qcfs")
+
+
+def describe(graph: Graph) -> dict:
+    """The graph as JSON has it.
+
+    Raises:
+      InputError: if it returns something else than arrays in tuples, lists and dictionaries.
+    """
+    return {
+        "shape": graph.shape,
+        "dtype": graph.dtype,
+        "items": [_item(item) for item in graph.items],
+        "outputs": graph.outputs,
+        "tree": _nest(jax.tree.unflatten(graph.tree, range(len(graph.outputs)))),
+        "last_layers": graph.last_layers,
+    }
+
+
+def graph_of(described: dict, weights: dict) -> Graph:
+    """The graph of a description.
+
+    Args:
+      described: what `describe` gave.
+      weights: the weights that it reads, by name.
+
+    Raises:
+      InputError: if it is not one: an operation that is not known, a value that is missing, a shape that does not fit.
+    """
+    try:
+        items = [_read(item) for item in described["items"]]
+        tree = jax.tree.structure(_nested(described["tree"]))
+        outputs = [_ref(v) for v in described["outputs"]]
+        graph = Graph(described["shape"], described["dtype"], items, outputs, tree, described["last_layers"])
+        _check(graph, weights)
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
+        raise InputError(f"the graph is damaged: {type(e).__name__}: {e}") from e
+    return graph
+
+
+def _item(item: Op | Site) -> dict:
+    described = {name: value for name, value in item._asdict().items() if name != "place"}
+    described["line"] = f"{item.place.scope}@{item.place.line}"
+    if isinstance(item, Site):
+        return described | {"before": [_item(op) for op in item.before]}
+    return described | {"options": dict(item.options)}
+
+
+def _read(described: dict) -> Op | Site:
+    described = {name: _tuples(value) for name, value in described.items() if name not in ("options", "before")} | {
+        name: described[name] for name in ("options", "before") if name in described
+    }
+    scope, _, line = described.pop("line").partition("@")
+    if "before" in described:
+        before = tuple(_read(op) for op in described.pop("before"))
+        site = Site(**described, before=before, place=Place(scope, line))
+        if site.kind not in KINDS:
+            raise ValueError(f"unknown activation {site.kind!r}")
+        return site
+    name = described["name"]
+    if name not in ALL or set(described["options"]) != set(_options(name)):
+        raise ValueError(f"unknown operation {name!r} or options of it")
+    options = tuple((option, _tuples(value)) for option, value in described.pop("options").items())
+    return Op(**described, options=options, place=Place(scope, line))
+
+
+def _options(name: str) -> tuple[str, ...]:
+    return ("axis",) if name == "take" else ALL[name].options
+
+
+def _ref(v) -> int | str:
+    if type(v) not in (int, str):
+        raise ValueError(f"{v!r} is neither a value nor a weight")
+    return v
+
+
+def _check(graph: Graph, weights: dict) -> None:
+    """That it can run, and that each site has the shape that it says."""
+    shapes = {}
+
+    def at_site(site, x):
+        shapes[site.name] = site.prepare(x, weights).shape
+        return site.activation(site.prepare(x, weights), weights)
+
+    x = jax.ShapeDtypeStruct((1, *graph.shape), graph.dtype)
+    jax.eval_shape(lambda x: graph.run(weights, x, at_site), x)
+    for name, shape in shapes.items():
+        site = graph.sites[name]
+        if shape != (1, *site.shape) or not (site.axis is None or 0 <= site.axis < len(site.shape)):
+            raise ValueError(f"{name} has shape {shape[1:]}, not {site.shape}")
+
+
+def _nest(tree):
+    """Tuples, lists and dictionaries as JSON, each with its kind; the places of arrays by their number."""
+    match tree:
+        case int() | None:
+            return tree
+        case dict() if all(isinstance(key, str) for key in tree):
+            return {"dict": {key: _nest(value) for key, value in tree.items()}}
+        case list() | tuple() if type(tree) in (list, tuple):
+            return {type(tree).__name__: [_nest(value) for value in tree]}
+    raise InputError(f"the network returns a {type(tree).__name__}: let it return tuples, lists or dictionaries")
+
+
+def _nested(described):
+    if described is None or type(described) is int:
+        return described
+    ((kind, inner),) = described.items()
+    if kind == "dict":
+        return {key: _nested(value) for key, value in inner.items()}
+    return {"list": list, "tuple": tuple}[kind](map(_nested, inner))
+
+
+def _tuples(value):
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,172 @@
+"""The operations that a graph is made of: what each computes, and of which of its inputs it is a linear function.
+
+A network of any library comes down to these. Each is evaluated by a public function of `jax.lax`, from options that can
+be written as JSON, so that a saved graph does not depend on how a version of JAX names things inside.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from tppjax.models.convolution import larger_than_image, tap_by_tap
+
+
+class Operation(NamedTuple):
+    """One kind of operation.
+
+    Attributes:
+      linear: whether it is linear, given which of its inputs depend on the network's input.
+      run: `(*inputs, **options) -> array`.
+      options: names of the parameters of JAX's primitive that it takes over; each is made JSON by `plain`.
+    """
+
+    linear: Callable[[list[bool]], bool]
+    run: Callable[..., Any]
+    options: tuple[str, ...] = ()
+
+
+def _always(depends) -> bool:
+    return True
+
+
+def _one(depends) -> bool:
+    return sum(depends) == 1
+
+
+def _first(depends) -> bool:
+    return not any(depends[1:])
+
+
+def _branches(depends) -> bool:
+    return not depends[0]
+
+
+def _convolution(x, kernel, dimension_numbers, **options):
+    numbers = lax.ConvDimensionNumbers(*dimension_numbers)
+    plain = {*options["lhs_dilation"], *options["rhs_dilation"], options["feature_group_count"]} == {1}
+    if numbers == NHWC and plain and options["batch_group_count"] == 1 and larger_than_image(x, kernel):
+        return tap_by_tap(x, kernel, options["window_strides"], options["padding"], options["precision"])
+    options = {name: _pairs(value) for name, value in options.items()}
+    return lax.conv_general_dilated(x, kernel, dimension_numbers=numbers, **options)
+
+
+NHWC = lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC"))
+
+
+def _pairs(value):
+    return [tuple(v) for v in value] if isinstance(value, list | tuple) and np.ndim(value) == 2 else value
+
+
+def _window(init, fold):
+    def run(x, window_dimensions, window_strides, padding, base_dilation, window_dilation):
+        at = init(x.dtype)
+        return lax.reduce_window(
+            x, at, fold, window_dimensions, window_strides, _pairs(padding), base_dilation, window_dilation
+        )
+
+    return run
+
+
+def _lowest(dtype):
+    return np.array(-np.inf, dtype)
+
+
+def _zero(dtype):
+    return np.array(0, dtype)
+
+
+def _take(x, indices, axis):
+    """Along an axis, or of the flattened `x` if it is None; `NOWHERE` is a zero."""
+    return jnp.take(x if axis is not None else x.reshape(-1), indices, axis=axis, mode="fill", fill_value=0)
+
+
+NOWHERE = 2**31 - 1  # an index
+WINDOW = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
+CONVOLUTION = (
+    *("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers"),
+    *("feature_group_count", "batch_group_count", "precision", "preferred_element_type"),
+)
+
+OPERATIONS = {
+    "add": Operation(_always, jnp.add),
+    "sub": Operation(_always, jnp.subtract),
+    "neg": Operation(_always, lax.neg),
+    "mul": Operation(_one, jnp.multiply),
+    "div": Operation(_first, jnp.divide),
+    "dot_general": Operation(_one, lax.dot_general, ("dimension_numbers", "precision", "preferred_element_type")),
+    "conv_general_dilated": Operation(_one, _convolution, CONVOLUTION),
+    "reduce_sum": Operation(_always, lambda x, axes: jnp.sum(x, axes, dtype=x.dtype), ("axes",)),
+    "reduce_window_sum": Operation(_always, _window(_zero, lax.add), WINDOW),
+    "cumsum": Operation(_always, lax.cumsum, ("axis", "reverse")),
+    "select_n": Operation(_branches, lax.select_n),
+    "convert_element_type": Operation(_always, lambda x, new_dtype: x.astype(new_dtype), ("new_dtype",)),
+    "reshape": Operation(_always, lambda x, new_sizes: x.reshape(new_sizes), ("new_sizes",)),
+    "transpose": Operation(_always, lambda x, permutation: lax.transpose(x, permutation), ("permutation",)),
+    "broadcast_in_dim": Operation(_always, lax.broadcast_in_dim, ("shape", "broadcast_dimensions")),
+    "rev": Operation(_always, lax.rev, ("dimensions",)),
+    "slice": Operation(_always, lax.slice, ("start_indices", "limit_indices", "strides")),
+    "pad": Operation(
+        _always, lambda x, fill, padding_config: lax.pad(x, fill, _pairs(padding_config)), ("padding_config",)
+    ),
+    "concatenate": Operation(_always, lambda *x, dimension: lax.concatenate(x, dimension), ("dimension",)),
+    "take": Operation(_first, _take, ("axis",)),
+}
+MAXIMA = {  # linear in nothing: taken of potentials, in front of an activation
+    "reduce_window_max": Operation(lambda _: False, _window(_lowest, lax.max), WINDOW),
+    "reduce_max": Operation(lambda _: False, lambda x, axes: jnp.max(x, axes), ("axes",)),
+}
+ALL = OPERATIONS | MAXIMA
+BROADCAST = ("add", "sub", "mul", "div")  # where an input may have 1 for an axis of the other one
+SAME = {  # those that change no number
+    *("copy", "copy_p", "name", "optimization_barrier", "sharding_constraint", "stop_gradient", "reduce_precision"),
+}
+ELEMENTWISE = {  # number by number, as NumPy computes them to tell activations
+    "add": np.add,
+    "sub": np.subtract,
+    "neg": np.negative,
+    "mul": np.multiply,
+    "div": np.divide,
+    "max": np.maximum,
+    "min": np.minimum,
+    "clamp": lambda low, x, high: np.clip(x, low, high),
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.round,
+    "sign": np.sign,
+    "abs": np.abs,
+    "gt": np.greater,
+    "lt": np.less,
+    "ge": np.greater_equal,
+    "le": np.less_equal,
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "and": np.logical_and,
+    "or": np.logical_or,
+    "not": np.logical_not,
+    "select_n": lambda which, *cases: np.choose(which.astype(np.int32), cases),
+    "convert_element_type": lambda x: x,  # the output's type is taken afterwards
+    "square": np.square,
+    "sqrt": np.sqrt,
+    "exp": np.exp,
+    "tanh": np.tanh,
+}
+LAYOUT = {"reshape", "transpose", "broadcast_in_dim", "rev", "slice", "take", "convert_element_type"}
+
+
+def plain(value):
+    """An option as JSON has it: numbers, strings and lists of them; TypeError if it has no such form."""
+    match value:
+        case None | bool() | str() | int() | float():
+            return value
+        case np.integer():
+            return int(value)
+        case np.dtype() | type():
+            return jnp.dtype(value).name
+        case lax.Precision():
+            return value.name.lower()
+        case tuple() | list():
+            return tuple(map(plain, value))
+    raise TypeError(f"no plain form of {value!r}")

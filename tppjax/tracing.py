@@ -1,0 +1,136 @@
+"""`trace`: a trained network of any library as a `Network`. Each library's adapter is a few lines."""
+
+import dataclasses
+import functools
+import sys
+from collections.abc import Callable
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.errors import FlaxError
+
+from tppjax import graph
+from tppjax.ann import Ann
+from tppjax.checks import as_images
+from tppjax.errors import InputError, brief
+from tppjax.network import Network, network
+
+
+class _Subject(NamedTuple):
+    """What is traced: `fn(variables, x)`; equal if it is the same function of the very same arrays."""
+
+    fn: Callable
+    variables: object
+    shape: tuple[int, ...]
+    dtype: object
+
+    def __hash__(self):
+        return hash((self.fn, *map(id, jax.tree.leaves(self.variables)), self.shape, self.dtype))
+
+    def __eq__(self, other):
+        same = len(self.leaves) == len(other.leaves) and all(map(lambda a, b: a is b, self.leaves, other.leaves))
+        return same and (self.fn, self.shape, self.dtype) == (other.fn, other.shape, other.dtype)
+
+    @property
+    def leaves(self):
+        """The arrays."""
+        return jax.tree.leaves(self.variables)
+
+
+def trace(subject, example=None) -> Network:
+    """The network that `subject` is, as a graph of linear operations and of sites where its activations are.
+
+    Args:
+      subject: a `Network`, as it is; an `Ann`; `(module, variables)` of Flax linen; `(fn, variables)` of any function
+        `fn(variables, x)`; a module of Flax NNX, or of Equinox, which is mapped over the batch. In evaluation mode.
+      example: one input `[1, ...]`, or a batch, of which only shape and type matter; not of an `Ann` with
+        preprocessing, which knows its own.
+
+    Returns:
+      The network, with the thresholds that it was trained with, if it was. `print` shows its sites.
+
+    Raises:
+      InputError: if `subject` is none of these, or `example` is missing or does not fit; as `tppjax.graph.trace`.
+    """
+    if isinstance(subject, Network):
+        return subject
+    preprocessing, history = (subject.preprocessing, subject.history) if isinstance(subject, Ann) else (None, ())
+    fn, variables = _adapted(subject)
+    like = example
+    if preprocessing is not None:
+        like = jax.ShapeDtypeStruct((1, *preprocessing.network_shape), jnp.float32)
+    traced, weights = _traced(_Subject(fn, variables, *_shape_and_dtype(like)))
+    found = network(traced, weights, preprocessing, history)
+    if preprocessing is not None and example is not None:
+        found.batch(example)
+    return found
+
+
+def _shape_and_dtype(example) -> tuple:
+    """Of one input `[1, ...]`."""
+    if example is None:
+        raise InputError("trace needs example=, one input of the network [1, ...], since it can't know its shape")
+    example = example if isinstance(example, jax.ShapeDtypeStruct) else as_images(example)
+    if not example.shape or not jnp.issubdtype(example.dtype, jnp.floating):
+        raise InputError(
+            "a network without preprocessing takes floats, already normalised, a batch of them [B, ...]; got "
+            f"{example.dtype} of shape {example.shape}"
+        )
+    return (1, *example.shape[1:]), example.dtype
+
+
+@dataclasses.dataclass(frozen=True)
+class _Linen:
+    """`apply` of a module of Flax linen; equal if it is of the very same one."""
+
+    apply: Callable
+
+    def __call__(self, variables, x):
+        try:
+            return self.apply(variables, x)
+        except (TypeError, FlaxError) as e:
+            raise InputError(
+                f"{type(self.apply.__self__).__name__} must run as module.apply(variables, x), in evaluation mode, as "
+                "with __call__(self, x, train: bool = False); or pass a function in its place, (lambda variables, x: "
+                f"module.apply(variables, x, train=False), variables). It says: {brief(e)}"
+            ) from e
+
+
+@functools.lru_cache(maxsize=2)
+def _traced(subject: _Subject):
+    return graph.trace(subject.fn, subject.variables, jax.ShapeDtypeStruct(subject.shape, subject.dtype))
+
+
+def _adapted(subject) -> tuple[Callable, object]:
+    """`fn(variables, x)` and the variables."""
+    if isinstance(subject, Ann):
+        return _Linen(subject.model.apply), subject.variables
+    if isinstance(subject, tuple) and len(subject) == 2:
+        fn, variables = subject
+        return (_Linen(fn.apply) if isinstance(fn, nn.Module) else fn), variables
+    for library, adapter in ADAPTERS.items():
+        if library in sys.modules and isinstance(subject, sys.modules[library].Module):
+            return adapter(subject)
+    raise InputError(
+        "a network is an Ann, (module, variables) of Flax linen, a module of Flax NNX or Equinox, or (fn, variables) "
+        f"with fn(variables, x); got {type(subject).__name__}. Of PyTorch: convert.from_torch(module, example)"
+    )
+
+
+def _nnx(module):
+    from flax import nnx
+
+    structure, state = nnx.split(module)
+    return lambda state, x: nnx.merge(structure, state)(x), state
+
+
+def _equinox(module):
+    import equinox
+
+    arrays, static = equinox.partition(module, equinox.is_array)
+    return lambda arrays, x: jax.vmap(equinox.combine(arrays, static))(x), arrays
+
+
+ADAPTERS = {"flax.nnx": _nnx, "equinox": _equinox}

@@ -1,0 +1,31 @@
+"""`python -m train.own`: train a ResNet or VGG on images of your own."""
+
+from configs.cifar import recipe
+from configs.own import Own
+from configs.training import check, with_defaults
+from tppjax import ann, cli, data
+from tppjax.ann import Ann
+from tppjax.errors import InputError
+from train.cifar import trained
+
+
+def main(config: Own) -> Ann:
+    """Trains the network that `config` describes."""
+    check(config)
+    if config.size is not None and config.dataset != "folder":
+        raise InputError(f"--size is an option of the data set folder; got --dataset {config.dataset}")
+    given = ann.load(config.init_from).model if config.init_from else None
+    config = recipe(config, given)
+    form = {"size": config.size} if config.dataset == "folder" else {}
+    preprocessing = data.info(config.dataset, config.data_dir, **form)
+    *sides, channels = preprocessing.input_shape
+    if config.autoaugment and channels != 3:
+        raise InputError(f"--autoaugment is for images of three channels; those in {config.data_dir} have {channels}")
+    config = with_defaults(config, pad=min(sides) // 8)
+    check(config, side=min(sides))
+    images = data.load(config.dataset, "train", config.data_dir, like=preprocessing)
+    return trained(with_defaults(config, validation=max(1, len(images) // 10)), given, preprocessing, images)
+
+
+if __name__ == "__main__":
+    cli.run(main, Own)
