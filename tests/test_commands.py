@@ -61,6 +61,10 @@ def made(tmp_path_factory, torch):
     make_data(folder)
     state = {f"module.{key}": torch.from_numpy(np.abs(a) / a.size) for key, a in akamaster_state(channels=16).items()}
     torch.save({"state_dict": state}, folder / "resnet20-12fca82f.th")
+    (folder / "mypackage").mkdir()
+    make = "import torch\nfrom benchmarks import pytorch\n\n\ndef make():\n    return pytorch.ResNet20(torch.nn.ReLU)\n"
+    (folder / "mypackage" / "models.py").write_text(make)
+    torch.save(state, folder / "mine.pth")
     return folder
 
 
@@ -70,6 +74,7 @@ def test_commands_run(page, made, monkeypatch, tmp_path):
     for name in made.iterdir():
         (tmp_path / name.name).symlink_to(name)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(made / "DIR"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for command in commands(page):
