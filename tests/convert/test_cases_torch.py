@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import convert
-from convert.torch import import_state_dict
+from convert.torch import files, import_state_dict
 from convert.torch.command import FromTorch, main
 from tests.convert.torch_states import akamaster_state, qcfs_vgg_state, snnc_vgg_state
 from tppjax import models
@@ -54,12 +54,12 @@ def test_03_04_05_checkpoints_of_the_published_weights(torch, real_weights, tmp_
     weights = torch.load(real_weights, map_location="cpu", weights_only=True)["state_dict"]
     averaged = {key: value / 2 if value.is_floating_point() else value for key, value in weights.items()}
     lightning = {key.replace("module.", "model."): value for key, value in weights.items()}
-    files = {
+    contents = {
         "l.ckpt": {"state_dict": lightning, "pytorch-lightning_version": "2.4.0"},
         "swa.pth": {"n_averaged": torch.tensor(5), **weights},
         "ema.pth": {"state_dict": weights, "state_dict_ema": averaged},
     }
-    for name, content in files.items():
+    for name, content in contents.items():
         torch.save(content, tmp_path / name)
     bias = weights["module.linear.bias"].numpy()
     for name, entry, expected in (
