@@ -21,9 +21,8 @@ from tppjax.network import OUTPUT
 X = np.random.default_rng(0).random((60, 6, 6, 4), np.float32)
 
 
-@pytest.mark.parametrize(
-    "mode", [pytest.param("rounded", marks=pytest.mark.slow), "tpp", pytest.param("baseline", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["rounded", "tpp", "baseline"])
 def test_correction_brings_the_snn_nearer(relu_ann, digits_train, digits_test, mode):
     """On images that it has not met; least squares more than offsets alone."""
     calibrated = convert.calibrate(relu_ann, digits_train, T=3, mode=mode)

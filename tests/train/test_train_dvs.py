@@ -49,6 +49,7 @@ def test_only_recordings_can_be_left_out(digits_run):
         evaluate.main(Evaluate(ann=digits_run, skip_damaged=True))
 
 
+@pytest.mark.slow
 def test_frames_are_augmented_alike(folder, tmp_path, monkeypatch):
     """The whole recording is shifted and mirrored, so frames add up to what their sum would be."""
     monkeypatch.setattr(dvs, "fit", lambda network, images, config, augment: (network.preprocessing, augment))
