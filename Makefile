@@ -25,10 +25,10 @@ demo: setup  ## train on the embedded digits, convert, evaluate every mode (unde
 	$(BIN)/python -m convert.evaluate --ann runs/digits --out runs/digits/snn \
 		--modes baseline shuffle tpp rounded unbiased --T 1 2 4 8 16 32 --seeds 5
 
-test: setup  ## the tests, some 5 minutes on 2 cores
+test: setup  ## the tests, under 8 minutes on 2 cores
 	$(BIN)/python -m pytest -n auto --dist worksteal
 
-test-slow: setup  ## whole runs of commands and pages, on several hosts too (twelve minutes)
+test-slow: setup  ## whole runs of commands and pages, on several hosts too (a quarter of an hour)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)
