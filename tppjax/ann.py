@@ -17,7 +17,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 
 from tppjax import files, saved, sharding
 from tppjax.batching import map_examples
-from tppjax.checks import as_images, check_examples
+from tppjax.checks import as_images, check_examples, check_prepared
 from tppjax.data import Images, Preprocessing
 from tppjax.errors import InputError, brief, check_count
 
@@ -76,13 +76,7 @@ class Ann(struct.PyTreeNode):
         images = as_images(images)
         if images.ndim not in (4, 5):
             raise InputError(f"the network takes a batch of images [B, H, W, C]; got shape {images.shape}")
-        if self.preprocessing is not None:
-            if images.ndim == 5 and images.shape[1] != self.preprocessing.frames:
-                expected = self.preprocessing.frames or "no"
-                raise InputError(f"the network takes recordings of {expected} frames; got shape {images.shape}")
-            jax.eval_shape(self.preprocessing, images)
-        elif not jnp.issubdtype(images.dtype, jnp.floating):
-            raise InputError(f"a network without preprocessing takes floats, already normalised; got {images.dtype}")
+        check_prepared(images, images.ndim == 5, self.preprocessing)
         return images
 
 

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -40,6 +41,23 @@ def _converted(images) -> np.ndarray:
         "np.concatenate([np.asarray(x) for x, _ in loader]), with .transpose(0, 2, 3, 1) if the network takes channels "
         "last and the loader gives [B, C, H, W]"
     )
+
+
+def check_prepared(x, recorded: bool, preprocessing) -> None:
+    """Raises InputError unless a batch is what `preprocessing` takes, or floats without it; nothing is computed.
+
+    Args:
+      x: an array.
+      recorded: whether its second axis are the frames of recordings.
+      preprocessing: the network's, or None.
+    """
+    if preprocessing is None:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            raise InputError(f"a network without preprocessing takes floats, already normalised; got {x.dtype}")
+        return
+    if recorded and x.shape[1] != preprocessing.frames:
+        raise InputError(f"the network takes recordings of {preprocessing.frames or 'no'} frames; got shape {x.shape}")
+    jax.eval_shape(preprocessing, x)
 
 
 def check_examples(network, images, purpose: str):

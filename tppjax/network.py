@@ -9,7 +9,7 @@ import numpy as np
 from flax import struct
 
 from tppjax import sharding
-from tppjax.checks import as_images
+from tppjax.checks import as_images, check_prepared
 from tppjax.data import Preprocessing
 from tppjax.errors import InputError
 from tppjax.graph import Graph, Site
@@ -93,13 +93,7 @@ class Network(struct.PyTreeNode):
         if x.shape[1 + recorded :] != shape or (recorded and x.shape[1] == 0):
             expected = ", ".join(map(str, shape))
             raise InputError(f"the network takes a batch [B, {expected}]; got shape {x.shape}")
-        if self.preprocessing is not None:
-            if recorded and x.shape[1] != self.preprocessing.frames:
-                expected = self.preprocessing.frames or "no"
-                raise InputError(f"the network takes recordings of {expected} frames; got shape {x.shape}")
-            jax.eval_shape(self.preprocessing, x)
-        elif not jnp.issubdtype(x.dtype, jnp.floating):
-            raise InputError(f"a network without preprocessing takes floats, already normalised; got {x.dtype}")
+        check_prepared(x, recorded, self.preprocessing)
         return x
 
     def theta(self, site: Site, like):
