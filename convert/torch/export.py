@@ -19,7 +19,6 @@ from convert.torch.operations import TABLE
 from tppjax.errors import InputError, brief
 
 SHOWN = 8  # places in an error
-BATCH = 3  # examples in the trace; torch.export takes a size of 0 or 1 for one that never changes
 OTHERS = "torch", "torchvision", "timm"  # packages whose lines are shown only if no line is the user's
 
 
@@ -40,8 +39,8 @@ def unwrapped(module):
     return module
 
 
-def batched(example, module):
-    """`BATCH` copies of the example, where the module is, in the data type of its weights."""
+def placed(example, module):
+    """The example where the module is, in the data type of its weights."""
     import torch
 
     if not isinstance(example, torch.Tensor):
@@ -53,8 +52,7 @@ def batched(example, module):
         raise InputError(f"the example must be one input, [1, ...]; got {tuple(example.shape)}: give x[:1]")
     weights = (w for w in (*module.parameters(), *module.buffers()) if w.is_floating_point())
     weight = next(weights, example)
-    example = example.detach().to(weight.device, weight.dtype if example.is_floating_point() else None)
-    return torch.cat([example] * BATCH)
+    return example.detach().to(weight.device, weight.dtype if example.is_floating_point() else None)
 
 
 @contextlib.contextmanager
@@ -75,22 +73,9 @@ def evaluating(module):
 
 
 def traced(module, example):
-    """What `torch.export` makes of the module, and whether that is for one example only."""
-    try:
-        program = _exported(module, example, any_batch=True)
-        if _any_batch(program):
-            return program, False
-    except Exception:
-        pass
-    program = traced_alone(module, example)
-    _check_apart(module, example)
-    return program, True
-
-
-def traced_alone(module, example):
     """What `torch.export` makes of the module for one example."""
     try:
-        return _exported(module, example[:1], any_batch=False)
+        return _exported(module, example)
     except Exception as e:  # the user's own code, or whatever torch.export raises
         raise InputError(
             f"torch.export can't trace {type(module).__name__} in eval mode{_raised_at(e)}: {brief(e)}. If what it "
@@ -99,13 +84,12 @@ def traced_alone(module, example):
         ) from e
 
 
-def _exported(module, example, any_batch: bool):
+def _exported(module, example):
     """The program, in operations of the table and of core ATen."""
     import torch
 
-    shapes = ({0: torch.export.Dim.AUTO},) if any_batch else None
     with evaluating(module), _every_frame(), _silent():
-        program = torch.export.export(module, (example,), dynamic_shapes=shapes, strict=False)
+        program = torch.export.export(module, (example,), strict=False)
         rules = torch.export.default_decompositions()  # without those of operations that the table has
         for target in [target for target in rules if operation(target)]:
             rules.pop(target)
@@ -135,36 +119,6 @@ def _silent():
             yield
     finally:
         logging.disable(level)
-
-
-def _any_batch(program) -> bool:
-    """Whether the batch may be any number from 2 on; what never asks whether it is 2 does not ask whether it is 1."""
-    x = next(node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
-    ranges = {str(symbol): bounds for symbol, bounds in program.range_constraints.items()}
-    bounds = ranges.get(str(x.meta["val"].shape[0]))
-    return bounds is not None and bounds.lower <= 2 and bounds.upper >= 2**31
-
-
-def _check_apart(module, example) -> None:
-    """Raises InputError if a network that is mapped over examples would give them other outputs in one batch."""
-    import torch
-
-    def outputs(x):
-        return [y.float() for y in torch.utils._pytree.tree_leaves(module(x)) if isinstance(y, torch.Tensor)]
-
-    batch = torch.rand(example.shape, generator=torch.Generator().manual_seed(0)).to(example)
-    with evaluating(module):
-        try:
-            together = outputs(batch)
-        except Exception:  # it takes one example at a time, as it is mapped
-            return
-        for all_, *each in zip(together, *(outputs(x[None]) for x in batch), strict=True):
-            each, all_ = torch.stack(each).flatten(), all_.flatten()
-            if all_.shape != each.shape or not torch.allclose(all_, each, 1e-3, 1e-3 * all_.abs().max().item()):
-                raise InputError(
-                    f"in {type(module).__name__}, what an example gives depends on the others in its batch: compute "
-                    "each example by itself"
-                )
 
 
 def _raised_at(e: Exception) -> str:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.torch.export import batched, operation, scope, shown, traced, traced_alone, unwrapped
+from convert.torch.export import operation, placed, scope, shown, traced, unwrapped
 from tppjax.errors import InputError
 
 OPTIONS = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}  # the result's dtype is known
@@ -53,31 +53,26 @@ class Step:
     dtype: Any
 
 
-def to_jax(module, example, any_batch: bool = True) -> tuple[Callable, dict[str, jax.Array]]:
-    """A module in eval mode as a pure function.
-
-    The size of the batch is a symbol in the trace: `x.view(x.shape[0], -1)` is right for every batch, and what mixes
-    the examples of a batch still does so. Only a module that takes some batches and not others (`x.view(1, 64)`) is
-    traced with one example, and mapped over examples.
+def to_jax(module, example) -> tuple[Callable, dict[str, jax.Array]]:
+    """A module in eval mode as a pure function of one example; `jax.vmap` maps it over more.
 
     Args:
       module: a `torch.nn.Module`; it stays as it is, training flags included. DataParallel and torch.compile are taken
         off.
       example: one input, [1, ...] (NumPy, JAX or PyTorch).
-      any_batch: whether `fn` takes batches; without, it takes one example, and the trace half the time.
 
     Returns:
-      `fn(params, x)`, and params. `fn` takes x [B, ...] for any B, in PyTorch's axis order, and gives the module's own
-      tree of outputs, with dictionaries for mappings and data classes that JAX doesn't know. The operations of a line
-      are in the scope that `scope` names. `params` has what `fn` reads: parameters and buffers by their key in
-      `state_dict`, shared ones once, in their own data type, as copies.
+      `fn(params, x)`, and params. `fn` takes x [1, ...] in PyTorch's axis order, and gives the module's own tree of
+      outputs, with dictionaries for mappings and data classes that JAX doesn't know. The operations of a line are in
+      the scope that `scope` names. `params` has what `fn` reads: parameters and buffers by their key in `state_dict`,
+      shared ones once, in their own data type, as copies.
 
     Raises:
       InputError: if `torch.export` fails, or operations are not in `TABLE` (lists them): with line, module and remedy.
     """
     module = unwrapped(module)
-    example = batched(example, module)
-    program, mapped = traced(module, example) if any_batch else (traced_alone(module, example), False)
+    example = placed(example, module)
+    program = traced(module, example)
     state = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
     first = {id(tensor): key for key, tensor in reversed(state.items())}  # key of a shared one
     keys, constants, given = _inputs(program)
@@ -85,19 +80,13 @@ def to_jax(module, example, any_batch: bool = True) -> tuple[Callable, dict[str,
     outputs, steps, dtype = _outputs(program), _steps(program), _dtype(example.dtype)
     params = {key: as_array(state[key]) for key in dict.fromkeys(keys.values())}
 
-    def run(params, x):
-        values = constants | {name: params[key] for name, key in keys.items()} | {given: x}
+    def fn(params, x):
+        values = constants | {name: params[key] for name, key in keys.items()} | {given: jnp.asarray(x, dtype)}
         for step in steps:
             with jax.named_scope(step.scope) if step.scope else contextlib.nullcontext():
                 result = step.operation(*_filled(step.args, values), **_filled(step.kwargs, values))
                 values[step.name] = result if step.dtype is None else jnp.asarray(result, step.dtype)
         return outputs(values)
-
-    def fn(params, x):
-        x = jnp.asarray(x, dtype)
-        if not mapped:
-            return run(params, x)
-        return jax.vmap(lambda x: jax.tree.map(_of_one, run(params, x[None])))(x)
 
     return fn, params
 
@@ -201,12 +190,6 @@ def _filled(args, values: dict):
     if isinstance(args, dict):
         return {key: _filled(arg, values) for key, arg in args.items()}
     return values[args.name] if isinstance(args, Value) else args
-
-
-def _of_one(y):
-    """The output of a batch of one without its batch."""
-    y = jnp.asarray(y)
-    return y[0] if y.ndim and y.shape[0] == 1 else y
 
 
 def _dtype(dtype) -> np.dtype:

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.torch.export import batched, evaluating, unwrapped
+from convert.torch.export import evaluating, placed, unwrapped
 from convert.torch.modules import as_array, known_to_jax, to_jax
 from convert.torch.screen import screen
 from tppjax.data import Preprocessing
@@ -37,9 +37,9 @@ def from_torch(module, example=None, preprocessing: Preprocessing | None = None)
         the line that it is written in), its outputs differ, or the example does not fit the preprocessing.
     """
     module = unwrapped(module)
-    example = batched(_example(example, preprocessing), module)
-    screen(module, example[:1])
-    fn, params = to_jax(module, example[:1], any_batch=False)
+    example = placed(_example(example, preprocessing), module)
+    screen(module, example)
+    fn, params = to_jax(module, example)
     x = _batch(example)
     traced, weights = build.unchecked(fn, params, jax.ShapeDtypeStruct((1, *x.shape[1:]), x.dtype))
     found = network(traced, weights, preprocessing)
@@ -64,12 +64,12 @@ def _example(example, preprocessing: Preprocessing | None):
 
 def _batch(example) -> np.ndarray:
     """The example and a random input of its scale, `[2, ...]`; of whole numbers the example twice."""
-    x = example[:2].detach().cpu()
+    x = example.cpu()
     if not x.is_floating_point():
-        return x.numpy()
+        return np.concatenate([x.numpy()] * 2)
     x = x.float().numpy()
-    noise = x[:1].mean() + (x[:1].std() or 1) * np.random.default_rng(0).normal(size=x[:1].shape)
-    return np.concatenate([x[:1], noise.astype(np.float32)])
+    noise = x.mean() + (x.std() or 1) * np.random.default_rng(0).normal(size=x.shape)
+    return np.concatenate([x, noise.astype(np.float32)])
 
 
 def _compare(module, example, x: np.ndarray, found: Network) -> None:
