@@ -2,11 +2,17 @@
 
 import numpy as np
 
-from convert.folded import TWO_PHASE
-from tppjax.calibration import MODES
 from tppjax.errors import InputError
 from tppjax.graph.operations import MAXIMA
 from tppjax.network import Network
+from tppjax.neurons import NEURONS, Neuron, parse
+
+
+def check_steps_of_offsets(network: Network, T: int) -> None:
+    """Raises InputError if the network was corrected for another number of steps, where that matters."""
+    for name, offset in network.offsets.items():
+        if np.ndim(offset) == 2 and len(offset) != T:
+            raise InputError(f"{name} was corrected step by step for T={len(offset)}; got T={T}: correct it for that")
 
 
 def check_thresholds(network: Network) -> None:
@@ -24,33 +30,43 @@ def check_thresholds(network: Network) -> None:
             raise InputError(f"{name} has a threshold that is not positive, {theta.min()}")
 
 
-def check_mode(mode, network: Network) -> dict[str, str]:
-    """The mode of each site, in the order in which they run, of a name for all or `{site: name}`."""
-    if not isinstance(mode, str | dict):
-        raise InputError(f"mode is a name, or {{site: name}} for every site; got {mode!r}")
-    for site, name in ({"all sites": mode} if isinstance(mode, str) else mode).items():
-        if name not in MODES:
-            raise InputError(f"unknown mode {name!r} for {site}; known: {', '.join(MODES)}")
-    if isinstance(mode, dict) and mode.keys() != network.sites.keys():
-        unknown, missing = sorted(mode.keys() - network.sites.keys()), sorted(network.sites.keys() - mode.keys())
+def neurons_of(mode, network: Network) -> dict[str, Neuron]:
+    """The neurons of each site, of what `neurons.parse` takes for all, or `{site: that}`.
+
+    Raises:
+      InputError: as `neurons.parse`; if a site is not there or has none; or if its neurons can't have its max-pool.
+    """
+    sites = network.sites
+    if not isinstance(mode, dict):
+        neurons = dict.fromkeys(sites, parse(mode))
+    elif mode.keys() != sites.keys():
+        unknown, missing = sorted(mode.keys() - sites.keys()), sorted(sites.keys() - mode.keys())
         raise InputError(f"mode needs one entry for every site; unknown: {unknown}; missing: {missing}")
-    modes = {site: mode if isinstance(mode, str) else mode[site] for site in network.sites}
-    for site in network.sites.values():
-        if modes[site.name] not in TWO_PHASE and any(op.name in MAXIMA for op in site.before):
+    else:
+        neurons = {site: _parsed(site, mode[site]) for site in sites}
+    for site in sites.values():
+        if not neurons[site.name].two_phase and any(op.name in MAXIMA for op in site.before):
+            two_phase = ", ".join(name for name, kind in NEURONS.items() if kind.two_phase)
             raise InputError(
-                f"mode {modes[site.name]!r} can't have the max-pool at {site.name}: its neurons fire at every step, "
-                "and the maximum over the spikes of a step is not the maximum over rates; use a two-phase mode "
-                f"({', '.join(TWO_PHASE)}), which pools the potentials before it fires, or train with average pooling"
+                f"mode {neurons[site.name]} can't have the max-pool at {site.name}: its neurons take their input step "
+                "by step, and the maximum over the spikes of a step is not the maximum over rates; use a two-phase "
+                f"mode ({two_phase}), which pools the potentials before it fires, or train with average pooling"
             )
-    return modes
+    ahead = {str(neuron): neuron.lead for neuron in neurons.values() if neuron.lead}
+    waiting = sorted({str(neuron) for neuron in neurons.values() if neuron.waits})
+    if len(set(ahead.values())) > 1 or (ahead and waiting):
+        raise InputError(
+            f"mode {', '.join(ahead)} runs all sites at once, ahead of the steps that count: neurons that run ahead by "
+            f"other numbers of steps, or wait for all of them ({', '.join(waiting)}), can't stand beside it"
+        )
+    return neurons
 
 
-def check_order(order, T: int, modes: set[str]) -> None:
-    """`order` is a permutation of the T steps, and some site has a use for it."""
-    if np.shape(order) != (T,) or sorted(np.asarray(order).tolist()) != list(range(T)):
-        raise InputError(f"order has each of the steps 0 to {T - 1} once; got {order}")
-    if "shuffle" not in modes:
-        raise InputError(f"an order is for mode 'shuffle'; got {', '.join(sorted(modes))}")
+def _parsed(site: str, mode) -> Neuron:
+    try:
+        return parse(mode)
+    except InputError as e:
+        raise InputError(f"at {site}: {e}") from e
 
 
 def check_frames(frames: int | None, T: int) -> None:

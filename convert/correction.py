@@ -1,9 +1,9 @@
 """Correction: what a spiking network lacks at each site, against the network it came from, is added there.
 
 Thresholds clip and neurons draw, so what reaches a site in the SNN is not what reaches it in the ANN. From site to
-site, in the order in which they run, the mean difference of each channel is added as an offset of the site (as SNNC
-does with biases: Li et al., ICML 2021). With weights corrected too, the layers that feed the site are fitted to what
-reaches it in the ANN, from what they get in the SNN, by least squares.
+site, in the order in which they run, the mean difference of each channel is added as an offset of the site. With
+weights corrected too, the layers that feed the site are fitted to what reaches it in the ANN, from what they get in the
+SNN, by least squares. What other papers do at a site is in `sent`.
 """
 
 from functools import partial
@@ -15,15 +15,26 @@ import numpy as np
 from jax import lax
 from tqdm import tqdm
 
+from convert import sent
 from convert.fold import fold_batch_norm, is_layer, kernel_axis, kernel_of, output_axis
 from convert.snn import Snn, example_keys, to_snn
 from tppjax import prng
 from tppjax.batching import batches
 from tppjax.checks import check_examples
-from tppjax.errors import check_count, check_number
+from tppjax.errors import InputError, check_count, check_number
 from tppjax.graph import Op
 from tppjax.network import OUTPUT, Network
+from tppjax.neurons import Neuron
 from tppjax.tracing import trace
+
+SENT = {"rates": sent.rates, "potential": sent.potential, "steps": sent.steps}
+METHODS = {
+    "bias": "offsets",
+    "weights": "weights and offsets",
+    "rates": "offsets by rates (SNNC)",
+    "potential": "initial potentials (SNNC)",
+    "steps": "offsets of each step (FTBC)",
+}
 
 
 class Place(NamedTuple):
@@ -47,13 +58,12 @@ def correct(
     images,
     *,
     T: int,
-    mode: str | dict[str, str] = "tpp",
-    weights: bool = False,
+    mode: str | Neuron | dict[str, str | Neuron] = "tpp",
+    method: str = "bias",
     ridge: float = 1e-3,
     seed: int = 0,
     batch_size: int | None = None,
     progress: str | None = None,
-    **options,
 ) -> Network:
     """The network with what its spiking version lacks added at each site and at the output.
 
@@ -62,23 +72,30 @@ def correct(
       images: `[N, ...]`, of the training set; some hundred are enough, a thousand for weights.
       T: number of time steps that it is corrected for.
       mode: the neurons, likewise.
-      weights: whether the weights of the layers that feed a site are corrected too, where nothing but a sum lies
-        between; batch norm is then folded first.
-      ridge: of the least squares, relative to the mean power of the layers' inputs; the change is small in directions
+      method: "bias", the mean input of each channel; "weights", by least squares in the weights of the layers that feed
+        a site, where nothing but a sum lies between, with batch norm folded first; or as others have it, "rates",
+        "potential" (both SNNC) or "steps" (FTBC), which are in `sent`.
+      ridge: of least squares, relative to the mean power of the layers' inputs; the change is small in directions
         in which the images say little.
       seed: of the draws of random modes.
       batch_size: images a call; by default up to 100, as many as suit the device's memory.
       progress: name of a progress bar over the sites, shown on a terminal.
-      **options: of `to_snn`.
 
     Returns:
-      The corrected network: offsets for its sites, and changed weights.
+      The corrected network: offsets or potentials for its sites, and changed weights.
 
     Raises:
       InputError: as `to_snn`; if a number is out of range; or if the images don't fit.
     """
     network = trace(network, images)
-    snn = to_snn(fold_batch_norm(network) if weights else network, T, mode, **options)
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    snn = to_snn(fold_batch_norm(network) if method == "weights" else network, T, mode)
+    if method == "steps" and (waiting := sorted({mode for s, mode in snn.modes.items() if snn.neurons[s].waits})):
+        raise InputError(
+            f"method 'steps' is for neurons that fire in the step in which their input comes, and {', '.join(waiting)} "
+            "waits for all steps: use 'bias'"
+        )
     reference, images = snn.network, check_examples(network, images, "correction")
     check_number("ridge", ridge, 1e-6)
     check_count("seed", seed, 0)
@@ -86,16 +103,28 @@ def correct(
         check_count("batch_size", batch_size)
     batch_size = batch_size or min(100, snn.batch_size())
     keys = example_keys(jax.random.key(seed, impl=prng.HASH), np.arange(len(images)))
-    for place in tqdm(places(reference), desc=progress, disable=None if progress else True, leave=False):
-        layers = _fitted(place) if weights else ()
-        sums = None
+
+    def in_batches():
         for x, key in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
-            new = jax.tree.map(np.float64, _equations(reference, snn, x, key if snn.random else None, place, layers))
-            sums = new if sums is None else jax.tree.map(np.add, sums, new)
-        snn = snn.replace(network=_changed(snn.network, place, layers, _solution(*sums, ridge)))
-    what = "weights and offsets" if weights else "offsets"
-    done = f"{what} corrected site by site at T={T} for {snn.mode}, on {len(images)} images"
+            yield x, key if snn.random else None
+
+    if method in SENT:
+        where, at = list(reference.sites.values()), SENT[method]
+    else:
+        where, at = places(reference), partial(_at_place, weights=method == "weights", ridge=ridge)
+    for one in tqdm(where, desc=progress, disable=None if progress else True, leave=False):
+        snn = snn.replace(network=at(reference, snn, one, in_batches))
+    done = f"{METHODS[method]} corrected site by site at T={T} for {snn.mode}, on {len(images)} images"
     return snn.network.replace(history=(*network.history, done))
+
+
+def _at_place(reference: Network, snn: Snn, place: Place, in_batches, weights: bool, ridge: float) -> Network:
+    """The network corrected by what reaches a place."""
+    layers, sums = _fitted(place) if weights else (), None
+    for x, key in in_batches():
+        new = jax.tree.map(np.float64, _equations(reference, snn, x, key, place, layers))
+        sums = new if sums is None else jax.tree.map(np.add, sums, new)
+    return _changed(snn.network, place, layers, _solution(*sums, ridge))
 
 
 def places(network: Network) -> list[Place]:

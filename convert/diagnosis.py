@@ -10,7 +10,6 @@ import numpy as np
 from convert.snn import Snn, example_keys
 from tppjax import prng
 from tppjax.batching import batches
-from tppjax.calibration import squared_error
 from tppjax.checks import check_examples
 from tppjax.errors import InputError, check_count
 from tppjax.graph import Site
@@ -30,7 +29,7 @@ class Row(NamedTuple):
       neurons: how many for one image.
       theta: least and largest threshold.
       dead: share of channels that never fire.
-      clipped: share of the ANN's positive activations above the threshold.
+      clipped: share of the ANN's positive activations above the largest rate.
       quantisation: error that the neuron would make on the ANN's own input.
       departure: of the rates from the ANN's activations, all that came before included.
     """
@@ -75,20 +74,21 @@ class Report(NamedTuple):
 
     def __str__(self):
         width = max(len(row.site) for row in self.rows)
+        of_mode = max(9, *(len(row.mode) for row in self.rows))
         lines = [f"T={self.T}, {self.n} images; the output departs by {self.departure:.1%}"]
         if self.agreement is not None:
             lines[0] += f"; the SNN answers as the ANN does on {self.agreement:.1%}"
         lines += [f"  {step}" for step in self.history]
         lines.append(
-            f"{'site':{width}} {'mode':>9} {'neurons':>8} {'threshold':>17} {'dead':>6} {'clipped':>8} "
+            f"{'site':{width}} {'mode':>{of_mode}} {'neurons':>8} {'threshold':>17} {'dead':>6} {'clipped':>8} "
             f"{'own error':>10} {'departure':>10}"
         )
         for row in self.rows:
             low, high = row.theta
             theta = f"{low:.3g}" if low == high else f"{low:.3g} to {high:.3g}"
             lines.append(
-                f"{row.site:{width}} {row.mode:>9} {row.neurons:>8} {theta:>17} {row.dead:>6.1%} {row.clipped:>8.2%} "
-                f"{row.quantisation:>10.1%} {row.departure:>10.1%}"
+                f"{row.site:{width}} {row.mode:>{of_mode}} {row.neurons:>8} {theta:>17} {row.dead:>6.1%} "
+                f"{row.clipped:>8.2%} {row.quantisation:>10.1%} {row.departure:>10.1%}"
             )
         lines.append(f"analog: the input, and {', '.join(self.analog) or 'no layer'} behind the last site")
         worst = self.worst
@@ -147,7 +147,7 @@ def _row(site: Site, snn: Snn, sums: dict) -> Row:
         snn.modes[site.name],
         neurons=math.prod(site.shape),
         theta=(float(theta.min()), float(theta.max())),
-        dead=float(np.mean(sums["spikes"] == 0)),
+        dead=float(np.mean(sums["fired"] == 0)),
         clipped=float(sums["clipped"] / max(sums["positive"], 1)),
         quantisation=float(np.sqrt(sums["own"] / power)),
         departure=float(np.sqrt(sums["departure"] / power)),
@@ -160,9 +160,9 @@ def _sums(reference: Network, snn: Snn, images, keys):
     numbers = tuple(site.output for site in reference.sites.values())
     activations = dict(zip(reference.sites, reference.values(images, numbers), strict=True))
     wanted = jax.tree.leaves(reference.apply(images))
-    outputs, counts = snn.activity(images, keys if snn.random else None)
+    outputs, rates = snn.rates(images, keys if snn.random else None)
     answered = [_answered(*pair) for pair in zip(jax.tree.leaves(outputs), wanted, strict=True)]
-    return answered, {name: _compared(snn, name, activations[name], counts[name]) for name in counts}
+    return answered, {name: _compared(snn, name, activations[name], rates[name]) for name in rates}
 
 
 def _answered(output, wanted) -> dict:
@@ -176,16 +176,17 @@ def _answered(output, wanted) -> dict:
     }
 
 
-def _compared(snn: Snn, name: str, activation, count) -> dict:
-    network, site, T = snn.network, snn.network.sites[name], snn.T
+def _compared(snn: Snn, name: str, activation, rate) -> dict:
+    network, site, neuron = snn.network, snn.network.sites[name], snn.neurons[name].at(snn.network.kinds)
     theta, positive = network.theta(site, activation), activation > 0
-    own = jnp.where(positive, squared_error(activation, theta, T, snn.modes[name]), 0.0)
-    axes = [i for i in range(count.ndim) if site.axis is None or i != site.axis + 1]
+    most = neuron.weight * neuron.levels * theta
+    own = jnp.where(positive, neuron.squared_error(activation, theta, snn.T), 0.0)
+    axes = [i for i in range(rate.ndim) if site.axis is None or i != site.axis + 1]
     return {
-        "spikes": count.sum(axis=axes),
+        "fired": (rate != 0).sum(axis=axes),
         "positive": positive.sum(),
-        "clipped": (activation > theta * (1 + 1e-6)).sum(),
+        "clipped": (activation > most * (1 + 1e-6)).sum(),
         "power": jnp.sum(activation**2),
         "own": own.sum(),
-        "departure": jnp.sum((theta * count / T - activation) ** 2),
+        "departure": jnp.sum((rate - activation) ** 2),
     }

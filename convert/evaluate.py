@@ -2,18 +2,17 @@
 
 import csv
 import itertools
+import re
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import convert
 from convert import experiment, paper, pictures
 from convert.experiment import Experiment, Subject
 from convert.results import FILE, Results, all_or_none
-from convert.snn import RANDOM
 from tppjax import cli, data, files, sharding
-from tppjax.calibration import MODES
+from tppjax.neurons import NEURONS, parse
 
 REPORTED = 200  # test images, for the report
 PICTURES = ("accuracy.csv", "accuracy.png")
@@ -24,8 +23,9 @@ ENTRIES = {"mode": str, "T": int, "accuracy": list, "mean": float, "std": float,
 class Evaluate(Experiment):
     """Measure the spiking versions of a trained network on the test images of its data set."""
 
-    modes: tuple[Literal["baseline", "shuffle", "tpp", "rounded", "unbiased"], ...] = ("baseline", "shuffle", "tpp")
-    """Neurons: the paper's baseline, shuffle and tpp; rounded and unbiased are two-phase neurons of ours."""
+    modes: tuple[str, ...] = ("baseline", "shuffle", "tpp")
+    """Neurons: the paper's baseline, shuffle and tpp; rounded and unbiased are two-phase neurons of ours. Fields that
+    are not to be the default's follow in brackets, "baseline(v_init=0.25)"; your own is package.module:Name."""
 
     T: tuple[int, ...] = (4, 8, 16, 32)
     """Numbers of time steps."""
@@ -51,7 +51,7 @@ def main(config: Evaluate, program: str = "convert.evaluate") -> dict:
 
 def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]]:
     """As `main`; returns the rows of the paper's tables too, by mode."""
-    experiment.check_steps(config.T, config.modes)
+    config = experiment.checked(config)
     subject = experiment.begin(config, config.modes)
     images, settings = subject.images, subject.settings
     out = config.out or config.ann / "snn"
@@ -59,8 +59,8 @@ def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]
     measured.ann = subject.accuracy
     print(f"{settings['dataset']}, {len(images)} test images, ANN {measured.ann:.2f} %", flush=True)
     for mode, T in itertools.product(config.modes, config.T):
-        there, report = measured.find(mode=mode, T=T), out / f"report-{mode}.txt"
-        enough = there and len(there["accuracy"]) >= (config.seeds if mode in RANDOM else 1)
+        there, report = measured.find(mode=mode, T=T), out / f"report-{_file_name(mode)}.txt"
+        enough = there and len(there["accuracy"]) >= (config.seeds if parse(mode).random else 1)
         reported = T != min(config.T) or (enough and report.is_file())
         if enough and reported:
             continue
@@ -81,7 +81,7 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | Non
     """One line of the table: the accuracy of `snn` on `images` for each seed, in percent.
 
     Returns:
-      "mode", "T", "accuracy" (one a seed; one in all if nothing is random), "mean", "std" (over seeds, with n - 1),
+      "accuracy" (one a seed; one in all if nothing is random), "mean", "std" (over seeds, with n - 1),
       "spikes_per_neuron" (mean over neurons, images and seeds, of the spikes in T steps), "seconds", and "history" of
       the network that was converted.
     """
@@ -91,8 +91,6 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | Non
     correct, spikes = experiment.over_seeds(_outcome, snn.for_any_T(), images, seeds, batch_size, progress)
     accuracy = 100 * correct.mean(axis=0)
     return {
-        "mode": snn.mode,
-        "T": snn.T,
         "accuracy": accuracy.tolist(),
         "mean": float(accuracy.mean()),
         "std": float(accuracy.std(ddof=1)) if len(accuracy) > 1 else 0.0,
@@ -113,30 +111,30 @@ def _outcome(snn, pixels, labels, index, key):
 def published(subject: Subject) -> dict[str, list[dict]]:
     """The paper's rows for this network, by mode: none if it is evaluated on other data or was corrected."""
     how, dataset = subject.settings["conversion"], subject.settings["dataset"]
-    corrected = how["correct_bias"] or how["correct_weights"]
-    comparable = subject.model and dataset == subject.network.preprocessing.dataset and not corrected
-    return {mode: paper.accuracy(subject.model, dataset, mode) for mode in MODES if comparable}
+    comparable = subject.model and dataset == subject.network.preprocessing.dataset and not how["correct"]
+    return {mode: paper.accuracy(subject.model, dataset, mode) for mode in paper.METHODS if comparable}
 
 
 def table(results: dict, published: dict[str, list[dict]]) -> str:
     """The rows as text, modes down and T across, `mean (std)`; under ours the paper's of `paper.accuracy`, if any."""
     cells = {(r["mode"], r["T"]): r for r in results["rows"]}
-    modes = [mode for mode in MODES if mode in {r["mode"] for r in results["rows"]}]
+    modes = list(dict.fromkeys(r["mode"] for r in results["rows"]))
+    width = max(12, *(len(mode) + 2 for mode in modes))
     steps = sorted({r["T"] for r in results["rows"]})
-    seeds = sorted({len(r["accuracy"]) for r in results["rows"] if r["mode"] in RANDOM} or {1})
+    seeds = sorted({n for r in results["rows"] if (n := len(r["accuracy"])) > 1} or {1})
     seeds = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else seeds[0]
     lines = [
         f"{results['dataset']}, {results['n']} test images, ANN {results['ann']:.2f} %; "
         f"accuracy of the SNN in percent, mean (std) over {seeds} seed{'s' * (seeds != 1)}",
-        " " * 12 + "".join(f"{f'T={T}':>15}" for T in steps),
+        " " * width + "".join(f"{f'T={T}':>15}" for T in steps),
     ]
     for mode in modes:
         ours = (_cell(cells.get((mode, T))) for T in steps)
-        lines.append(f"{mode:12}" + "".join(f"{cell:>15}" for cell in ours))
+        lines.append(f"{mode:{width}}" + "".join(f"{cell:>15}" for cell in ours))
         for row in published.get(mode, ()):
             theirs = (row["accuracy"].get(T) for T in steps)
             cells_of_paper = "".join(f"{'' if p is None else f'{p:.2f}':>15}" for p in theirs)
-            lines.append(f"{'  paper':12}{cells_of_paper}   ({paper.source(row)})")
+            lines.append(f"{'  paper':{width}}{cells_of_paper}   ({paper.source(row)})")
     return "\n".join(lines)
 
 
@@ -148,8 +146,18 @@ def _cell(row: dict | None) -> str:
 
 def _ordered(measured: Results) -> dict:
     """What results.json holds, other processes' rows too, by mode and T."""
-    rows = sorted(measured.all_rows(), key=lambda r: (MODES.index(r["mode"]), r["T"]))
+    rows = sorted(measured.all_rows(), key=lambda r: (_place(r["mode"]), r["T"]))
     return {"ann": measured.ann, **measured.settings, "rows": rows}
+
+
+def _place(mode: str) -> tuple[int, str]:
+    """Where a mode stands in a table: neurons of the library as they are listed, others afterwards, by name."""
+    name, known = mode.partition("(")[0], list(NEURONS)
+    return (known.index(name) if name in known else len(known)), mode
+
+
+def _file_name(mode: str) -> str:
+    return re.sub(r"[^\w.=]+", "-", mode).strip("-")
 
 
 def _draw(measured: Results, title: str) -> dict:

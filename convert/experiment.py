@@ -11,16 +11,14 @@ import jax
 import numpy as np
 
 import convert
-from tppjax import ann, calibration, checkpoint, counts, data, prng, sharding
+from convert.checks import check_thresholds, neurons_of
+from tppjax import ann, calibration, checkpoint, data, prng, sharding
 from tppjax.batching import map_examples
 from tppjax.errors import InputError, check_number
+from tppjax.neurons import check_steps, parse
 
-CONVERSION = (
-    *("calibrate", "per", "percentile", "correct_bias", "correct_weights", "calibration_images"),
-    *("v_init", "shift"),
-)
+CONVERSION = (*("calibrate", "per", "percentile", "correct", "calibration_images"),)
 COUNTS = {"seeds": 2**16, **dict.fromkeys(("batch_size", "limit", "calibration_images"), 2**31 - 1)}  # at most
-THRESHOLDS = 2**20  # of which float32 still tells parts
 
 
 @dataclass(frozen=True)
@@ -73,21 +71,13 @@ class Experiment:
     percentile: float = 99.9
     """Of the activations, for --calibrate percentile, in percent."""
 
-    correct_bias: bool = False
-    """Match each channel's mean input in the SNN to the ANN's, layer by layer, on training images."""
-
-    correct_weights: bool = False
-    """The same by least squares, in kernels and biases; includes --correct_bias."""
+    correct: Literal["bias", "weights", "rates", "potential", "steps"] | None = None
+    """Correct what the SNN lacks against the ANN, layer by layer, on training images. bias: each channel's mean input;
+    weights: by least squares, in kernels and biases; as others have it, from what a layer sends: rates and potential
+    (SNNC, light and advanced), steps (FTBC, for neurons that fire at once)."""
 
     calibration_images: int = 1000
-    """Training images for --calibrate and --correct_..., drawn at random, the same ones every time."""
-
-    v_init: float | None = None
-    """Potential of baseline and shuffle neurons before the first step, in thresholds [default: qcfs 0.5, else 0]."""
-
-    shift: float | None = None
-    """Added to the input of baseline and shuffle over all T steps together, in thresholds [default: 0.5 for
-    clipped_relu (RTS) and relu (SNNC), unless --v_init is given; else 0]."""
+    """Training images for --calibrate and --correct, drawn at random, the same ones every time."""
 
 
 @dataclass(frozen=True)
@@ -98,14 +88,16 @@ class Subject:
       network: the network.
       model: the Flax module that it was traced from, if that is known; of the paper's tables some are for it.
       images: the test images.
+      training: training images that thresholds, corrections and the like are chosen on; None if nothing is.
       settings: all that a result depends on besides its own entries, for `Results`.
       snn: the spiking version for a T and a mode, with the thresholds and corrections that were asked for; `like` is
-        the mode that they are chosen for, if not that one; other options as `to_snn` has them.
+        the mode that they are chosen for, if not that one; `correct` what is corrected, if not what the options say.
     """
 
     network: convert.Network
     model: nn.Module | None
     images: data.Images
+    training: data.Images | None
     settings: dict
     snn: Callable[..., convert.Snn]
 
@@ -114,12 +106,21 @@ class Subject:
         """Of the ANN on the images, in percent."""
         return ann.accuracy(self.network, self.images)
 
+    def with_images(self, images: data.Images | None) -> "Subject":
+        """The same, measured on other images, unless they are None."""
+        return self if images is None else replace(self, images=images)
+
     def __str__(self):
         return f"{self.settings['model']['name']} on {self.settings['dataset']} ({len(self.images)} test images)"
 
 
-def begin(config: Experiment, modes: tuple[str, ...]) -> Subject:
+def begin(config: Experiment, modes: tuple[str, ...], trained: bool = False) -> Subject:
     """Loads what `config` names, and refuses what can't be converted to these modes.
+
+    Args:
+      config: the options.
+      modes: that will be asked for.
+      trained: whether training images are needed, though the options choose nothing on them.
 
     Raises:
       InputError, FileNotFoundError: on options out of range, data that does not fit the network, or none.
@@ -128,9 +129,6 @@ def begin(config: Experiment, modes: tuple[str, ...]) -> Subject:
         if (value := getattr(config, name)) is not None:
             check_number(f"--{name}", value, 1, most)
     check_number("--percentile", config.percentile, 0, 100, above=True)
-    for name in ("v_init", "shift"):
-        if (value := getattr(config, name)) is not None:
-            check_number(f"--{name}", value, -THRESHOLDS, THRESHOLDS)
     if config.per != "channel" and not config.calibrate:
         raise InputError("--per is for thresholds that --calibrate chooses; give both or neither")
     stored = _with_preprocessing(checkpoint.stored(config.ann), config)
@@ -138,7 +136,7 @@ def begin(config: Experiment, modes: tuple[str, ...]) -> Subject:
     network = convert.trace(stored)  # an `Ann` takes seconds, so data that is not there is found before
     _check_outputs(network, config)
     _check_conversion(network, config, modes)
-    calibration = _calibration_images(network, config)
+    training = _calibration_images(network, config) if config.calibrate or config.correct or trained else None
     model = getattr(stored, "model", None)
     settings = {
         "dataset": config.dataset or network.preprocessing.dataset,
@@ -147,9 +145,9 @@ def begin(config: Experiment, modes: tuple[str, ...]) -> Subject:
         "model": {"name": model.name, "act": type(model.act).__name__} if model else _described(network, config),
         "network": ann.fingerprint(stored),  # what is traced differs in the last bit by device
         "conversion": {name: getattr(config, name) for name in CONVERSION},
-        "calibrated_on": None if calibration is None else data.digest(calibration),
+        "calibrated_on": None if training is None else data.digest(training.images),
     }
-    return Subject(network, model, images, settings, _conversion(network, config, calibration))
+    return Subject(network, model, images, training, settings, _conversion(network, config, training))
 
 
 def _described(network: convert.Network, config: Experiment) -> dict:
@@ -157,12 +155,21 @@ def _described(network: convert.Network, config: Experiment) -> dict:
     return {"name": config.ann.absolute().name, "act": ", ".join(kinds)}
 
 
-def check_steps(T: tuple[int, ...], modes: tuple[str, ...] = ("any",)) -> None:
-    """Raises InputError unless both have entries, and each T is a number of steps."""
-    if not T or not modes:
-        raise InputError(f"--modes and --T need at least one entry; got {modes}, {T}")
-    for t in T:
-        counts.check_steps(t, "--T")
+def checked(config):
+    """The options, with modes written as `str` of their neurons has them.
+
+    Raises:
+      InputError: if --T or --modes has no entry, a T is no number of steps, or a mode no neuron.
+    """
+    steps = config.T if isinstance(config.T, tuple) else (config.T,)
+    modes = getattr(config, "modes", getattr(config, "mode", "tpp"))
+    if not steps or not modes:
+        raise InputError(f"--modes and --T need at least one entry; got {modes}, {steps}")
+    for T in steps:
+        check_steps(T, "--T")
+    if not hasattr(config, "modes"):
+        return replace(config, mode=str(parse(modes))) if hasattr(config, "mode") else config
+    return replace(config, modes=tuple(str(parse(mode)) for mode in modes))
 
 
 def over_seeds(fn, snn: convert.Snn, images: data.Images, seeds: int, batch_size: int, progress: str | None = None):
@@ -187,25 +194,24 @@ def over_seeds(fn, snn: convert.Snn, images: data.Images, seeds: int, batch_size
     return map_examples(outcome, images, batch_size, progress)
 
 
-def _conversion(network: convert.Network, config: Experiment, images):
+def _conversion(network: convert.Network, config: Experiment, training: data.Images | None):
     """`Subject.snn`."""
-    corrected = config.correct_bias or config.correct_weights
-    beginning = {"v_init": config.v_init, "shift": config.shift}
+    images = None if training is None else training.images
     observed = functools.cache(lambda: calibration.observe(network, images))  # only if something is measured
 
     @functools.cache
-    def prepared(T: int, like: str) -> convert.Network:
+    def prepared(T: int, like: str, correct: str | None) -> convert.Network:
         ready = network
         if config.calibrate:
             how = {"percentile": config.percentile, "observed": observed()}
             ready = convert.calibrate(ready, images, config.calibrate, config.per, T=T, mode=like, **how)
-        if corrected:
-            how = {"weights": config.correct_weights, "progress": f"correcting {like} T={T}"}
-            ready = convert.correct(ready, images, T=T, mode=like, **how, **beginning)
+        if correct:
+            how = {"method": correct, "progress": f"correcting {like} T={T}"}
+            ready = convert.correct(ready, images, T=T, mode=like, **how)
         return ready
 
-    def snn(T: int, mode, like: str | None = None, **options) -> convert.Snn:
-        return convert.to_snn(prepared(T, like or mode), T, mode, **beginning, **options)
+    def snn(T: int, mode, like: str | None = None, correct: str | None = config.correct) -> convert.Snn:
+        return convert.to_snn(prepared(T, like or mode, correct), T, mode)
 
     return snn
 
@@ -215,8 +221,9 @@ def _check_conversion(network: convert.Network, config: Experiment, modes) -> No
     if config.calibrate:
         calibration.check_untrained(network)
         network = network.replace(thetas=dict.fromkeys(network.sites, np.float32(1)) | network.thetas)
+    check_thresholds(network)
     for mode in modes:
-        convert.to_snn(network, 1, mode, v_init=config.v_init, shift=config.shift)
+        neurons_of(mode, network)
 
 
 def _with_preprocessing(network, config: Experiment):
@@ -285,15 +292,12 @@ def _check_outputs(network: convert.Network, config: Experiment) -> None:
         )
 
 
-def _calibration_images(network: convert.Network, config: Experiment):
-    if not (config.calibrate or config.correct_bias or config.correct_weights):
-        return None
-
+def _calibration_images(network: convert.Network, config: Experiment) -> data.Images:
     def choose(n: int):
         return np.random.default_rng(0).permutation(n)[: config.calibration_images]
 
     like = network.preprocessing
-    return _load(config.dataset or like.dataset, "train", like, config, choose).images
+    return _load(config.dataset or like.dataset, "train", like, config, choose)
 
 
 def _load(name: str, split: str, like: data.Preprocessing, config: Experiment, choose) -> data.Images:

@@ -8,27 +8,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tppjax import counts
-from tppjax.errors import InputError
 from tppjax.graph import Site
 from tppjax.network import Network
-
-TWO_PHASE = ("tpp", "rounded", "unbiased")
-
-
-def in_time(T: int) -> dict:
-    """All that depends on T, as arrays, so that one compilation serves every T."""
-    return {"T": np.float32(T), "coefficients": counts.polynomial(T)}
+from tppjax.neurons import Neuron, in_thresholds
 
 
-def run(network: Network, x, key, modes: dict[str, str], time: dict):
+def run(network: Network, x, key, neurons: dict[str, Neuron], time: dict):
     """`(what the network returns, {site: spike counts})` for one example `[1, ...]`, means over time.
 
     Args:
       network: with a threshold at each site.
       x: the input, of recordings the mean.
       key: a PRNG key, or None if nothing is random.
-      modes: of each site, in the order in which they run.
+      neurons: of each site, in the order in which they run; two-phase.
       time: of `in_time`.
     """
     fired, T = {}, time["T"]
@@ -36,28 +28,24 @@ def run(network: Network, x, key, modes: dict[str, str], time: dict):
     def fire(site: Site, current):
         corrected = network.corrected(site.name, current, site.input_axis)
         v = T * site.prepare(corrected, network.weights).astype(jnp.float32)
-        theta = network.theta(site, v)
-        count = _count(modes[site.name], v, theta, time, site_key(key, site, network))
+        v = v + network.initial(site, v)
+        neuron, tables = neurons[site.name], time["tables"][site.name]
+        theta = neuron.weight * network.theta(site, v)
+        count = neuron.count(in_thresholds(v, theta), T, site_key(key, site, network), **tables)
         # A compiler repeats cheap operations, and all before them, for each reader of the result: it would draw twice.
         # A division by what it doesn't know is not cheap; and the count is read off the rate, exactly.
         rate = theta * count / T
-        fired[site.name] = jnp.round(counts.in_thresholds(T * rate, theta))
+        fired[site.name] = jnp.round(in_thresholds(T * rate, theta))
         return rate.astype(current.dtype)
 
     return network.graph.run(network.weights, x, fire), fired
 
 
+def in_time(neurons: dict[str, Neuron], T: int) -> dict:
+    """All that depends on T, as arrays, so that one compilation serves every T."""
+    return {"T": np.float32(T), "tables": {site: neuron.tables(T) for site, neuron in neurons.items()}}
+
+
 def site_key(key, site: Site, network: Network):
     """The key of a site, from that of the example."""
     return None if key is None else jax.random.fold_in(key, list(network.sites).index(site.name))
-
-
-def _count(mode: str, v, theta, time: dict, key):
-    match mode:
-        case "tpp":
-            return counts.tpp(v, theta, time["T"], key, time["coefficients"])
-        case "rounded":
-            return counts.rounded(v, theta, time["T"])
-        case "unbiased":
-            return counts.unbiased(v, theta, time["T"], key)
-    raise InputError(f"mode {mode!r} has no folded version; known: {', '.join(TWO_PHASE)}")

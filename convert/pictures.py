@@ -1,5 +1,6 @@
 """Pictures: the same colour and marker for a mode everywhere, from Okabe and Ito's colour-blind safe palette."""
 
+import zlib
 from pathlib import Path
 
 import matplotlib
@@ -12,6 +13,18 @@ STYLES = {
     "rounded": ("#CC79A7", "^"),
     "unbiased": ("#E69F00", "v"),
 }
+OTHERS = [("#56B4E9", "P"), ("#999999", "X"), ("#882255", "<"), ("#117733", ">")]
+
+
+def style(mode: str) -> tuple[str, str]:
+    """Colour and marker of a mode: those of its neuron, or for one of your own always the same of a few."""
+    name = mode.partition("(")[0]
+    return STYLES[name] if name in STYLES else OTHERS[zlib.crc32(mode.encode()) % len(OTHERS)]
+
+
+def one_of_many(i: int, n: int) -> tuple:
+    """Colour and marker of the `i`-th of `n` lines, where there are more than `style` can tell apart."""
+    return matplotlib.colormaps["turbo"](i / max(n - 1, 1)), "osD^vPX<>*"[i % 10]
 
 
 def figure(width: float = 6.4, height: float = 4.2) -> Figure:
@@ -59,7 +72,7 @@ def accuracy(rows: list[dict], ann_accuracy: float, title: str, path: Path) -> N
     reference(axes, ann_accuracy)
     for mode in dict.fromkeys(row["mode"] for row in rows):
         T, mean, std = zip(*((r["T"], r["mean"], r["std"]) for r in rows if r["mode"] == mode), strict=True)
-        color, marker = STYLES[mode]
+        color, marker = style(mode)
         axes.plot(T, mean, color=color, marker=marker, markersize=5, label=mode)
         low, high = ([m + sign * s for m, s in zip(mean, std, strict=True)] for sign in (-1, 1))
         axes.fill_between(T, low, high, color=color, alpha=0.2, linewidth=0)

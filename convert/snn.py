@@ -1,25 +1,22 @@
 """Conversion: an ANN's parameters to a spiking network over T steps, as a pure function."""
 
-import dataclasses
 import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import struct
+from flax.core import FrozenDict
 
 from convert import folded, stepped
-from convert.checks import check_frames, check_mode, check_order, check_thresholds
-from convert.folded import TWO_PHASE
-from convert.stepped import Settings, Simulation
+from convert.checks import check_frames, check_steps_of_offsets, check_thresholds, neurons_of
+from convert.stepped import Simulation
 from tppjax import prng, sharding
-from tppjax.counts import check_steps
-from tppjax.errors import InputError, check_number
+from tppjax.errors import InputError
+from tppjax.graph import Site
 from tppjax.network import OUTPUT, Network
+from tppjax.neurons import Neuron, check_steps
 from tppjax.tracing import trace
-
-RANDOM = ("shuffle", "tpp", "unbiased")
 
 
 class Trace(struct.PyTreeNode):
@@ -27,8 +24,8 @@ class Trace(struct.PyTreeNode):
 
     Attributes:
       logits: of each step, `[T, B, K]`; their mean over T is what the network answers.
-      spikes: `{site: [T, B, ...]}`, in {0, 1}, as they are sent to the next layer.
-      potentials: `{site: [T, B, ...]}`, before firing, in the units of theta.
+      spikes: `{site: [T, B, ...]}`, as they are sent to the next layer: 0 or 1, unless the neuron fires others.
+      potentials: `{site: [T, B, ...]}`, before firing, in the units of theta; of the neurons that have one to show.
       currents: `{site: [T, B, ...]}`, the input of a site, after max-pooling if any, in the units of theta.
     """
 
@@ -52,23 +49,20 @@ class Snn(struct.PyTreeNode):
 
     Attributes:
       network: what it was converted from, whose weights and thresholds it shares.
-      settings: modes, T and how neurons begin; T is None after `for_any_T`.
-      time: what sites need to know of time, as arrays: folded ones of T, shuffled ones of a given order.
+      neurons: of each site.
+      T: number of time steps; None after `for_any_T`.
+      time: all that neurons need to know of T, as arrays.
     """
 
     network: Network
-    settings: Settings = struct.field(pytree_node=False)
+    neurons: FrozenDict[str, Neuron] = struct.field(pytree_node=False)
+    T: int | None = struct.field(pytree_node=False)
     time: dict
 
     @property
-    def T(self) -> int | None:
-        """Number of time steps; None after `for_any_T`."""
-        return self.settings.T
-
-    @property
     def modes(self) -> dict[str, str]:
-        """Of each site, in the order in which they run."""
-        return dict(self.settings.modes)
+        """Of each site, in the order in which they run: what `neurons.parse` makes its neurons of."""
+        return {site: str(self.neurons[site]) for site in self.network.sites}
 
     @property
     def mode(self) -> str | dict[str, str]:
@@ -79,23 +73,39 @@ class Snn(struct.PyTreeNode):
     @property
     def folded(self) -> bool:
         """Whether time is folded away, so that T steps cost one pass."""
-        return set(self.modes.values()) <= set(TWO_PHASE)
+        return all(neuron.two_phase for neuron in self.neurons.values())
 
     @property
     def random(self) -> bool:
         """Whether a key is needed."""
-        ordered = {"shuffle"} if "order" in self.time else set()
-        return bool(set(self.modes.values()) & set(RANDOM) - ordered)
+        return any(neuron.random for neuron in self.neurons.values())
+
+    @property
+    def latency(self) -> int:
+        """Time steps from an input to its answer, if an input of a step reaches the output in that step.
+
+        T, and what a neuron runs ahead; T more for each site on the longest way that waits for T steps before it fires.
+        """
+        ways = {0: 0}
+        for item in self.network.graph.items:
+            if isinstance(item, Site):
+                ways[item.output] = ways[item.input] + self.neurons[item.name].waits
+            else:
+                ways[item.output] = max((ways.get(v, 0) for v in item.inputs), default=0)
+        waits = max(ways.get(v, 0) for v in self.network.graph.outputs)
+        return (waits + 1) * self.T + max(neuron.lead for neuron in self.neurons.values())
 
     def batch_size(self, seeds: int = 1, traced: bool = False) -> int:
         """Examples a call that keep within `sharding.budget()` in a `sharding.sweep` of seeds.
 
-        Step by step all sites remember, folded they come one after another; some four floats a neuron, and T bytes more
-        where an order is shared. A trace has three floats more for each step.
+        Folded, sites come one after another: some four floats a neuron. Step by step all remember what their neurons
+        do, and two floats more. A trace has three floats more for each step.
         """
-        neurons = [math.prod(site.shape) for site in self.network.sites.values()]
-        per_step = 12 * traced + self.settings.shared_order
-        kept = 16 * max(neurons) if self.folded and not traced else (16 + per_step * self.T) * sum(neurons)
+        sizes = {name: math.prod(site.shape) for name, site in self.network.sites.items()}
+        kept = 16 * max(sizes.values())
+        if traced or not self.folded:
+            bytes_of = {name: 8 + stepped.memory(neuron, self.T) for name, neuron in self.neurons.items()}
+            kept = sum((bytes_of[name] + 12 * traced * self.T) * size for name, size in sizes.items())
         return sharding.at_once(kept * sharding.side_by_side(sharding.mesh(jax.local_devices()), seeds))
 
     def __repr__(self):
@@ -115,11 +125,27 @@ class Snn(struct.PyTreeNode):
         run = self._run(x, key, counted=True)
         return run.mean, run.fired
 
+    def rates(self, x, key=None):
+        """`(what the network returns, {site: rate of each neuron, [B, ...]})`, `theta count / T`. Errors as `apply`."""
+        run = self._run(x, key, counted=True)
+
+        def rate(name, count):
+            theta = self.network.theta(self.network.sites[name], count)
+            return self.neurons[name].weight * theta * count / self.time["T"]
+
+        return run.mean, {name: rate(name, count) for name, count in run.counts.items()}
+
     def values(self, x, key, numbers: tuple[int, ...]) -> list[jax.Array]:
         """These values of the graph, means over time, `[B, ...]` each. Errors as `apply`."""
+        return self._returning(numbers).apply(x, key)
+
+    def over_time(self, x, key, numbers: tuple[int, ...]) -> list[jax.Array]:
+        """These values of the graph at every step, `[T, B, ...]` each. Errors as `trace`."""
+        return self._returning(numbers).trace(x, key).logits
+
+    def _returning(self, numbers: tuple[int, ...]) -> "Snn":
         offsets = {name: offset for name, offset in self.network.offsets.items() if name != OUTPUT}
-        network = self.network.replace(graph=self.network.graph.returning(numbers), offsets=offsets)
-        return self.replace(network=network).apply(x, key)
+        return self.replace(network=self.network.replace(graph=self.network.graph.returning(numbers), offsets=offsets))
 
     def trace(self, x, key=None) -> Trace:
         """Outputs, spikes and potentials at every step; time is never folded here, so T passes are paid.
@@ -134,7 +160,8 @@ class Snn(struct.PyTreeNode):
         if self.T is None:
             raise InputError("a network for any T can't be traced: trace the one that for_any_T() was called on")
         run = self._run(x, key, traced=True)
-        return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), tuple(run[2:])))
+        over_time = (run.steps, run.spikes, run.potentials, run.currents)
+        return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), over_time))
 
     def for_any_T(self) -> "Snn":
         """The same network for jit: if folded, all that depends on T is arrays, so one compilation serves every T.
@@ -143,8 +170,7 @@ class Snn(struct.PyTreeNode):
         """
         if not self.folded:
             return self
-        settings = dataclasses.replace(self.settings, T=None)
-        return self.replace(network=self.network.replace(history=()), settings=settings)
+        return self.replace(network=self.network.replace(history=()), T=None)
 
     def _run(self, x, key, counted=False, traced=False) -> Simulation:
         """`_compiled`, once all that `apply` refuses has been."""
@@ -152,6 +178,8 @@ class Snn(struct.PyTreeNode):
         recorded = x.ndim == len(self.network.graph.shape) + 2
         if self.T is not None and recorded:
             check_frames(x.shape[1], self.T)
+            if ahead := [mode for site, mode in self.modes.items() if self.neurons[site].lead]:
+                raise InputError(f"mode {ahead[0]} runs ahead of its T steps, for which recordings have no frames")
         key = self._key(key, len(x))
         # On several devices the examples lie side by side already.
         together = traced or self.folded or jax.local_device_count() > 1
@@ -186,23 +214,30 @@ def _compiled(snn: Snn, x, key, at_once: int, counted: bool, traced: bool) -> Si
         lots = stepped.lots(len(x), at_once)
         run = jax.lax.map(lambda lot: jax.vmap(one)(*jax.tree.map(lambda a: a[lot], (x, keys))), lots)
         run = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(x)], run)
-    return run if counted or traced else Simulation(run.mean, {})
+    return run if counted or traced else Simulation(run.mean, {}, {})
 
 
 def _folded(snn: Snn, traced, x, key) -> Simulation:
     """One example, of a recording the mean of its frames."""
     x = x if x.ndim == len(snn.network.graph.shape) else x.mean(axis=0)
-    mean, fired = folded.run(snn.network, x[None], key, snn.modes, snn.time)
-    return jax.tree.map(lambda a: a[0], Simulation(_corrected(snn, mean), fired))
+    mean, counts = folded.run(snn.network, x[None], key, _neurons(snn), snn.time)
+    fired = jax.tree.map(jnp.abs, counts)
+    return jax.tree.map(lambda a: a[0], Simulation(_corrected(snn, mean), counts, fired))
 
 
 def _stepped(snn: Snn, traced, x, key) -> Simulation:
     """One example, step by step."""
     recorded = x.ndim > len(snn.network.graph.shape)
     x = stepped.at_steps(x, snn.T)[:, None] if recorded else x[None]
-    run = stepped.simulate(snn.network, x, key, snn.settings, snn.time.get("order"), traced)
-    steps = jax.tree.map(lambda a: a[:, 0], tuple(run[2:]))
-    return Simulation(*jax.tree.map(lambda a: a[0], (_corrected(snn, run.mean), run.fired)), *steps)
+    run = stepped.simulate(snn.network, x, key, _neurons(snn), snn.T, snn.time["tables"], traced)
+    mean, counts, fired, *over_time = run
+    at_end = jax.tree.map(lambda a: a[0], (_corrected(snn, mean), counts, fired))
+    return Simulation(*at_end, *jax.tree.map(lambda a: a[:, 0], over_time))
+
+
+def _neurons(snn: Snn) -> dict[str, Neuron]:
+    """Of each site, as they are in this network."""
+    return {name: neuron.at(snn.network.kinds) for name, neuron in snn.neurons.items()}
 
 
 def _corrected(snn: Snn, output):
@@ -223,13 +258,9 @@ def example_keys(key, index):
 def to_snn(
     params,
     T: int = 16,
-    mode: str | dict[str, str] = "tpp",
+    mode: str | Neuron | dict[str, str | Neuron] = "tpp",
     *,
     example=None,
-    v_init: float | None = None,
-    shift: float | None = None,
-    shared_order: bool = False,
-    order=None,
 ) -> Snn:
     """The spiking version of a trained network: same weights, spiking neurons with threshold theta at each site.
 
@@ -238,17 +269,10 @@ def to_snn(
     Args:
       params: a `Network`, or what `trace` makes one of: an `Ann`, as training returns it, or a model of any library.
       T: number of time steps.
-      mode: "baseline", "shuffle", "tpp" (the paper's), "rounded" or "unbiased" (ours); or one for every site,
+      mode: the neurons: a name of `tppjax.neurons.NEURONS`, such as "baseline", "shuffle" or "tpp" (the paper's), with
+        fields of its own if need be, `"baseline(v_init=0.25)"`; a `Neuron`; or one for every site,
         `{"stage1_block1/conv1": "tpp", ...}`.
       example: one input `[1, ...]`, where `trace` needs one.
-      v_init: potential of `baseline` and `shuffle` neurons before the first step, in thresholds; that of two-phase
-        neurons is 0.
-      shift: added to the input of `baseline` and `shuffle` neurons over all T steps together, in thresholds. Without
-        either, as the baselines' authors have it: v_init 1/2 for QCFS, shift 1/2 for clipped ReLU (RTS) and for ReLU
-        (SNNC); with one of them, the other is 0.
-      shared_order: in mode "shuffle", one random order for all neurons of a layer, the other reading of Algorithm 2.
-      order: in mode "shuffle", this order for all neurons of every layer, `[T]`: step `t` shows what step `order[t]`
-        had. Nothing is random then, and one compilation serves every order.
 
     Returns:
       The spiking network.
@@ -269,24 +293,8 @@ def to_snn(
     check_steps(T)
     network = trace(params, example)
     check_thresholds(network)
-    modes = check_mode(mode, network)
-    kinds = set(modes.values())
-    v_init, shift = _beginning(network, v_init, shift)
+    check_steps_of_offsets(network, T)
+    neurons = neurons_of(mode, network)
     if network.preprocessing is not None:
         check_frames(network.preprocessing.frames, int(T))
-    time = folded.in_time(int(T)) if kinds <= set(TWO_PHASE) else {}
-    if order is not None:
-        check_order(order, int(T), kinds)
-        time, shared_order = {"order": np.asarray(order, np.int32)}, True
-    return Snn(network, Settings(tuple(modes.items()), int(T), v_init, shift, shared_order), time)
-
-
-def _beginning(network: Network, v_init, shift) -> tuple[float, float]:
-    """`v_init` and `shift` as asked for, or as the authors of the baseline with these activations have them."""
-    if v_init is None and shift is None:
-        quantised = all(site.kind == "qcfs" for site in network.sites.values())
-        return (0.5, 0.0) if quantised else (0.0, 0.5)
-    for name, value in (("v_init", v_init), ("shift", shift)):
-        if value is not None:
-            check_number(name, value, -math.inf)
-    return float(v_init or 0), float(shift or 0)
+    return Snn(network, FrozenDict(neurons), int(T), folded.in_time(neurons, int(T)))

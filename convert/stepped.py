@@ -1,26 +1,25 @@
 """A spiking network simulated step by step, in memory that does not grow with T.
 
-Integrate-and-fire neurons (`baseline`) fire in the step in which they get their input. All others take the input of T
-steps before they fire, so a network with `n` sites of theirs is run over time `n + 1` times: in run `i` the sites
-before the `i`-th fire, by what they accumulated in the runs before, and the `i`-th accumulates its input. Each run
-computes what its site needs, no more. Spike trains are not stored between the runs: what a site fires at a step is
-drawn anew, the same way each time, from what it accumulated and its key. Only with one order for a whole layer, where
-the count does not tell what a neuron fired, are they kept.
+Neurons of one phase fire in the step in which they get their input. All others take the input of T steps before they
+fire, so a network with `n` sites of theirs is run over time `n + 1` times: in run `i` the sites before the `i`-th fire,
+by what they accumulated in the runs before, and the `i`-th accumulates its input. Each run computes what its site
+needs, no more. Spike trains are not stored between the runs: what a site fires at a step is drawn anew, the same way
+each time, from what it accumulated and its key. Neurons with a lead run some steps before the T that count.
 
 A convolution costs as much in these loops as outside of them, on a CPU too, where only its gradient would not.
 """
 
-import dataclasses
+import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.folded import TWO_PHASE, site_key
-from tppjax import counts, neurons
+from convert.folded import site_key
 from tppjax.graph import Site
 from tppjax.network import Network
+from tppjax.neurons import Neuron, in_thresholds
 
 
 class Simulation(NamedTuple):
@@ -28,12 +27,14 @@ class Simulation(NamedTuple):
 
     Attributes:
       mean: what it returned, mean over the steps.
-      fired: `{site: [...]}`, number of spikes of each neuron.
+      counts: `{site: [...]}`, spikes of each neuron, those of -1 taken off: its rate is `theta count / T`.
+      fired: `{site: [...]}`, number of spikes of each neuron, whatever their sign.
       steps: what it returned at each step, `[T, ...]`.
       spikes, potentials, currents: as in `convert.Trace`, `{site: [T, ...]}`. Empty like `steps`, unless traced.
     """
 
     mean: Any
+    counts: dict[str, jax.Array]
     fired: dict[str, jax.Array]
     steps: Any = ()
     spikes: Any = ()
@@ -41,56 +42,35 @@ class Simulation(NamedTuple):
     currents: Any = ()
 
 
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """How neurons run over time.
-
-    Attributes:
-      modes: of each site, as pairs, in the order in which they run.
-      T: number of time steps.
-      v_init: potential of `baseline` and `shuffle` before the first step, in thresholds.
-      shift: added to the input of `baseline` and `shuffle` over all T steps together, in thresholds.
-      shared_order: in mode `shuffle`, one order for all neurons of a site.
-    """
-
-    modes: tuple[tuple[str, str], ...]
-    T: int
-    v_init: float = 0.5
-    shift: float = 0.0
-    shared_order: bool = False
-
-
-def simulate(network: Network, x, key, settings: Settings, order=None, traced: bool = False) -> Simulation:
+def simulate(network: Network, x, key, neurons: dict[str, Neuron], T: int, tables: dict, traced: bool) -> Simulation:
     """The network over time on one example.
 
     Args:
       network: with a threshold at each site.
       x: the input `[1, ...]`, which enters at every step; or `[T, 1, ...]`, one for each.
       key: a PRNG key, or None if nothing is random.
-      settings: how its neurons run.
-      order: of the steps of `shuffle`, `[T]`; None to draw one.
+      neurons: of each site, in the order in which they run.
+      T: number of time steps.
+      tables: what each site's neurons need to know of T, as `Neuron.tables` has it.
       traced: whether what happened at every step is kept, in T times the memory.
     """
-    run = _Run(network, key, settings, order, traced)
+    run = _Run(network, key, neurons, T, tables, traced)
     frames = x if x.ndim == len(network.graph.shape) + 2 else None
-    accumulated, fired, kept = {}, {}, {}
-    needed = {item.name for item in network.graph.needed() if isinstance(item, Site)}
-    modes = {name: mode for name, mode in settings.modes if name in needed}
-    for name, mode in modes.items():
-        if mode == "baseline":
-            continue
-        state, _, trace = run.over_time(x, frames, accumulated, until=name)
-        accumulated[name] = state[name].get("accumulated", state[name]["count"])
-        if mode == "shuffle":  # it has fired already, in another order
-            fired[name] = state[name]["count"]
-        kept[name] = trace.get(name, {})
+    accumulated, kept = {}, {}
+    needed = [item.name for item in network.graph.needed() if isinstance(item, Site)]
+    for name in needed:
+        if neurons[name].waits:
+            state, _, trace = run.over_time(x, frames, accumulated, until=name)
+            accumulated[name] = state[name]["neurons"]
+            kept[name] = trace.get(name, {})
     state, (mean, steps), trace = run.over_time(x, frames, accumulated)
-    fired = {name: fired.get(name, state[name]["count"]) for name in modes}
+    counts = {name: state[name]["count"] for name in needed}
+    fired = {name: state[name].get("fired", counts[name]) for name in needed}
     if not traced:
-        return Simulation(mean, fired)
-    trace = {name: kept.get(name, {}) | trace[name] for name in fired}  # the spikes of the run that sends them
-    of = ({name: at[what] for name, at in trace.items()} for what in ("spikes", "potential", "current"))
-    return Simulation(mean, fired, steps, *of)
+        return Simulation(mean, counts, fired)
+    trace = {name: kept.get(name, {}) | trace[name] for name in needed}  # the spikes of the run that sends them
+    of = ({name: at[what] for name, at in trace.items() if what in at} for what in ("spikes", "potential", "current"))
+    return Simulation(mean, counts, fired, steps, *of)
 
 
 class _Run(NamedTuple):
@@ -98,8 +78,9 @@ class _Run(NamedTuple):
 
     network: Network
     key: Any
-    settings: Settings
-    order: Any
+    neurons: dict[str, Neuron]
+    T: int
+    tables: dict
     traced: bool
 
     def over_time(self, x, frames, accumulated: dict, until: str | None = None):
@@ -107,7 +88,8 @@ class _Run(NamedTuple):
 
         Sites with something `accumulated` fire by it; `until` accumulates, and ends the run.
         """
-        network, T = self.network, self.settings.T
+        network, T = self.network, self.T
+        lead = max(neuron.lead for neuron in self.neurons.values())
         names = [item.name for item in network.graph.needed(until) if isinstance(item, Site)]
 
         def step(carry, now):
@@ -115,18 +97,21 @@ class _Run(NamedTuple):
             state, traced = dict(state), {}
 
             def at_site(site: Site, current):
-                state[site.name], sent, seen = self.at_step(site, current, state[site.name], t, accumulated, until)
+                corrected = network.corrected(site.name, current, site.input_axis, t).astype(jnp.float32)
+                at_step = self.accumulate if site.name == until else self.fire
+                memory = accumulated.get(site.name)
+                state[site.name], spikes, seen = at_step(site, corrected, state[site.name], memory, t)
                 traced[site.name] = seen if self.traced else {}
-                return sent.astype(current.dtype)
+                return (self.theta(site, spikes) * spikes).astype(current.dtype)
 
             sent = network.graph.run(network.weights, x if frame is None else frame, at_site, until)
-            total = None if until else jax.tree.map(jnp.add, total, sent)
+            total = None if until else jax.tree.map(lambda sum, y: sum + y * (t >= 0) if lead else sum + y, total, sent)
             return (total, state), (sent if self.traced and not until else (), traced)
 
-        start = {name: self.at_rest(network.sites[name], accumulated, until) for name in names}
+        start = {name: self.at_rest(network.sites[name], name in accumulated, name == until) for name in names}
         zero = None if until else jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), self.outputs(x, frames))
-        steps = (jnp.arange(T), frames)
-        (total, state), (sent, traced) = jax.lax.scan(step, (zero, start), steps, length=T)
+        (total, state), over_time = jax.lax.scan(step, (zero, start), (jnp.arange(-lead, T), frames))
+        sent, traced = jax.tree.map(lambda a: a[lead:], over_time)
         return state, (None if until else jax.tree.map(lambda a: a / T, total), sent), traced
 
     def outputs(self, x, frames):
@@ -135,69 +120,75 @@ class _Run(NamedTuple):
         like = lambda site, _: jnp.zeros((1, *site.shape), one.dtype)  # noqa: E731
         return jax.eval_shape(lambda x: self.network.graph.run(self.network.weights, x, like), one)
 
-    def at_rest(self, site: Site, accumulated: dict, until: str | None) -> dict:
+    def at_rest(self, site: Site, accumulated: bool, last: bool) -> dict:
         """The state of a site before the first step."""
-        mode, shape = dict(self.settings.modes)[site.name], (1, *site.shape)
-        state = {"count": jnp.zeros(shape)}
-        if mode == "baseline" or (mode == "shuffle" and site.name == until):
-            state["u"] = jnp.zeros(shape)
-        if site.name == until and mode in TWO_PHASE:
-            state["accumulated"] = jnp.zeros((1, *site.input_shape))
-        elif site.name == until and self.settings.shared_order:
-            state["accumulated"] = jnp.zeros((self.settings.T, *shape), bool)
+        neuron, shape = self.neurons[site.name], (1, *site.shape)
+        state = {} if last else {"count": jnp.zeros(shape)}
+        if neuron.signed and not last:
+            state["fired"] = jnp.zeros(shape)
+        if not accumulated:
+            state["neurons"] = neuron.init((1, *site.input_shape) if neuron.two_phase else shape, self.T)
         return state
 
-    def at_step(self, site: Site, current, state: dict, t, accumulated: dict, until: str | None):
-        """One step of a site: `(state, what it sends, what is traced)`."""
-        mode = dict(self.settings.modes)[site.name]
-        current = self.network.corrected(site.name, current, site.input_axis).astype(jnp.float32)
-        if mode in TWO_PHASE and site.name == until:
-            state = state | {"accumulated": state["accumulated"] + current}
-            return state, jnp.zeros((1, *site.shape)), {"current": site.prepare(current, self.network.weights)}
-        if site.name in accumulated:
-            spikes, seen = self.second_phase(site, mode, accumulated[site.name], state["count"], t)
+    def accumulate(self, site: Site, current, state: dict, memory, t):
+        """One step of the last site of a run: `(state, no spikes, what is traced)`."""
+        neuron, prepared = self.neurons[site.name], self.prepared(site, current, t)
+        x = current if neuron.two_phase else self.in_thresholds(site, prepared)
+        now = neuron.accumulate(state["neurons"], x, t, self.T, self.key_of_step(site, t))
+        return {"neurons": now}, jnp.zeros(prepared.shape), self.seen(site, prepared, now)
+
+    def fire(self, site: Site, current, state: dict, memory, t):
+        """One step of another site, by what it accumulated if it waits: `(state, spikes, what is traced)`."""
+        neuron, tables, state = self.neurons[site.name], self.tables[site.name], dict(state)
+        if neuron.waits:
+            u = self.in_thresholds(site, self.potential(site, memory)) if neuron.two_phase else memory
+            key = site_key(self.key, site, self.network)
+            spikes = neuron.step(u, state["count"], t, self.T, key, **tables)
+            seen = {"potential": self.theta(site, u) * (u - state["count"])} if neuron.two_phase else {}
         else:
-            current = site.prepare(current, self.network.weights)
-            state, spikes, seen = self.integrate_and_fire(site, current, state, t)
-        state = state | {"count": state["count"] + spikes}
-        if mode == "shuffle" and site.name == until and self.settings.shared_order:
-            state["accumulated"] = state["accumulated"].at[t].set(spikes > 0)
-        return state, self.network.theta(site, spikes) * spikes, seen | {"spikes": spikes}
+            prepared = self.prepared(site, current, t)
+            x, key = self.in_thresholds(site, prepared), self.key_of_step(site, t)
+            state["neurons"], spikes = neuron.step(state["neurons"], x, t, self.T, key, **tables)
+            seen = self.seen(site, prepared, state["neurons"])
+        counted = spikes * (t >= 0) if neuron.lead else spikes
+        state["count"] += counted
+        if neuron.signed:
+            state["fired"] += jnp.abs(counted)
+        return state, spikes, seen | {"spikes": spikes}
 
-    def integrate_and_fire(self, site: Site, current, state: dict, t):
-        """One step of Eq. 1 and 2."""
-        theta = self.network.theta(site, current)
-        begin = jnp.where(t == 0, self.settings.v_init, 0.0)
-        x = counts.in_thresholds(current, theta) + self.settings.shift / self.settings.T + begin
-        u = neurons.integrate(state["u"], x)
-        return state | {"u": u}, neurons.fire(u), {"potential": theta * u, "current": current}
+    def seen(self, site: Site, current, state) -> dict:
+        """What is traced of a site that gets `current`, after which its neurons are in `state`."""
+        neuron = self.neurons[site.name]
+        u = None if neuron.two_phase else neuron.potential(state)
+        return {"current": current} | ({} if u is None else {"potential": self.theta(site, current) * u})
 
-    def second_phase(self, site: Site, mode: str, accumulated, count, t):
-        """One step of a site that fires by what it accumulated, `count` times so far."""
-        T, key = self.settings.T, site_key(self.key, site, self.network)
-        if mode == "shuffle" and self.settings.shared_order:
-            order = jax.random.permutation(key, T) if self.order is None else self.order
-            return accumulated[order[t]].astype(jnp.float32), {}
-        now, left, seen = None if key is None else jax.random.fold_in(key, t), T - t, {}
-        if mode != "shuffle":
-            v = self.potential(site, accumulated)
-            theta = self.network.theta(site, v)
-            seen = {"potential": v - theta * count}
-        match mode:
-            case "shuffle":
-                spikes = neurons.tpp_step(accumulated, count, left, now)
-            case "rounded":
-                spikes = neurons.rounded_step(counts.rounded(v, theta, T), left, T)
-            case "unbiased":  # the count that is drawn when folded
-                spikes = neurons.tpp_step(counts.unbiased(v, theta, T, key), count, left, now)
-            case "tpp":
-                spikes = neurons.tpp_step(counts.in_thresholds(v, theta), count, left, now)
-        return spikes, seen
+    def theta(self, site: Site, like):
+        """What a spike of each neuron of a site weighs."""
+        return self.neurons[site.name].weight * self.network.theta(site, like)
+
+    def in_thresholds(self, site: Site, v):
+        """A potential or current at a site in units of that."""
+        return in_thresholds(v, self.theta(site, v))
+
+    def prepared(self, site: Site, current, t):
+        """What a neuron gets at a step: at the first one its initial potential, too."""
+        x = site.prepare(current, self.network.weights)
+        return x + jnp.where(t == 0, self.network.initial(site, x), 0.0)
 
     def potential(self, site: Site, accumulated):
         """What a two-phase site compares, of the sum of its input over T steps."""
-        T = self.settings.T
-        return T * site.prepare(accumulated / T, self.network.weights) if site.before else accumulated
+        v = self.T * site.prepare(accumulated / self.T, self.network.weights) if site.before else accumulated
+        return v + self.network.initial(site, v)
+
+    def key_of_step(self, site: Site, t):
+        """The key of a site for this step."""
+        return None if self.key is None else jax.random.fold_in(site_key(self.key, site, self.network), t)
+
+
+def memory(neuron: Neuron, T: int) -> int:
+    """Bytes that a neuron keeps over time: its state, and its count."""
+    state = jax.eval_shape(lambda: neuron.init((1,), T))
+    return 4 + sum(a.dtype.itemsize * math.prod(a.shape) for a in jax.tree.leaves(state))
 
 
 def lots(n: int, at_once: int) -> np.ndarray:

@@ -8,8 +8,9 @@ import pytest
 import convert
 from benchmarks.__main__ import LONG, Bench, cases_of, main, table
 from tests.convert.torch_states import akamaster_state
-from tppjax import counts, files
+from tppjax import files
 from tppjax.activations import qcfs
+from tppjax.neurons.tpp import mean_count
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def test_spikingjelly_is_our_baseline(networks):
     from benchmarks import pytorch
 
     ours, theirs, x = networks
-    expected = np.asarray(convert.to_snn(ours, 4, "baseline", v_init=0.5).apply(x))
+    expected = np.asarray(convert.to_snn(ours, 4, "baseline(v_init=0.5)").apply(x))
     np.testing.assert_allclose(theirs(pytorch.SpikingJelly, 4), expected, atol=1e-3 * np.abs(expected).max())
 
 
@@ -85,7 +86,7 @@ def test_algorithm_3_has_the_law_of_a_tpp_neuron(torch):
     spikes = pytorch.Tpp(torch.tensor(theta), T)(torch.full((T * n,), u * theta / T)).unflatten(0, (T, n)) / theta
     drawn = spikes.sum(0).numpy()
     assert set(np.unique(drawn.round(4))) == {1, 2}
-    assert abs(drawn.mean() - counts.mean_tpp(u, T)) < 5 * drawn.std() / np.sqrt(n)
+    assert abs(drawn.mean() - mean_count(u, T)) < 5 * drawn.std() / np.sqrt(n)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from importlib import import_module, metadata
 __version__ = metadata.version("tppjax")
 
 _MODULES = (
-    *("activations", "ann", "calibration", "checkpoint", "counts", "data", "errors", "graph", "models", "network"),
+    *("activations", "ann", "calibration", "checkpoint", "data", "errors", "graph", "models", "network"),
     *("neurons", "prng", "sharding", "tracing"),
 )
 

@@ -10,8 +10,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from tppjax import counts
 from tppjax.errors import check_count, check_number
+from tppjax.neurons.base import in_thresholds
+from tppjax.neurons.rounded import nearest
 
 
 def clipped_relu(x, theta):
@@ -33,8 +34,8 @@ def qcfs(x, theta, L: int):
     Returns:
       Array of the shape of `x`.
     """
-    u = jax.lax.clamp(0.0, counts.in_thresholds(L * x, theta), float(L))
-    level = jax.lax.stop_gradient(counts.rounded(L * x, theta, L))
+    u = jax.lax.clamp(0.0, in_thresholds(L * x, theta), float(L))
+    level = jax.lax.stop_gradient(nearest(in_thresholds(L * x, theta), L))
     return theta * (level + (u - jax.lax.stop_gradient(u))) / L
 
 

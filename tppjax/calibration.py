@@ -6,17 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tppjax import counts
 from tppjax.batching import batches
 from tppjax.checks import check_examples
-from tppjax.counts import check_steps
 from tppjax.errors import InputError, check_count, check_number
 from tppjax.histogram import Histogram
 from tppjax.network import Network
+from tppjax.neurons import Neuron, check_steps, parse
 from tppjax.tracing import trace
 
 METHODS = ("max", "percentile", "mse")
-MODES = ("baseline", "shuffle", "tpp", "rounded", "unbiased")
 CANDIDATES = 1 - 0.01 * np.arange(95)  # of the maximum: 1.00, 0.99, ..., 0.06 (SNNC: Li et al., ICML 2021)
 
 
@@ -27,7 +25,7 @@ def calibrate(
     per: str = "channel",
     *,
     T: int = 16,
-    mode: str = "tpp",
+    mode: str | Neuron = "tpp",
     percentile: float = 99.9,
     observed: dict[str, Histogram] | None = None,
     batch_size: int | None = None,
@@ -41,8 +39,8 @@ def calibrate(
         that makes the mean squared error between activation and rate least (SNNC).
       per: "channel", or "layer" for one threshold for all channels of a site.
       T: number of time steps that the thresholds are meant for; only "mse" asks.
-      mode: the neuron that they are meant for, likewise: its expected squared error is what "mse" makes least; "floor"
-        is SNNC's own, which always rounds down.
+      mode: the neuron that they are meant for, likewise: its expected squared error is what "mse" makes least. SNNC's
+        own always rounds down, as `"baseline(v_init=0)"` does.
       percentile: of all activations, zeros included, in percent.
       observed: what `observe` found on these images, to choose again for another T or mode without another pass.
       batch_size: images a call; by default as many as suit the device's memory.
@@ -55,13 +53,14 @@ def calibrate(
       InputError: on unknown names, numbers out of range, images that don't fit the network, or none; or if all sites
         are QCFS.
     """
-    _check_choice(method, per, T, mode, percentile)
+    _check_choice(method, per, T, percentile)
     network = trace(network, images)
     check_untrained(network)
     images = check_examples(network, images, "calibration")
     observed = _observe(network, images, batch_size) if observed is None else observed
-    thetas = choose(observed, method, per, T=T, mode=mode, percentile=percentile)
-    detail = {"max": "", "percentile": f" {percentile}", "mse": f" at T={T} for {mode}"}[method]
+    neuron = parse(mode)
+    thetas = choose(observed, method, per, T=T, neuron=neuron.at(network.kinds), percentile=percentile)
+    detail = {"max": "", "percentile": f" {percentile}", "mse": f" at T={T} for {neuron}"}[method]
     how = f"thresholds: {method}{detail} per {per}, from {len(images)} images"
     return network.replace(thetas=network.thetas | thetas, history=(*network.history, how))
 
@@ -95,9 +94,9 @@ def _at_sites(network: Network, images) -> dict[str, jax.Array]:
     return {name: jnp.minimum(x, bounds[name]) if name in bounds else x for name, x in found.items()}
 
 
-def choose(histograms: dict[str, Histogram], method: str, per: str, *, T: int, mode: str, percentile=99.9) -> dict:
+def choose(histograms: dict[str, Histogram], method: str, per: str, *, T: int, neuron: Neuron, percentile=99.9) -> dict:
     """`{site: theta}` from the histograms of `observe`; arguments as `calibrate`."""
-    _check_choice(method, per, T, mode, percentile)
+    _check_choice(method, per, T, percentile)
     thetas = {}
     for site, histogram in histograms.items():
         histogram = histogram if per == "channel" else histogram.pooled()
@@ -107,7 +106,7 @@ def choose(histograms: dict[str, Histogram], method: str, per: str, *, T: int, m
             case "percentile":
                 theta = histogram.percentile(percentile)
             case "mse":
-                theta = least_error(histogram, T, mode)
+                theta = least_error(histogram, T, neuron)
         if not theta.max() > 0:
             raise InputError(f"nothing ever fires at {site} on the calibration images: are they those of the network?")
         theta = np.where(theta > 0, theta, theta.max()).astype(np.float32)
@@ -115,53 +114,27 @@ def choose(histograms: dict[str, Histogram], method: str, per: str, *, T: int, m
     return thetas
 
 
-def least_error(histogram: Histogram, T: int, mode: str) -> np.ndarray:
+def least_error(histogram: Histogram, T: int, neuron: Neuron) -> np.ndarray:
     """The candidate with the least mean squared error for each channel, `[C]`; the largest one on a tie."""
     thetas = histogram.largest[:, None] * CANDIDATES
-    errors = _errors(jnp.float32(histogram.counts), jnp.float32(histogram.values()), jnp.float32(thetas), T, mode)
+    errors = _errors(jnp.float32(histogram.counts), jnp.float32(histogram.values()), jnp.float32(thetas), T, neuron)
     return np.take_along_axis(thetas, np.asarray(errors).argmin(axis=1)[:, None], axis=1)[:, 0]
 
 
-@partial(jax.jit, static_argnames=("T", "mode"))
-def _errors(weights, values, thetas, T: int, mode: str):
+@partial(jax.jit, static_argnames=("T", "neuron"))
+def _errors(weights, values, thetas, T: int, neuron: Neuron):
     """Squared error summed over a channel's values, for each of its candidates: `[C, K]`; one channel at a time."""
 
     def of_channel(channel):
         weights, values, thetas = channel
-        return jax.vmap(lambda theta: jnp.sum(weights * squared_error(values, theta, T, mode)))(thetas)
+        return jax.vmap(lambda theta: jnp.sum(weights * neuron.squared_error(values, theta, T)))(thetas)
 
     return jax.lax.map(of_channel, (weights, values, thetas))
 
 
-def squared_error(x, theta, T: int, mode: str):
-    """Expected squared error of the rate `theta count / T` as an estimate of `x > 0`, clipping included; elementwise.
-
-    For "baseline" and "shuffle" that of "rounded", which is what they come to if their input does not change in time.
-
-    Raises:
-      InputError: on an unknown mode.
-    """
-    u = counts.in_thresholds(T * x, theta)
-    inside = jnp.clip(u, 0, T)
-    low = jnp.minimum(jnp.floor(inside), T - 1)
-    match mode:
-        case "tpp":
-            more = counts.probability_of_one_more(inside, low, T)
-        case "unbiased":
-            more = inside - low
-        case "floor":
-            more = inside >= T
-        case "rounded" | "baseline" | "shuffle":
-            more = inside - low >= 0.5
-        case _:
-            raise InputError(f"unknown mode {mode!r}; known: {', '.join((*MODES, 'floor'))}")
-    return (theta / T) ** 2 * ((1 - more) * (low - u) ** 2 + more * (low + 1 - u) ** 2)
-
-
-def _check_choice(method, per, T, mode, percentile):
+def _check_choice(method, per, T, percentile):
     check_steps(T)
-    known = {"method": (method, METHODS), "per": (per, ("channel", "layer")), "mode": (mode, (*MODES, "floor"))}
-    for name, (value, names) in known.items():
+    for name, (value, names) in {"method": (method, METHODS), "per": (per, ("channel", "layer"))}.items():
         if value not in names:
             raise InputError(f"unknown {name} {value!r}; known: {', '.join(names)}")
     check_number("percentile", percentile, 0, 100, above=True)

@@ -20,7 +20,7 @@ from tppjax.tracing import trace
 
 FORMAT = 1
 GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
-PARTS = ("weights", "thetas", "offsets")
+PARTS = ("weights", "thetas", "offsets", "potentials")
 REMEDY = "save the network again, or copy its folder again from where it is whole"
 
 

@@ -24,7 +24,9 @@ class Network(struct.PyTreeNode):
       weights: by name, from the paths of the leaves that they came from.
       thetas: thresholds by site, one for each channel `[C]` or one for all `[]`, in the units of what reaches the site;
         a site that was trained without one has none until `calibrate` gives it one.
-      offsets: what corrections add to what reaches a site, `[C]`, and to the output, if that is one array `[B, K]`.
+      offsets: what corrections add to what reaches a site, `[C]`, or `[T, C]` where they differ from step to step; and
+        to the output, if that is one array `[B, K]`.
+      potentials: what corrections add to the potential of each neuron of a site at the first step, in thresholds.
       graph: the operations and the sites.
       preprocessing: from pixels to the network's input; None for a network that takes arrays as they are.
       history: how it came to be, a sentence a step.
@@ -33,6 +35,7 @@ class Network(struct.PyTreeNode):
     weights: dict[str, jax.Array]
     thetas: dict[str, jax.Array]
     offsets: dict[str, jax.Array]
+    potentials: dict[str, jax.Array]
     graph: Graph = struct.field(pytree_node=False)
     preprocessing: Preprocessing | None = struct.field(pytree_node=False, default=None)
     history: tuple[str, ...] = struct.field(pytree_node=False, default=())
@@ -41,6 +44,11 @@ class Network(struct.PyTreeNode):
     def sites(self) -> dict[str, Site]:
         """By name, in the order in which they run."""
         return self.graph.sites
+
+    @property
+    def kinds(self) -> set[str]:
+        """Of its activations."""
+        return {site.kind for site in self.sites.values()}
 
     def __repr__(self):
         return f"Network({len(self.sites)} sites, {len(self.thetas)} thresholds, {self.parameters:,} parameters)"
@@ -100,11 +108,26 @@ class Network(struct.PyTreeNode):
         """The thresholds of a site for each of its neurons, of the shape of `like` `[1, ...]`."""
         return jnp.broadcast_to(site.by_channel(self.thetas[site.name]), like.shape)
 
-    def corrected(self, name: str, x, axis: int | None):
-        """`x` `[1, ...]`, and what a correction adds to each of its channels, if there is one at `name`."""
+    def initial(self, site: Site, like):
+        """What a correction adds to the potential of a site at the first step, of the shape of `like` `[1, ...]`."""
+        if site.name not in self.potentials:
+            return 0.0
+        return self.theta(site, like) * jnp.asarray(self.potentials[site.name])[None]
+
+    def corrected(self, name: str, x, axis: int | None, t=None):
+        """`x` `[1, ...]`, and what a correction adds to each of its channels, if there is one at `name`.
+
+        Args:
+          name: of a site, or `OUTPUT`.
+          x: what reaches it: at step `t`, or with None the mean over all steps.
+          axis: of the channels, in an example; None if there is one.
+          t: the step, 0 to T - 1; those before get what step 0 gets.
+        """
         if name not in self.offsets:
             return x
         offset = self.offsets[name]
+        if jnp.ndim(offset) == 2:
+            offset = jnp.mean(offset, axis=0) if t is None else offset[jnp.maximum(t, 0)]
         return x + offset.reshape([-1 if axis is not None and i == axis + 1 else 1 for i in range(x.ndim)])
 
     def save(self, folder: str | os.PathLike) -> None:
@@ -131,7 +154,7 @@ class Network(struct.PyTreeNode):
 def network(graph: Graph, weights: dict, preprocessing=None, history=()) -> Network:
     """The network of a graph, with the thresholds that it was trained with: the bounds of its clips and QCFS."""
     thetas = {site.name: _theta(site, weights[site.bound]) for site in graph.sites.values() if site.bound}
-    return Network(weights, thetas, {}, graph, preprocessing, tuple(history))
+    return Network(weights, thetas, {}, {}, graph, preprocessing, tuple(history))
 
 
 def _theta(site: Site, bound):

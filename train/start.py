@@ -16,6 +16,7 @@ from tppjax.batching import batches
 from tppjax.data import Images, Preprocessing
 from tppjax.errors import InputError
 from tppjax.histogram import Histogram
+from tppjax.neurons import Rounded
 from train.loop import split
 
 CALIBRATION, TOGETHER = 500, 50  # images for thresholds, and how many of them a batch
@@ -87,7 +88,7 @@ def _from_data(config: Training, network: Ann, images, train: bool) -> dict[str,
         for site, x in _activations(network, batch, train).items():
             found.setdefault(site, Histogram(x.shape[-1])).add(np.asarray(x))
     how = {"method": "mse", "T": network.model.act.L} if config.act == "qcfs" else {"method": "percentile", "T": 1}
-    return calibration.choose(found, per="layer", mode="rounded", **how)
+    return calibration.choose(found, per="layer", neuron=Rounded(), **how)
 
 
 @partial(jax.jit, static_argnames="train")

@@ -1,14 +1,15 @@
-"""`python -m convert.studies NAME`: one of the paper's experiments, or `all` of them."""
+"""`python -m convert.studies NAME`: an experiment of the paper, `all` of them, or the `methods` of the field."""
 
 from typing import Annotated
 
 import tyro
 
-from convert.studies import everything, theorem
+from convert.studies import everything, methods, theorem
 from tppjax import cli
 
 STUDIES = {
     **{name: (planned.options, planned.module.main) for name, planned in everything.STUDIES.items()},
+    "methods": (methods.Methods, methods.main),
     "theorem": (theorem.Theorem, theorem.main),
     "all": (everything.All, everything.main),
 }

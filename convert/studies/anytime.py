@@ -1,4 +1,4 @@
-"""Table 11: accuracy after t of T steps."""
+"""Table 11: accuracy after t of T steps; and an exit by confidence."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 import convert
 from convert import experiment, paper, pictures
 from convert.experiment import Experiment, Subject
-from convert.studies import study
+from convert.studies import early_exit, study
 from convert.studies.study import Section
 
 NAME = "anytime"
@@ -21,17 +21,23 @@ TITLE = "Accuracy after t of T steps (table 11)"
 class Anytime(Experiment):
     """Accuracy when the answer is read after t of T steps of the last layer: what waiting for a whole train buys."""
 
-    modes: tuple[Literal["baseline", "shuffle", "tpp", "rounded", "unbiased"], ...] = ("baseline", "shuffle", "tpp")
-    """Neurons."""
+    modes: tuple[str, ...] = ("baseline", "shuffle", "tpp")
+    """Neurons, as convert.evaluate has them."""
 
     T: tuple[int, ...] = (4, 8, 16, 32)
     """Latencies: every layer but the last waits for T steps, unless it is baseline."""
 
+    exit: Literal["confidence"] | None = None
+    """Let each image leave as soon as the network is confident, by a threshold chosen on training images, and measure
+    mean steps against accuracy; neurons that wait for all T steps are run with one T after another."""
+
 
 def main(config: Anytime) -> Section:
     """Runs the study."""
-    experiment.check_steps(config.T, config.modes)
-    subject = experiment.begin(config, config.modes)
+    config = experiment.checked(config)
+    subject = experiment.begin(config, config.modes, trained=config.exit is not None)
+    if config.exit:
+        return early_exit.main(config, subject)
 
     def run(mode, T, seeds):
         correct = study.over_seeds(_correct_after, subject.snn(T, mode), config, subject, traced=True)
@@ -80,7 +86,7 @@ def _draw(rows, subject: Subject) -> Figure:
     axes = figure.subplots()
     pictures.reference(axes, subject.accuracy)
     for r in rows:
-        color, marker = pictures.STYLES[r["mode"]]
+        color, marker = pictures.style(r["mode"])
         strength = 0.35 + 0.65 * (latencies.index(r["T"]) + 1) / len(latencies)
         t, mean = range(1, r["T"] + 1), np.mean(r["accuracy"], axis=1)
         label = r["mode"] if r["T"] == latencies[-1] else None

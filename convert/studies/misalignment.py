@@ -1,7 +1,6 @@
 """The paper's explanation, measured: how unevenly a neuron's input arrives over time, and what that costs."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,7 @@ from convert import experiment, pictures
 from convert.experiment import Experiment, Subject
 from convert.studies import study
 from convert.studies.study import Section
-from tppjax.counts import in_thresholds
-from tppjax.neurons import integrate_and_fire
+from tppjax.neurons import Baseline, in_thresholds, parse, simulate
 
 NAME = "misalignment"
 TITLE = "Temporal misalignment: how unevenly the input of a layer arrives (section 3, appendix G)"
@@ -24,8 +22,8 @@ TITLE = "Temporal misalignment: how unevenly the input of a layer arrives (secti
 class Misalignment(Experiment):
     """How far the input of each layer is from uniform over time, and how many spikes too many or too few that makes."""
 
-    modes: tuple[Literal["baseline", "shuffle", "tpp", "rounded", "unbiased"], ...] = ("baseline", "shuffle", "tpp")
-    """Neurons."""
+    modes: tuple[str, ...] = ("baseline", "shuffle", "tpp")
+    """Neurons, as convert.evaluate has them."""
 
     T: tuple[int, ...] = (4, 8, 16)
     """Numbers of time steps."""
@@ -33,7 +31,7 @@ class Misalignment(Experiment):
 
 def main(config: Misalignment) -> Section:
     """Runs the study."""
-    experiment.check_steps(config.T, config.modes)
+    config = experiment.checked(config)
     subject = experiment.begin(config, config.modes)
     order = list(subject.network.sites)
 
@@ -59,29 +57,30 @@ ENTRIES = {"accuracy": list, **dict.fromkeys(MEASURES, dict)}
 def _outcome(snn, pixels, labels, index, key):
     """Of each example: whether it is named rightly, `[B]`, and `{measure: {site: [B]}}`."""
     trace = snn.trace(pixels, convert.example_keys(key, index))
-    how, network = snn.settings, snn.network
+    network = snn.network
+    neuron = Baseline().at(network.kinds)
     found = {
-        name: unevenness(in_thresholds(x, network.theta(network.sites[name], x)), how.v_init, how.shift)
+        name: unevenness(in_thresholds(x, network.theta(network.sites[name], x)), neuron)
         for name, x in trace.currents.items()
     }
     by_measure = {name: {site: found[site][name] for site in found} for name in MEASURES}
     return trace.logits.mean(axis=0).argmax(-1) == labels, by_measure
 
 
-def unevenness(x, v_init: float, shift: float) -> dict:
+def unevenness(x, neuron: Baseline) -> dict:
     """How far the input `x`, `[T, B, ...]` in thresholds, is from uniform over time; means over neurons, `[B]`.
 
     Returns:
       "unevenness": by how many thresholds the input so far exceeds or lacks what it were if spread evenly, at the step
         where that is largest, `max_t |sum_{i<=t} x[i] - t/T sum_i x[i]|`;
       "early": the same with its sign, mean over the steps: above 0 if the input comes early;
-      "superfluous", "missing": spikes that an integrate-and-fire neuron fires too many or too few because of it, that
-        is, against the same input spread evenly, in percent of the steps.
+      "superfluous", "missing": spikes that the integrate-and-fire `neuron` fires too many or too few because of it,
+        that is, against the same input spread evenly, in percent of the steps.
     """
     T = len(x)
     even = jnp.broadcast_to(x.mean(axis=0), x.shape)
     ahead = jnp.cumsum(x - even, axis=0)
-    fired, wanted = (integrate_and_fire(i + shift / T, 1.0, v_init).sum(axis=0) for i in (x, even))
+    fired, wanted = (simulate(neuron, i).sum(axis=0) for i in (x, even))
     found = {
         "unevenness": jnp.abs(ahead).max(axis=0),
         "early": ahead.mean(axis=0),
@@ -105,7 +104,7 @@ def _text(rows, order, subject: Subject, config: Misalignment) -> str:
         f"{study.about(subject, config.seeds)} The input that reaches a neuron, mean over the layers' means. "
         "*Unevenness*: by how many thresholds the input so far ever differs from the same input spread evenly over the "
         "steps; *early*: the same with its sign, above 0 if the input comes too early; *superfluous* and *missing*: "
-        "spikes that an integrate-and-fire neuron fires too many or too few for it, in percent of the steps (a "
+        "spikes that the integrate-and-fire `neuron` fires too many or too few for it, in percent of the steps (a "
         "two-phase neuron, which waits, does not: there it is what an integrate-and-fire neuron would do).\n\n"
         + study.table(header, lines)
     )
@@ -132,14 +131,14 @@ def _draw(rows, order, subject: Subject, config: Misalignment) -> Figure:
     uneven, wrong, cost = figure.subplots(1, 3)
     T = sorted(config.T)[(len(config.T) - 1) // 2]
     for r in rows:
-        color, marker = pictures.STYLES[r["mode"]]
+        color, marker = pictures.style(r["mode"])
         spikes = {s: r["superfluous"][s] + r["missing"][s] for s in order}
         if r["T"] == T:
             style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.2, "label": r["mode"]}
             uneven.plot([r["unevenness"][s] for s in order], **style)
             wrong.plot([spikes[s] for s in order], **style)
-        if r["mode"] not in ("baseline", "shuffle"):
-            continue  # their neurons wait, and make no such spikes
+        if parse(r["mode"]).two_phase:
+            continue  # neurons that read the sum only make no such spikes
         label = r["mode"] if r["T"] == T else None
         x, y = np.mean(list(spikes.values())), subject.accuracy - np.mean(r["accuracy"])
         cost.scatter(x, y, color=color, marker=marker, label=label, zorder=3)
@@ -153,6 +152,7 @@ def _draw(rows, order, subject: Subject, config: Misalignment) -> Figure:
     cost.set(xlabel="wrong spikes (% of steps), mean over layers", ylabel="accuracy below the ANN's (points)")
     cost.set_title("and what that costs")
     cost.grid(alpha=0.3)
-    cost.legend(fontsize=8)
+    if cost.collections:
+        cost.legend(fontsize=8)
     figure.suptitle(str(subject))
     return figure

@@ -12,6 +12,7 @@ from convert.experiment import Experiment, Subject
 from convert.studies import study
 from convert.studies.study import Section
 from tppjax.errors import InputError
+from tppjax.neurons import Ordered
 
 NAME = "orders"
 TITLE = "One given order of the steps at every layer (figures 11 and 12)"
@@ -41,7 +42,7 @@ def main(config: Orders) -> Section:
     subject = experiment.begin(config, ("baseline", "shuffle"))
 
     def run(T, order, fixed=None):
-        snn = subject.snn(T, "shuffle", like="baseline", order=order)
+        snn = subject.snn(T, Ordered(order=tuple(order)), like="baseline")
         return {"accuracy": evaluate.row(snn, subject.images, 1, config.batch_size)["mean"]}
 
     cases = [{"T": config.T, "order": list(order)} for order in itertools.permutations(range(config.T))]
@@ -117,14 +118,14 @@ def _text(of_all, of_pairs, subject: Subject) -> str:
 def _draw(of_all, of_pairs, subject: Subject) -> Figure:
     figure = pictures.figure(11 if of_pairs else 6.4)
     axes = np.atleast_1d(figure.subplots(1, 2 if of_pairs else 1))
-    given, color = of_all[0], pictures.STYLES["shuffle"][0]
+    given, color = of_all[0], pictures.style("shuffle")[0]
     ordered = sorted(of_all, key=lambda r: r["accuracy"])
-    colors = [pictures.STYLES["baseline"][0] if r is given else color for r in ordered]
+    colors = [pictures.style("baseline")[0] if r is given else color for r in ordered]
     values = [r["accuracy"] for r in ordered]
     axes[0].scatter(values, range(len(ordered)), color=colors, s=18, zorder=3)
     labels = ["".join(str(t + 1) for t in r["order"]) for r in ordered]
     axes[0].set_yticks(range(len(ordered)), labels, fontsize=6 if len(ordered) < 30 else 3)
-    axes[0].axvline(given["accuracy"], color=pictures.STYLES["baseline"][0], linewidth=1, label="given order: baseline")
+    axes[0].axvline(given["accuracy"], color=pictures.style("baseline")[0], linewidth=1, label="given order: baseline")
     axes[0].axvline(subject.accuracy, color="black", linestyle="--", linewidth=1, label=f"ANN {subject.accuracy:.2f} %")
     axes[0].set(xlabel="test accuracy (%)", ylabel="order of the steps", title=f"all orders of T = {given['T']} steps")
     axes[0].grid(alpha=0.3)

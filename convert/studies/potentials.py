@@ -1,7 +1,6 @@
 """Figures 4 and 7 to 10: the membrane potential before firing."""
 
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,8 @@ from convert import experiment, pictures
 from convert.experiment import Experiment, Subject
 from convert.studies import study
 from convert.studies.study import Section
-from tppjax.counts import in_thresholds
 from tppjax.errors import InputError
+from tppjax.neurons import in_thresholds, parse
 
 NAME = "potentials"
 TITLE = "Membrane potential before firing (figures 4 and 7 to 10)"
@@ -25,8 +24,8 @@ EDGES = np.linspace(-4.0, 4.0, 81)  # thresholds; what lies beyond is counted in
 class Potentials(Experiment):
     """Histograms of the membrane potential before firing, in thresholds, at chosen steps and layers."""
 
-    modes: tuple[Literal["baseline", "shuffle", "tpp", "rounded", "unbiased"], ...] = ("baseline", "shuffle", "tpp")
-    """Neurons."""
+    modes: tuple[str, ...] = ("baseline", "shuffle", "tpp")
+    """Neurons, as convert.evaluate has them."""
 
     T: int = 8
     """Time steps."""
@@ -47,12 +46,16 @@ def main(config: Potentials) -> Section:
     Raises:
       InputError: on a step, layer or channel that is not there.
     """
-    experiment.check_steps((config.T,), config.modes)
+    config = experiment.checked(config)
     if config.steps is None:
         config = replace(config, steps=tuple(2**i for i in range(config.T.bit_length())))
     if not config.steps or not all(1 <= t <= config.T for t in config.steps):
         raise InputError(f"--steps lie between 1 and --T {config.T}; got {config.steps}")
     subject = experiment.begin(config, config.modes)
+    for mode in config.modes:
+        neuron = parse(mode)
+        if not neuron.two_phase and neuron.potential(neuron.init((1,), config.T)) is None:
+            raise InputError(f"{mode} has no potential to show: give its class a method potential(state)")
     chosen = _sites(subject.network, config)
     outcome = _Outcome(tuple(chosen), tuple(config.steps), config.channel)
 
@@ -146,7 +149,7 @@ def _draw(rows, chosen, subject: Subject, config: Potentials) -> Figure:
             for r in rows:
                 share = 100 * np.array(r["counts"][site][i]) / np.sum(r["counts"][site][i])
                 wide = 2.4 if r["mode"] == "baseline" else 1.1  # often hidden by shuffle
-                ax.stairs(share, EDGES, color=pictures.STYLES[r["mode"]][0], linewidth=wide, label=r["mode"])
+                ax.stairs(share, EDGES, color=pictures.style(r["mode"])[0], linewidth=wide, label=r["mode"])
             ax.axvline(1, color="black", linestyle="--", linewidth=1, label="threshold")
             ax.set_yscale("log")
             ax.set_ylim(0.01, 100)

@@ -1,7 +1,6 @@
 """Figures 13 and 14: the spikes of one layer shuffled, all others left in order."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -19,7 +18,7 @@ TITLE = "One layer at a time (figures 13 and 14)"
 class SingleLayer(Experiment):
     """Accuracy with baseline neurons at every layer but one, to find the layers at which a rearrangement helps."""
 
-    mode: Literal["shuffle", "tpp"] = "shuffle"
+    mode: str = "shuffle"
     """Neurons of the one layer; thresholds are chosen for baseline everywhere."""
 
     T: int = 4
@@ -28,7 +27,7 @@ class SingleLayer(Experiment):
 
 def main(config: SingleLayer) -> Section:
     """Runs the study."""
-    experiment.check_steps((config.T,))
+    config = experiment.checked(config)
     subject = experiment.begin(config, ("baseline", config.mode))
     order = list(subject.network.sites)
 
@@ -82,7 +81,7 @@ def _draw(rows, subject: Subject, config: SingleLayer) -> Figure:
     none, *single, everywhere = rows
     figure = pictures.figure(8.5)
     axes = figure.subplots()
-    color, baseline = pictures.STYLES[config.mode][0], pictures.STYLES["baseline"][0]
+    color, baseline = pictures.style(config.mode)[0], pictures.style("baseline")[0]
     accuracies = np.array([r["accuracy"] for r in single])
     mean, std = accuracies.mean(axis=1), accuracies.std(axis=1, ddof=1) if accuracies.shape[1] > 1 else None
     bottom = np.mean(none["accuracy"])

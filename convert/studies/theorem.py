@@ -13,8 +13,9 @@ from convert import experiment, pictures
 from convert.results import Results, about
 from convert.studies import study
 from convert.studies.study import Section
-from tppjax import counts, neurons
 from tppjax.errors import InputError, check_number
+from tppjax.neurons import TPP, simulate
+from tppjax.neurons.tpp import mean_count
 
 NAME = "theorem"
 TITLE = "The paper's two theorems in numbers (theorem 1, appendix G)"
@@ -43,7 +44,7 @@ class Theorem:
 
 def main(config: Theorem) -> Section:
     """Runs the study."""
-    experiment.check_steps(config.T)
+    experiment.checked(config)
     if not all(2 <= T <= 128 for T in config.T):
         raise InputError(f"--T is 2 to 128 here: at 1 there is nothing to say, beyond it memory ends; got {config.T}")
     check_number("--draws", config.draws, 1, 10**6)
@@ -116,11 +117,16 @@ def _probability_of_both(u, last, T: int) -> float:
 
 
 def _drawn_outside(T: int, draws: int) -> int:
-    """How many of the neurons that `neurons.tpp` draws break (c)."""
+    """How many of the neurons that `neurons.TPP` draws break (c)."""
     u = np.random.default_rng(T).uniform(-1, T + 1, draws).astype(np.float32)
-    count = np.asarray(neurons.tpp(u, 1.0, T, jax.random.key(T)).sum(axis=0))
+    count = np.asarray(_spikes(u, T, jax.random.key(T)).sum(axis=0))
     clipped = np.clip(u, 0, T)
     return int(((count < np.floor(clipped)) | (count > np.ceil(clipped))).sum())
+
+
+def _spikes(u, T: int, key):
+    """Of TPP neurons whose input is `u` thresholds at the first step and none afterwards, `[T, ...]`."""
+    return simulate(TPP(), np.stack([u, *np.zeros((T - 1, *u.shape), u.dtype)]), key)
 
 
 def _worst_ratio(T: int, draws: int) -> float:
@@ -129,7 +135,7 @@ def _worst_ratio(T: int, draws: int) -> float:
     inputs, outputs = 32, 8
     x = rng.uniform(0, 1, (max(1, draws // inputs), inputs)).astype(np.float32)
     weights = rng.normal(size=(outputs, inputs))
-    rate = np.asarray(neurons.tpp(T * x, 1.0, T, jax.random.key(T + 1)).mean(axis=0), np.float64)
+    rate = np.asarray(_spikes(T * x, T, jax.random.key(T + 1)).mean(axis=0), np.float64)
     error = np.abs((rate - x) @ weights.T).max(axis=1)
     return float((error / (np.abs(weights).sum(axis=1).max() / T)).max())
 
@@ -168,7 +174,7 @@ def _text(rows, config: Theorem) -> str:
     return (
         f"Exact, in float64, from Eq. 7 at {GRID} potentials a threshold; two rows, of (c) and (d), from neurons "
         "drawn by "
-        f"`neurons.tpp`.\n\n{table}\n\n"
+        f"`neurons.TPP`.\n\n{table}\n\n"
         "**(a) fails.** As printed its left side is t (T-t+1) / T times too large for 1 < t < T, without any clipping. "
         "With 1/t in place of (T-t+1)/T it holds exactly at whole numbers of thresholds. Elsewhere the clip of Eq. 7 "
         "at 0 "
@@ -188,9 +194,9 @@ def _draw(steps) -> Figure:
     shades = pictures.shades(len(steps))
     for color, T in zip(shades, steps, strict=True):
         near, u = np.linspace(0, min(T, 3), 193), np.linspace(0, T, 64 * min(T, 8) + 1)
-        means.plot(near, counts.mean_tpp(near, T), color=color, label=f"T = {T}")
+        means.plot(near, mean_count(near, T), color=color, label=f"T = {T}")
         if T <= 8:  # more would hide each other
-            bias.plot(u / T, counts.mean_tpp(u, T) - u, color=color, label=f"T = {T}")
+            bias.plot(u / T, mean_count(u, T) - u, color=color, label=f"T = {T}")
         t = np.arange(1, T + 1)
         printed.plot(t / T, t * (T - t + 1) / T, color=color, marker="o" if T < 10 else None, label=f"T = {T}")
     means.plot([0, 3], [0, 3], color="black", linestyle="--", linewidth=1, label="what (a) says")

@@ -30,7 +30,7 @@ def test_correction_brings_the_snn_nearer(relu_ann, digits_train, digits_test, m
     def departure(network):
         return convert.report(convert.to_snn(network, 3, mode), digits_test.images[:200], calibrated).rows[-1].departure
 
-    corrected = [convert.correct(calibrated, digits_train, T=3, mode=mode, weights=w) for w in (False, True)]
+    corrected = [convert.correct(calibrated, digits_train, T=3, mode=mode, method=m) for m in ("bias", "weights")]
     errors = [departure(network) for network in (calibrated, *corrected)]
     assert errors[2] < errors[1] < errors[0]
 
@@ -62,7 +62,7 @@ def test_evaluate_calibrates_and_corrects(digits_relu):
     with pytest.raises(ValueError, match=r"no threshold at .* or --calibrate mse"):
         evaluate.main(evaluate.Evaluate(**options))
     means = []
-    for more in ({}, {"correct_bias": True}, {"correct_weights": True}):
+    for more in ({}, {"correct": "bias"}, {"correct": "weights"}):
         results = evaluate.main(evaluate.Evaluate(**options, calibrate="mse", overwrite=True, **more))
         means.append(results["rows"][0]["mean"])
         assert results["conversion"]["calibrate"] == "mse"
@@ -120,7 +120,7 @@ FITTED = {
 def test_weights_are_those_of_least_squares(kind):
     """The squared error of what reaches the site has no gradient left, in any weight or in the offset."""
     network, variables = ready(FITTED[kind])
-    corrected = convert.correct(network, X, T=2, mode="rounded", weights=True, ridge=1e-6)
+    corrected = convert.correct(network, X, T=2, mode="rounded", method="weights", ridge=1e-6)
     names = [name for name in ("second", "third") if name in variables["params"]]
     snn = convert.to_snn(corrected, 2, "rounded")
     rates = corrected.thetas["first"] * np.asarray(snn.activity(X)[1]["first"]) / 2
@@ -158,7 +158,7 @@ OFFSETS_ONLY = {
 @pytest.mark.parametrize("kind", OFFSETS_ONLY)
 def test_layers_that_cannot_be_fitted_are_left_and_their_site_gets_an_offset(kind):
     network, variables = ready(OFFSETS_ONLY[kind])
-    corrected = convert.correct(network, X, T=2, mode="rounded", weights=True)
+    corrected = convert.correct(network, X, T=2, mode="rounded", method="weights")
     if "second" in variables["params"]:
         kernel = variables["params"]["second"]["kernel"]
         np.testing.assert_array_equal(corrected.weights["params/second/kernel"], kernel)
@@ -179,13 +179,13 @@ def test_layers_in_series_are_not_taken_for_layers_that_are_added():
         ["params/first/kernel"],
         ["params/head/kernel"],
     ]
-    corrected = convert.correct(network, X, T=2, mode="rounded", weights=True)
+    corrected = convert.correct(network, X, T=2, mode="rounded", method="weights")
     assert error(corrected, network) < error(network, network)
 
 
 def test_batch_norm_is_folded_before_weights_are_fitted():
     network, _ = ready(lambda x: nn.BatchNorm(use_running_average=True, epsilon=1e-2)(nn.Dense(4, name="second")(x)))
-    corrected = convert.correct(network, X, T=200, mode="rounded", weights=True)
+    corrected = convert.correct(network, X, T=200, mode="rounded", method="weights")
     assert not any("BatchNorm" in name for name in corrected.weights)
     np.testing.assert_allclose(corrected.apply(X), network.apply(X), atol=0.2)
     snn = convert.to_snn(corrected, 200, "rounded")
@@ -226,7 +226,7 @@ def test_refusals(digits_test):
         "a network is an Ann, .* got VGG": lambda: convert.correct(models.create("vgg_small", 2, ReLU()), x, T=4),
         "NaN or infinity, first at": lambda: convert.correct(network, np.full_like(x, np.nan), T=4),
         r"takes a batch \[B, 2, 2, 2\]; got": lambda: convert.correct(network, digits_test.images, T=4),
-        "v_init must be a finite number; got nan": lambda: correct(mode="baseline", v_init=np.nan),
+        "v_init must be a finite number; got inf": lambda: correct(mode="baseline(v_init=1e999)"),
     }
     for message, call in calls.items():
         with pytest.raises(InputError, match=message):

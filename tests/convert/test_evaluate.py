@@ -19,6 +19,7 @@ from tests.convert import networks
 from tppjax import ann, cli, prng
 from tppjax.ann import Ann
 from tppjax.errors import InputError
+from tppjax.neurons import Baseline
 
 all_rows = Results.all_rows
 ALL = ("baseline", "shuffle", "tpp", "rounded", "unbiased")
@@ -187,13 +188,18 @@ def test_pictures_in_folders(digits_run, digits_test, tmp_path):
     assert again["rows"][0]["accuracy"] == results["rows"][0]["accuracy"]
 
 
-def test_v_init_and_shift_reach_the_neurons(digits_run, digits_ann, digits_test, tmp_path):
-    options = {"modes": ("baseline",), "T": (4,), "limit": 90, "out": tmp_path / "out"}
-    for beginning in ({"v_init": 0.25}, {"shift": 0.5}):
-        results = evaluate.main(Evaluate(ann=digits_run, overwrite=True, **options, **beginning))
-        by_hand = evaluate.row(convert.to_snn(digits_ann, 4, "baseline", **beginning), digits_test[:90], 1, 250)
-        assert results["rows"][0]["accuracy"] == by_hand["accuracy"]
-        assert results["rows"][0]["spikes_per_neuron"] == by_hand["spikes_per_neuron"]
+def test_fields_reach_the_neurons(digits_run, digits_ann, digits_test, tmp_path):
+    """However they are written; each has its row, and its report a name that a file can have."""
+    options = {"T": (4,), "limit": 90, "out": tmp_path / "out"}
+    modes = ("baseline( v_init = .25 )", "baseline(shift=0.5)")
+    results = evaluate.main(Evaluate(ann=digits_run, modes=modes, **options))
+    wanted = {"baseline(v_init=0.25)": Baseline(v_init=0.25), "baseline(shift=0.5)": Baseline(shift=0.5)}
+    assert {r["mode"] for r in results["rows"]} == wanted.keys()
+    for r in results["rows"]:
+        by_hand = evaluate.row(convert.to_snn(digits_ann, 4, wanted[r["mode"]]), digits_test[:90], 1, 250)
+        assert r["accuracy"] == by_hand["accuracy"]
+        assert r["spikes_per_neuron"] == by_hand["spikes_per_neuron"]
+    assert (tmp_path / "out" / "report-baseline-v_init=0.25.txt").is_file()
 
 
 def test_every_mode_is_checked_before_the_first_runs(digits_ann, tmp_path, monkeypatch):
@@ -202,7 +208,7 @@ def test_every_mode_is_checked_before_the_first_runs(digits_ann, tmp_path, monke
     ann.save(pooled.replace(preprocessing=replace(pooled.preprocessing, dataset="faces")), tmp_path / "faces")
     monkeypatch.setattr(evaluate, "row", lambda *_: pytest.fail("began"))
     for name, options, message in (
-        ("pooled", {"modes": ("rounded", "baseline")}, "mode 'baseline' can't have the max-pool at conv1_2"),
+        ("pooled", {"modes": ("rounded", "baseline")}, "mode baseline can't have the max-pool at conv1_2"),
         (
             "pooled",
             {"modes": ("rounded",), "calibrate": "mse"},
@@ -225,8 +231,8 @@ def test_every_mode_is_checked_before_the_first_runs(digits_ann, tmp_path, monke
         ({"calibration_images": 0}, "--calibration_images must be at least 1"),
         ({"percentile": float("nan")}, "--percentile must be a finite number; got nan"),
         ({"percentile": 100.5}, "--percentile must be at most 100"),
-        ({"v_init": float("nan")}, "--v_init must be a finite number; got nan"),
-        ({"shift": float("inf")}, "--shift must be a finite number; got inf"),
+        ({"modes": ("tpp", "poisson")}, "unknown mode 'poisson'; known: baseline, .*, and package.module:Name"),
+        ({"modes": ("burst(gamma=0)",)}, "gamma must be a whole number of at least 1; got 0"),
         ({"T": (4, 0)}, "--T is the number of time steps, a whole number of at least 1 and at most 4096; got 0"),
         ({"T": (10**30,)}, "--T is the number of time steps"),
         ({"T": ()}, "need at least one entry"),
@@ -303,8 +309,8 @@ def test_rows_that_another_process_adds_meanwhile_are_in_the_table(digits_run, t
 def test_results_of_other_settings_are_not_mixed_or_lost(evaluated, digits_run):
     _, out = evaluated
     before = {p.name: p.read_bytes() for p in out.iterdir()}
-    other = Evaluate(ann=digits_run, modes=("rounded",), T=(2,), limit=10, v_init=0.25, out=out)
-    refused = r"of other settings, .* --out or give --overwrite: .*conversion\.v_init was None, is 0\.25; .*n was 90"
+    other = Evaluate(ann=digits_run, modes=("rounded",), T=(2,), limit=10, correct="bias", out=out)
+    refused = r"of other settings, .* --out or give --overwrite: .*conversion\.correct was None, is bias; .*n was"
     with pytest.raises(FileExistsError, match=refused):
         evaluate.main(other)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before

@@ -9,7 +9,7 @@ import convert
 from tests.convert.networks import images, layer, mlp
 from tppjax.activations import ReLU
 from tppjax.data import Preprocessing
-from tppjax.neurons import integrate_and_fire
+from tppjax.neurons import Baseline, simulate
 
 KEY = jax.random.key(3)
 
@@ -40,7 +40,7 @@ def test_a_spiking_network_gets_a_frame_a_step(network, T, shown):
     current = frames.reshape(T, 5, -1) / 255 @ kernel + bias
     np.testing.assert_allclose(trace.currents["dense0"], current, rtol=1e-4, atol=1e-4)
     theta = given.thetas["dense0"]
-    expected = integrate_and_fire(trace.currents["dense0"], jnp.broadcast_to(theta, current.shape[1:]), theta / 2)
+    expected = simulate(Baseline(v_init=0.5), trace.currents["dense0"] / theta)
     np.testing.assert_array_equal(trace.spikes["dense0"], expected)
 
 

@@ -95,7 +95,7 @@ def damage(folder, change, digest=False):
         (lambda r: {**r, "T": 4.5}, "row 2 has T=4.5, not int"),
         (lambda r: {**r, "T": True}, "row 2 has T=True"),
         (lambda r: {**r, "seconds": -1.0}, "row 2 has seconds=-1.0"),
-        (lambda r: {**r, "mode": "snn"}, "row 2 has mode='snn'; known: baseline"),
+        (lambda r: {**r, "mode": 3}, "row 2 has mode=3, not str"),
         (lambda r: {k: v for k, v in r.items() if k != "std"}, "row 2 has no std"),
         (lambda r: {k: v for k, v in r.items() if k != "versions"}, "row 2 has no versions"),
         (lambda r: 7, "row 2 is not an object"),

@@ -15,6 +15,7 @@ from tests.convert.networks import Mlp, Pooled, cnn, exact, images, mlp, traced
 from tppjax import activations, ann, models, prng, sharding
 from tppjax.activations import QCFS, ClippedReLU, ReLU
 from tppjax.graph import Graph
+from tppjax.neurons import Baseline
 
 KEY = jax.random.key(11)
 
@@ -68,12 +69,11 @@ def test_folded_and_time_resolved_agree_in_law(mode):
 def test_baselines_begin_as_their_authors_have_it(act, beginning):
     network = mlp(act)
     network = network.replace(thetas=dict.fromkeys(network.sites, np.float32(1)))
-    v_init, shift = beginning
-    snn = convert.to_snn(network, 4, "baseline")
-    assert snn == convert.to_snn(network, 4, "baseline", v_init=v_init, shift=shift)
-    assert convert.to_snn(network, v_init=0.25).settings.shift == 0
+    found = [convert.to_snn(network, 4, mode).trace(images(9)) for mode in ("baseline", Baseline(*beginning))]
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    assert Baseline(v_init=0.25).at({"relu"}) == Baseline(v_init=0.25, shift=0.0)
     with pytest.raises(ValueError, match="shift must be a finite number; got nan"):
-        convert.to_snn(network, shift=float("nan"))
+        Baseline(shift=float("nan"))
 
 
 @pytest.mark.parametrize("mode", ["shuffle", "tpp", "unbiased"])

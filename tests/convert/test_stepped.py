@@ -10,6 +10,7 @@ import convert
 from convert import stepped
 from tests.convert.networks import Mlp, cnn, images, layer, mlp, traced
 from tppjax.activations import QCFS
+from tppjax.neurons import Baseline, Ordered, Shuffle, Unbiased
 
 KEY = jax.random.key(11)
 
@@ -20,7 +21,7 @@ def test_baseline_is_a_plain_loop(v_init, shift):
     network = mlp()
     T, x = 8, images(9)
     v = {site: np.full((9, *at.shape), v_init * network.thetas[site]) for site, at in network.sites.items()}
-    trace = convert.to_snn(network, T=T, mode="baseline", v_init=v_init, shift=shift).trace(x)
+    trace = convert.to_snn(network, T=T, mode=Baseline(v_init, shift)).trace(x)
     fired = 0
     for t in range(T):
         s = x.reshape(9, -1).astype(np.float64)
@@ -50,7 +51,7 @@ def test_shuffle_moves_spikes_and_keeps_counts():
     x = images(50)
     baseline = convert.to_snn(network, T=8, mode="baseline").trace(x)
     for shared in (False, True):
-        shuffled = convert.to_snn(network, T=8, mode="shuffle", shared_order=shared).trace(x, KEY)
+        shuffled = convert.to_snn(network, T=8, mode=Shuffle(shared=shared)).trace(x, KEY)
         before, after = baseline.spikes["dense0"], shuffled.spikes["dense0"]
         np.testing.assert_array_equal(after.sum(axis=0), before.sum(axis=0))
         assert (after != before).any()
@@ -75,14 +76,14 @@ def test_a_given_order_at_every_layer():
         current = theta * spikes[order]
     kernel, bias = layer(network, "head")
     logits = current @ kernel + bias
-    snn = convert.to_snn(network, T=T, mode="shuffle", order=order)
+    snn = convert.to_snn(network, T=T, mode=Ordered(order=order))
     assert not snn.random
     np.testing.assert_array_equal(snn.trace(images(30)).logits, logits)
     np.testing.assert_allclose(snn.apply(images(30)), logits.mean(axis=0), rtol=1e-6)
-    as_given = convert.to_snn(network, T=T, mode="shuffle", order=range(T)).apply(images(30))
+    as_given = convert.to_snn(network, T=T, mode=Ordered(order=range(T))).apply(images(30))
     np.testing.assert_array_equal(as_given, convert.to_snn(network, T=T, mode="baseline").apply(images(30)))
     assert not np.array_equal(as_given, snn.apply(images(30)))
-    mixed = convert.to_snn(network, T, {"dense0": "shuffle", "dense1": "tpp"}, order=order)
+    mixed = convert.to_snn(network, T, {"dense0": Ordered(order=order), "dense1": "tpp"})
     assert mixed.random
 
 
@@ -96,7 +97,7 @@ def test_one_compilation_serves_every_order():
         return snn.apply(images(2))
 
     for order in ([0, 1, 2], [2, 1, 0], (1, 2, 0)):
-        run(convert.to_snn(network, T=3, mode="shuffle", order=order))
+        run(convert.to_snn(network, T=3, mode=Ordered(order=order)))
     assert len(runs) == 1
 
 
@@ -142,15 +143,14 @@ def silent(n, bias):
     return network.replace(weights=weights, thetas={"dense0": np.float32(1)})
 
 
-@pytest.mark.parametrize("mode", ["shuffle", "unbiased", "shared"])
+@pytest.mark.parametrize("mode", [Shuffle(v_init=0.01), Unbiased(), Shuffle(v_init=0.01, shared=True)], ids=str)
 def test_spikes_fall_on_all_steps_alike_and_independently(mode):
     """For 2,000 neurons of equal input: the mean of every step, and of every two, at 5 sigma; one order, if shared."""
     n, T, count = 2000, 6, 2
-    options = {"mode": "shuffle", "shared_order": True} if mode == "shared" else {"mode": mode}
-    snn = convert.to_snn(silent(n, count / T), T=T, v_init=0.01, **options)
+    snn = convert.to_snn(silent(n, count / T), T=T, mode=mode)
     spikes = np.asarray(snn.trace(images(2), KEY).spikes["dense0"], np.float64)
     assert (spikes.sum(axis=0) == count).all()
-    if mode == "shared":
+    if mode == Shuffle(v_init=0.01, shared=True):
         assert (spikes == spikes[..., :1]).all()
         return
     together = np.einsum("abn,cbn->ac", spikes, spikes) / (2 * n)
@@ -165,7 +165,7 @@ def test_more_examples_than_fit_at_once_are_run_in_lots(monkeypatch):
     network = cnn()
     snn = convert.to_snn(network, T=4, mode="shuffle")
     together = snn.activity(images(7, (4, 4, 1)), KEY)
-    monkeypatch.setattr("tppjax.sharding.budget", lambda: 3 * 16 * (4 * 4 * 4 + 2 * 2 * 4))
+    monkeypatch.setattr("tppjax.sharding.budget", lambda: 3 * 20 * (4 * 4 * 4 + 2 * 2 * 4))
     assert snn.batch_size() == 3
     jax.tree.map(np.testing.assert_array_equal, together, snn.activity(images(7, (4, 4, 1)), KEY))
 

@@ -1,5 +1,6 @@
 """Each study against a computation in plain NumPy on a small network."""
 
+import dataclasses
 import itertools
 import json
 
@@ -13,6 +14,7 @@ from convert.energy import additions
 from convert.studies import (
     accuracy,
     anytime,
+    methods,
     misalignment,
     orders,
     potentials,
@@ -57,6 +59,62 @@ def test_anytime(subject, known, tmp_path):
         for t in (1, 2, 3, 4):
             assert rows[mode, 4]["accuracy"][t - 1][seed] == pytest.approx(percent(logits[:t].sum(axis=0), labels))
     assert f"{by_hand[-1]:.2f}" in section.text
+
+
+def test_methods(subject, known, tmp_path):
+    """Accuracy lost, spikes and latency of methods of each kind against plain NumPy, on the images asked for."""
+    names = ("baseline(v_init=0.5)", "graded(levels=2)", "srp(tau=2)", "baseline+steps", "tpp")
+    options = methods.Methods(**subject, methods=names, T=(2,), limit_stepped=40, out=tmp_path)
+    section = methods.main(options)
+    plain, x, labels, network = known
+    rows = {r["method"]: r for r in rows_of("methods", tmp_path)}
+    assert {name: (r["n"], r["latency"]) for name, r in rows.items()} == {
+        "baseline(v_init=0.5)": (40, 2), "srp(tau=2)": (40, 4), "baseline+steps": (40, 2),
+        "graded(levels=2)": (60, 6), "tpp": (60, 6),
+    }  # fmt: skip
+    logits, _, _, sent = plain.run(x[:40], 2)
+    found = rows["baseline(v_init=0.5)"]
+    assert found["accuracy"] == [pytest.approx(percent(logits.mean(axis=0), labels[:40]))]
+    neurons = sum(s[0, 0].size for s in sent)
+    assert found["spikes_per_neuron"] == pytest.approx(sum(s.sum() for s in sent) / 40 / neurons)
+    assert found["ann"] == pytest.approx(percent(np.asarray(network.apply(x[:40].astype("f4"))), labels[:40]))
+    snn = convert.to_snn(network, 4, "rounded")
+    assert rows["graded(levels=2)"]["accuracy"] == [
+        pytest.approx(percent(np.asarray(snn.apply(x.astype("f4"))), labels))
+    ]
+    assert rows["baseline+steps"]["history"][-1].startswith("offsets of each step (FTBC) corrected")
+    assert len(rows["tpp"]["accuracy"]) == 2
+    lost = f"{found['ann'] - found['accuracy'][0]:.2f}"
+    assert f"| `baseline(v_init=0.5)` | OPI, AAAI 2022; QCFS, ICLR 2022 | 1 | 40 | {lost} |" in section.text
+    again = methods.main(dataclasses.replace(options, methods=names[:1]))
+    assert again.text.count("`baseline(v_init=0.5)`") >= 2
+    with pytest.raises(ValueError, match=r"unknown correction in tpp.half; known: bias, weights, rates"):
+        methods.main(dataclasses.replace(options, methods=("tpp+half",)))
+
+
+@pytest.mark.slow
+def test_early_exit(subject, known, tmp_path):
+    """Where an image leaves, and what that costs, from the outputs of every step in NumPy."""
+    section = anytime.main(
+        anytime.Anytime(**subject, modes=("baseline", "rounded"), T=(1, 4), exit="confidence", out=tmp_path)
+    )
+    plain, x, labels, network = known
+    rows = {r["mode"]: r for r in rows_of("early_exit", tmp_path)}
+    logits = np.cumsum(plain.run(x, 4)[0], axis=0) / np.arange(1, 5).reshape(-1, 1, 1)
+    folded = np.stack([np.asarray(convert.to_snn(network, T, "rounded").apply(x.astype("f4"))) for T in (1, 4)])
+    for mode, outputs, cost in (("baseline", logits, np.array([1, 2, 3, 4])), ("rounded", folded, np.array([1, 5]))):
+        sure = np.exp(outputs - outputs.max(axis=-1, keepdims=True))
+        sure = (sure / sure.sum(axis=-1, keepdims=True)).max(axis=-1)
+        assert rows[mode]["steps"] == cost.tolist()
+        for exit in rows[mode]["exits"]:
+            enough = sure.T >= exit["threshold"] - 1e-6
+            last = [int(e.argmax()) if e[:-1].any() else len(cost) - 1 for e in enough]
+            right = [outputs[i, n].argmax() == labels[n] for n, i in enumerate(last)]
+            assert exit["accuracy"] == pytest.approx(100 * np.mean(right))
+            assert exit["steps"] == pytest.approx(cost[last].mean())
+    costs = [exit["steps"] for exit in rows["baseline"]["exits"]]
+    assert costs == sorted(costs, reverse=True)
+    assert "the steps of all runs made are counted" in section.text
 
 
 def test_orders(subject, known, tmp_path):

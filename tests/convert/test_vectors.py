@@ -46,7 +46,7 @@ def test_from_the_network_to_the_report(case, tmp_path):
     network = convert.calibrate(network, x, T=8, mode="rounded")
     plain = convert.to_snn(network, T=8, mode="rounded")
     by_bias = convert.correct(network, x, T=8, mode="rounded")
-    by_weights = convert.correct(network, x, T=8, mode="rounded", weights=True)
+    by_weights = convert.correct(network, x, T=8, mode="rounded", method="weights")
     wanted = network.apply(x)
     wrong = [convert.to_snn(n, T=8, mode="rounded").apply(x) - wanted for n in (network, by_bias, by_weights)]
     of_means = [float(np.abs(w.mean(axis=0)).sum()) for w in wrong]

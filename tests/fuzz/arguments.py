@@ -10,7 +10,7 @@ from convert.torch import import_state_dict
 from tests.convert.torch_states import akamaster_state
 from tests.fuzz.damage import network
 from tests.fuzz.outcome import choose, refused
-from tppjax import activations, ann, data, models
+from tppjax import activations, ann, data, models, neurons
 from tppjax.data import Images, Preprocessing
 
 
@@ -51,9 +51,10 @@ def arguments() -> dict[str, tuple[Callable, tuple]]:
     return {
         "to_snn(T=)": (lambda v: convert.to_snn(net, v), (*numbers, None, True)),
         "to_snn(mode=)": (lambda v: convert.to_snn(net, 4, v), modes),
-        "to_snn(v_init=)": (lambda v: convert.to_snn(net, 4, "baseline", v_init=v), (*floats[:2], "x", [])),
-        "to_snn(shift=)": (lambda v: convert.to_snn(net, 4, "baseline", shift=v), (*floats[:2], "x", [])),
-        "to_snn(order=)": (lambda v: convert.to_snn(net, 4, "shuffle", order=v), ([0, 1], [0, 1, 2, 2], "x", 3)),
+        "Baseline(v_init=)": (lambda v: neurons.Baseline(v_init=v), (*floats[:2], "x", [])),
+        "Baseline(shift=)": (lambda v: neurons.Baseline(shift=v), (*floats[:2], "x", [])),
+        "Ordered(order=)": (lambda v: convert.to_snn(net, 4, neurons.Ordered(order=v)), ([0, 1], [0, 1, 2, 2], "x", 3)),
+        "Burst(gamma=)": (lambda v: neurons.Burst(gamma=v), (0, -1, 1.5, "x", None)),
         "to_snn(params)": (convert.to_snn, (None, {}, net.variables, "x", 3, net.model)),
         "apply(x)": (lambda v: free.apply(v), [v for v in images if np.shape(v) != (0, 8, 8, 1)]),
         "apply(key=)": (lambda v: snn.apply(x, v), keys),
@@ -70,7 +71,7 @@ def arguments() -> dict[str, tuple[Callable, tuple]]:
         "calibrate(batch_size=)": (lambda v: convert.calibrate(plain, x, batch_size=v), numbers[:-2]),
         "calibrate(ann)": (lambda v: convert.calibrate(v, x), (None, net, {}, net.model, "x")),
         "correct(images)": (lambda v: convert.correct(net, v, **holds), images),
-        "correct(ridge=)": (lambda v: convert.correct(net, x, **holds, weights=True, ridge=v), floats),
+        "correct(ridge=)": (lambda v: convert.correct(net, x, **holds, method="weights", ridge=v), floats),
         "correct(batch_size=)": (lambda v: convert.correct(net, x, **holds, batch_size=v), numbers[:-2]),
         "correct(mode=)": (lambda v: convert.correct(net, x, T=4, mode=v), modes),
         "report(images)": (lambda v: convert.report(free, v), images),

@@ -7,11 +7,13 @@ import pytest
 
 from tests.convert.networks import images as floats
 from tests.convert.networks import mlp
-from tppjax import ann, calibration, counts, data, models, tracing
+from tppjax import ann, calibration, data, models, neurons, tracing
 from tppjax.activations import ReLU
 from tppjax.calibration import calibrate
 from tppjax.errors import InputError
 from tppjax.histogram import BINS, Histogram
+from tppjax.neurons import TPP, Baseline, Ordered, Rounded, TwoPhase, simulate
+from tppjax.neurons.base import DRAWS
 
 
 @pytest.fixture(scope="module")
@@ -68,35 +70,43 @@ def test_pooled_is_one_histogram_of_all_channels(values):
     assert np.abs(edges).max() == 0
 
 
-@pytest.mark.parametrize("mode", ["floor", "rounded", "tpp", "unbiased"])
+class Dithered(TwoPhase):
+    """A random neuron that does not know its expected error."""
+
+    random = True
+
+    def count(self, u, T, key):
+        return jnp.clip(jnp.floor(u + jax.random.uniform(key, u.shape)), 0, T)
+
+
+NEURONS = [kind() for kind in neurons.NEURONS.values() if kind is not Ordered]
+NEURONS += [Baseline(v_init=0.5), Baseline(v_init=-2), Dithered()]
+
+
+@pytest.mark.parametrize("neuron", NEURONS, ids=str)
 @pytest.mark.parametrize("T", [1, 4])
-def test_squared_error_is_that_of_the_neuron(mode, T):
-    """Expected (rate - x)^2, by drawing; x from silent to far above the threshold."""
+def test_squared_error_is_that_of_the_neuron(neuron, T):
+    """Expected (rate - x)^2, by drawing spikes for a constant input; x from silent to far above the threshold."""
     theta, n = 0.7, 20_000
-    x = jnp.array([0.01, 0.1, 0.3, 0.69, 0.7, 1.0])
-    v = jnp.tile(T * x, (n, 1))
-    match mode:
-        case "floor":
-            count = jnp.clip(jnp.floor(v / theta + 1e-6), 0, T)
-        case "rounded":
-            count = counts.rounded(v, theta, T)
-        case _:
-            count = getattr(counts, mode)(v, theta, T, jax.random.key(0))
-    errors = (theta * np.asarray(count, np.float64) / T - np.asarray(x)) ** 2
-    found = calibration.squared_error(x, theta, T, mode)
-    np.testing.assert_array_less(np.abs(errors.mean(axis=0) - found), 5 * errors.std(axis=0) / np.sqrt(n) + 1e-6)
+    x = jnp.array([0.01, 0.1, 0.3, 0.69, 0.71, 1.0])
+    weight = theta * neuron.weight
+    spikes = simulate(neuron, jnp.broadcast_to(x / weight, (neuron.lead + T, n, 6)), jax.random.key(0))
+    errors = (weight * np.asarray(spikes.sum(axis=0), np.float64) / T - np.asarray(x)) ** 2
+    tolerance = 5 * errors.std(axis=0) / np.sqrt(DRAWS if isinstance(neuron, Dithered) else n)
+    found = neuron.squared_error(x, theta, T)
+    np.testing.assert_array_less(np.abs(errors.mean(axis=0) - found), tolerance + 1e-6)
 
 
 @pytest.mark.parametrize("T", [4, 32])
-@pytest.mark.parametrize("mode", ["floor", "rounded", "tpp"])
-def test_mse_is_the_best_of_95_candidates(values, T, mode):
+@pytest.mark.parametrize("neuron", [Baseline(v_init=0), Rounded(), TPP()], ids=str)
+def test_mse_is_the_best_of_95_candidates(values, T, neuron):
     """By brute force on the values themselves; the histogram may take a neighbour that is as good within 1 %."""
-    found = calibration.least_error(histogram(values), T, mode)
+    found = calibration.least_error(histogram(values), T, neuron)
     for c in range(3):
         x = values[:, c][values[:, c] > 0]
 
         def error(theta, x=x):
-            return float(calibration.squared_error(jnp.array(x), theta, T, mode).sum())
+            return float(neuron.squared_error(jnp.array(x), theta, T).sum())
 
         candidates = x.max() * (1 - 0.01 * np.arange(95))
         best = min(error(theta) for theta in candidates)
@@ -189,7 +199,7 @@ def test_a_clip_has_its_bound_until_it_is_calibrated():
     [
         ({"method": "mean"}, "unknown method 'mean'; known: max, percentile, mse"),
         ({"per": "neuron"}, "unknown per 'neuron'; known: channel, layer"),
-        ({"mode": "poisson"}, "unknown mode 'poisson'; known: baseline, .*, floor"),
+        ({"mode": "poisson"}, "unknown mode 'poisson'; known: baseline, .*, srp, and"),
         ({"percentile": 150.0}, "percentile must be at most 100; got 150"),
         ({"T": 0}, "T is the number of time steps"),
         ({"percentile": float("nan")}, "percentile must be a finite number; got nan"),
@@ -213,15 +223,10 @@ def test_minus_infinity_at_a_site(network, images, monkeypatch):
         calibrate(network, images)
 
 
-def test_unknown_modes_are_nobody_elses(values):
-    known = "unknown mode 'Tpp'; known: baseline, shuffle, tpp, rounded, unbiased, floor"
-    with pytest.raises(InputError, match=known):
-        calibration.squared_error(jnp.ones(2), 1.0, 4, "Tpp")
-    with pytest.raises(InputError, match=known):
-        calibration.least_error(histogram(values), 4, "Tpp")
-    for options in ({"mode": "Tpp"}, {"method": "mean"}, {"per": "neuron"}):
+def test_unknown_ways_are_refused():
+    for options in ({"method": "mean"}, {"per": "neuron"}):
         with pytest.raises(InputError, match="unknown"):
-            calibration.choose({}, **{"method": "max", "per": "layer", "T": 4, "mode": "tpp", **options})
+            calibration.choose({}, **{"method": "max", "per": "layer", "T": 4, "neuron": TPP(), **options})
 
 
 def test_learned_thresholds_are_not_overwritten():

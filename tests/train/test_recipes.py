@@ -10,8 +10,8 @@ from configs import dvs as dvs_recipes
 from configs import imagenet as imagenet_recipes
 from configs.training import NUMBERS
 from convert import paper
-from tppjax.counts import MAX_STEPS
 from tppjax.errors import InputError
+from tppjax.neurons import MAX_STEPS
 from train import cifar, dvs, imagenet
 
 COMMANDS = {

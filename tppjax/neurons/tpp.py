@@ -1,8 +1,6 @@
-"""Spike counts: the two-phase neurons of `neurons.py` when only the number of spikes matters.
+"""The TPP neuron: Eq. 7, Algorithm 3; and the closed law of its count.
 
-A two-phase neuron reads its input only through the sum over time, so between two layers nothing is lost by passing
-counts instead of spike trains. For the TPP neuron the count has a closed law. With `u = v / theta` in (0, T),
-`a = floor(u)` and `f = u - a`, it is `a` or `a + 1` (Theorem 1c), and
+With `u = v / theta` in (0, T), `a = floor(u)` and `f = u - a`, the count is `a` or `a + 1` (Theorem 1c), and
 
     P(count = a + 1) = g(a, T),   g(j, n) = p g(j-1, n-1) + (1-p) g(j, n-1),   p = clip((j + f) / n, 0, 1)
 
@@ -13,72 +11,59 @@ The mean count is *not* `u`, whatever Theorem 1(a) says: the clip in Eq. 7 makes
 """
 
 import functools
+from dataclasses import dataclass
 
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tppjax.errors import InputError
+from tppjax.neurons.base import TwoPhase, check_steps, in_thresholds
 
-MAX_STEPS = 4096  # the law takes T^2 operations: a second or two here
 DEGREES = 8, 4, 9  # of the polynomial that the law is computed from, in each variable and in all
 
 
-def in_thresholds(v, theta):
-    """`u = v / theta`, the potential in units of the threshold; a dead neuron (`theta <= 0`) never fires: `u = 0`."""
-    theta = jnp.broadcast_to(theta, jnp.shape(v))
-    return v / jnp.where(theta > 0, theta, jnp.inf)
+@dataclass(frozen=True)
+class TPP(TwoPhase):
+    """`s[t] ~ Bernoulli(clip((u - n[t-1]) / (T - t + 1), 0, 1))`, `n[t] = n[t-1] + s[t]`: Eq. 7, Algorithm 3.
 
-
-def rounded(v, theta, T: int):
-    """`count = clip(floor(v / theta + 1/2), 0, T)`: the nearest count, drawn without chance.
-
-    With `T = L` it is the QCFS activation (Bu et al., ICLR 2022) in spikes, hence an exact conversion.
-
-    Args:
-      v: potential accumulated over all T steps, any shape.
-      theta: threshold, broadcasts to `v`, in the units of `v`.
-      T: number of time steps.
-
-    Returns:
-      Whole numbers in 0..T of the shape and dtype of `v`.
+    `u` stays what was accumulated from 0 (Appendix C.2.2) and `n` counts the spikes, so that `u - n` is what the paper
+    writes `v / theta`.
     """
-    return jnp.clip(jnp.floor(in_thresholds(v, theta) + 0.5), 0, T)
+
+    random = True
+
+    def step(self, u, n, t, T, key, coefficients=None):
+        """Eq. 7; the paper counts steps from 1."""
+        return fire(u, n, T - t, jax.random.fold_in(key, t))
+
+    def tables(self, T):
+        """The coefficients of the law."""
+        return {"coefficients": polynomial(T)}
+
+    def count(self, u, T, key, coefficients=None):
+        """`floor(u)` or `floor(u) + 1`, drawn from the law with one uniform number a neuron."""
+        u = jnp.clip(u, 0, T)
+        a = jnp.minimum(jnp.floor(u), T - 1)
+        return a + jax.random.bernoulli(key, probability_of_one_more(u, a, T, coefficients))
+
+    def squared_error(self, x, theta, T):
+        """As `Neuron.squared_error`, exactly."""
+        return error_of_two(x, theta, T, lambda u, a: probability_of_one_more(u, a, T))
 
 
-def unbiased(v, theta, T: int, key):
-    """`count = floor(u) + Bernoulli(u - floor(u))` with `u = clip(v / theta, 0, T)`: its mean is `u` exactly.
-
-    Args:
-      v: potential accumulated over all T steps, any shape.
-      theta: threshold, broadcasts to `v`, in the units of `v`.
-      T: number of time steps.
-      key: PRNG key; every neuron draws once.
-
-    Returns:
-      Whole numbers in 0..T of the shape and dtype of `v`.
-    """
-    u = jnp.clip(in_thresholds(v, theta), 0, T)
-    return jnp.floor(u) + jax.random.bernoulli(key, u - jnp.floor(u))
+def fire(u, n, steps_left, key):
+    """`s ~ Bernoulli(clip((u - n) / steps_left, 0, 1))`: Eq. 7, this step being one of the `steps_left`."""
+    return jax.random.bernoulli(key, jnp.clip((u - n) / steps_left, 0.0, 1.0)).astype(u.dtype)
 
 
-def tpp(v, theta, T: int, key, coefficients=None):
-    """The number of spikes of a TPP neuron (Eq. 7, Algorithm 3), drawn from its law with one uniform number a neuron.
-
-    Args:
-      v: potential accumulated over all T steps, any shape.
-      theta: threshold, broadcasts to `v`, in the units of `v`.
-      T: number of time steps.
-      key: PRNG key; every neuron draws once.
-      coefficients: of `polynomial(T)`; needed where `T` is traced, so that one compilation serves every T.
-
-    Returns:
-      Whole numbers in 0..T of the shape and dtype of `v`: `floor(u)` or `floor(u) + 1`.
-    """
-    u = jnp.clip(in_thresholds(v, theta), 0, T)
-    a = jnp.minimum(jnp.floor(u), T - 1)
-    return a + jax.random.bernoulli(key, probability_of_one_more(u, a, T, coefficients))
+def error_of_two(x, theta, T: int, probability):
+    """Expected squared error of a rate whose count is `a = floor(u)`, or `a + 1` with `probability(u, a)`."""
+    u = in_thresholds(T * x, theta)
+    inside = jnp.clip(u, 0, T)
+    a = jnp.minimum(jnp.floor(inside), T - 1)
+    more = probability(inside, a)
+    return (theta / T) ** 2 * ((1 - more) * (a - u) ** 2 + more * (a + 1 - u) ** 2)
 
 
 def probability_of_one_more(u, a, T: int, coefficients=None):
@@ -131,10 +116,10 @@ def polynomial(T: int) -> np.ndarray:
     return found
 
 
-def mean_tpp(u, T: int) -> np.ndarray:
+def mean_count(u, T: int) -> np.ndarray:
     """Mean count of a TPP neuron whose accumulated potential is `u` thresholds, exactly, in float64 on the host.
 
-    >>> [round(float(mean_tpp(0.5, T)), 3) for T in (2, 4, 8, 16, 32)]
+    >>> [round(float(mean_count(0.5, T)), 3) for T in (2, 4, 8, 16, 32)]
     [0.625, 0.727, 0.804, 0.86, 0.901]
     """
     u = np.clip(np.asarray(u, np.float64), 0, T)
@@ -159,11 +144,3 @@ def law(f, T: int) -> np.ndarray:
         fired = np.concatenate([np.ones((1, f.size)), g[:-1]])  # g(j-1, n-1), with g(-1, .) = 1
         g = p * fired + (1.0 - p) * g
     return g
-
-
-def check_steps(T, name: str = "T") -> None:
-    """Raises InputError unless `T` is a whole number from 1 to `MAX_STEPS`; `name` is that of the option."""
-    whole = isinstance(T, int | np.integer) and not isinstance(T, bool)
-    if not whole or not 1 <= T <= MAX_STEPS:
-        what = f"{name} is the number of time steps, a whole number of at least 1"
-        raise InputError(f"{what} and at most {MAX_STEPS}; got {T!r}")

@@ -1,0 +1,139 @@
+"""Adaptive T: each image gets as many steps as it takes until the network is confident."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.figure import Figure
+
+import convert
+from convert import pictures
+from convert.experiment import Subject
+from convert.studies import study
+from convert.studies.study import Section
+from tppjax.neurons import parse
+
+NAME = "early_exit"
+TITLE = "Exit by confidence: mean steps against accuracy"
+ALLOWED = (0.0, 0.25, 0.5, 1.0, 2.0)  # points of accuracy that an exit may cost on the calibration images
+ENTRIES = {"steps": list, "fixed": list, "exits": list}
+
+
+class Readings(NamedTuple):
+    """What a network says of images each time its answer is read.
+
+    Attributes:
+      right: whether the answer is right, `[N, seeds, readings]`.
+      sure: its confidence, the largest softmax of the mean output, likewise.
+      cost: steps made until then, `[readings]`.
+    """
+
+    right: np.ndarray
+    sure: np.ndarray
+    cost: np.ndarray
+
+    def exit(self, threshold: float) -> tuple[float, float]:
+        """Accuracy in percent and mean steps, if an image leaves as soon as the confidence reaches `threshold`."""
+        enough = self.sure >= threshold
+        enough[..., -1] = True
+        last = enough.argmax(axis=-1)
+        right = np.take_along_axis(self.right, last[..., None], axis=-1)
+        return 100 * float(right.mean()), float(self.cost[last].mean())
+
+    def threshold(self, allowed: float) -> float:
+        """The one of least cost that keeps the accuracy of the last reading but for `allowed` points."""
+        wanted = 100 * self.right[..., -1].mean() - allowed
+        tried = np.unique(np.quantile(self.sure, np.linspace(0, 1, 201)))
+        kept = [(self.exit(c)[1], c) for c in [*tried, np.inf] if self.exit(c)[0] >= wanted]
+        return float(min(kept)[1])
+
+
+def main(config, subject: Subject) -> Section:
+    """Runs the study; the options are those of `anytime`."""
+
+    def run(mode, seeds):
+        chosen_on, measured_on = (_readings(mode, config, subject.with_images(i)) for i in (subject.training, None))
+        exits = []
+        for allowed in ALLOWED:
+            threshold = chosen_on.threshold(allowed)
+            accuracy, steps = measured_on.exit(threshold)
+            exits.append({"allowed": allowed, "threshold": threshold, "accuracy": accuracy, "steps": steps})
+        fixed = (100 * measured_on.right.mean(axis=(0, 1))).tolist()
+        return {"steps": measured_on.cost.tolist(), "fixed": fixed, "exits": exits}
+
+    cases = study.product(mode=config.modes, seeds=[config.seeds])
+    rows = study.measure(config, NAME, subject, cases, run, ENTRIES, steps_tried=list(config.T))
+    records = [{"mode": r["mode"], **exit} for r in rows for exit in r["exits"]]
+    section = Section(NAME, TITLE, _text(rows, subject, config), (f"{NAME}.png",))
+    return study.write(study.folder(config, NAME), section, records, _draw(rows, subject, config))
+
+
+def _readings(mode: str, config, subject: Subject) -> Readings:
+    """Of neurons that fire at once, after every step of one run; of those that wait, after one run for each T."""
+    steps = sorted(config.T)
+    if not parse(mode).waits:
+        snn = subject.snn(steps[-1], mode)
+        right, sure = study.over_seeds(_after_each_step, snn, config, subject, traced=True)
+        return Readings(right, sure, np.arange(1, steps[-1] + 1) + parse(mode).lead)
+    runs = [study.over_seeds(_at_the_end, subject.snn(T, mode), config, subject) for T in steps]
+    right, sure = (np.stack(of_runs, axis=-1) for of_runs in zip(*runs, strict=True))
+    return Readings(right, sure, np.cumsum(steps))
+
+
+def _after_each_step(snn, pixels, labels, index, key):
+    logits = snn.trace(pixels, convert.example_keys(key, index)).logits
+    steps = jnp.arange(1, len(logits) + 1).reshape(-1, 1, 1)
+    return tuple(a.T for a in _read(jnp.cumsum(logits, axis=0) / steps, labels[None]))
+
+
+def _at_the_end(snn, pixels, labels, index, key):
+    return _read(snn.apply(pixels, convert.example_keys(key, index)), labels)
+
+
+def _read(logits, labels):
+    """Whether the answer is right, and the confidence."""
+    return logits.argmax(-1) == labels, jax.nn.softmax(logits).max(-1)
+
+
+def _text(rows, subject: Subject, config) -> str:
+    header = ["mode", *(f"{points:g} points" for points in ALLOWED)]
+    lines = [[f"`{r['mode']}`", *(f"{e['accuracy']:.2f} % in {e['steps']:.2f}" for e in r["exits"])] for r in rows]
+    fixed = [
+        [f"`{r['mode']}`", *(f"{r['fixed'][i]:.2f} % in {r['steps'][i]:g}" for i in _shown(r, config))] for r in rows
+    ]
+    tried = ", ".join(map(str, sorted(config.T)))
+    return (
+        f"{study.about(subject, config.seeds)} An image leaves when the largest softmax of its mean output reaches a "
+        f"threshold: the one of least cost that loses at most so many points on {len(subject.training):,} training "
+        "images, which the network knows better than those of the test. Accuracy and mean steps on the test images:\n\n"
+        f"{study.table(header, lines)}\n\nWithout an exit:\n\n"
+        f"{study.table(['mode', *(f'T = {T}' for T in sorted(config.T))], fixed)}\n\n"
+        "Neurons that fire at once are read after every step of one run. Those that wait for T steps have no answer "
+        f"before: they are run with T = {tried}, one after another, until the network is confident, and the steps of "
+        "all runs made are counted. Steps are those of a layer; the study of methods tells how an answer comes through "
+        "all of them."
+    )
+
+
+def _shown(row, config) -> list[int]:
+    """Readings at the numbers of steps of the options."""
+    waits = len(row["steps"]) == len(config.T) and parse(row["mode"]).waits
+    return list(range(len(config.T))) if waits else [T - 1 for T in sorted(config.T)]
+
+
+def _draw(rows, subject: Subject, config) -> Figure:
+    figure = pictures.figure()
+    axes = figure.subplots()
+    pictures.reference(axes, subject.accuracy)
+    for r in rows:
+        color, marker = pictures.style(r["mode"])
+        steps, accuracy = zip(*sorted((e["steps"], e["accuracy"]) for e in r["exits"]), strict=True)
+        axes.plot(steps, accuracy, color=color, marker=marker, markersize=5, label=f"{r['mode']}, exit")
+        shown = _shown(r, config)
+        fixed = [r["fixed"][i] for i in shown]
+        axes.plot(sorted(config.T), fixed, color=color, linestyle=":", linewidth=1, label=f"{r['mode']}, fixed T")
+    pictures.steps_axis(axes, sorted(config.T), "mean steps of all runs made")
+    axes.set(ylabel="test accuracy (%)", title=str(subject))
+    axes.legend(loc="lower right", fontsize=8)
+    return figure

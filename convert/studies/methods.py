@@ -1,0 +1,192 @@
+"""The field's methods on one network: accuracy against steps, against latency, and against spikes and energy."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from matplotlib.figure import Figure
+
+from convert import evaluate, experiment, paper, pictures
+from convert.correction import METHODS as CORRECTIONS
+from convert.energy import multiply_adds
+from convert.experiment import Experiment, Subject
+from convert.studies import spikes, study
+from convert.studies.spikes import ACCUMULATE, MULTIPLY_ACCUMULATE
+from convert.studies.study import Section
+from tppjax.errors import InputError, check_number
+from tppjax.neurons import parse
+
+NAME = "methods"
+TITLE = "Methods of the field on equal terms"
+METHODS = (
+    *("baseline(v_init=0)", "baseline(v_init=0.5)", "shuffle", "snm", "burst(gamma=2)", "burst", "srp"),
+    *("baseline+rates", "baseline+potential", "baseline+steps"),
+    *("tpp", "unbiased", "rounded", "rounded+weights", "graded", "graded+weights"),
+)
+WHOSE = {
+    "baseline(v_init=0)": "integrate-and-fire",
+    "baseline(v_init=0.5)": "OPI, AAAI 2022; QCFS, ICLR 2022",
+    "baseline+rates": "SNNC, light, ICML 2021",
+    "baseline+potential": "SNNC, advanced, ICML 2021",
+    "baseline+steps": "FTBC, ECCV 2024",
+    "snm": "SNM, IJCAI 2022",
+    "burst": "IJCAI 2022",
+    "srp": "SRP, AAAI 2023",
+    "tpp": "the paper, ICML 2025",
+    "shuffle": "the paper, ICML 2025",
+}
+ACROSS = {"T": "time steps T", "latency": "steps from image to answer", "energy": "energy, share of the ANN's"}
+ENTRIES = {"accuracy": list, "ann": float, "n": int, "latency": int, "spikes_per_neuron": float, "additions": float}
+
+
+@dataclass(frozen=True)
+class Methods(Experiment):
+    """Methods of conversion on the same weights and images, each with thresholds for its own neuron and T."""
+
+    methods: tuple[str, ...] = METHODS
+    """Neurons, as --modes of convert.evaluate has them, with what is corrected behind a plus: baseline+steps is FTBC,
+    baseline+rates SNNC."""
+
+    T: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
+    """Numbers of time steps."""
+
+    limit_stepped: int | None = 1000
+    """Test images for methods that have to run step by step."""
+
+
+def main(config: Methods) -> Section:
+    """Runs the study.
+
+    Raises:
+      InputError: if there is no such method, or --correct is given for all of them.
+    """
+    if not config.methods:
+        raise InputError("--methods needs at least one entry")
+    methods = {method: _parts(method) for method in config.methods}
+    if config.correct:
+        raise InputError("--correct is not for all methods here: name what is to be corrected, as in baseline+steps")
+    if config.limit_stepped is not None:
+        check_number("--limit_stepped", config.limit_stepped, 1)
+    experiment.checked(config)
+    subject = experiment.begin(config, tuple(mode for mode, _ in methods.values()), trained=True)
+    macs, analog = multiply_adds(subject.network)
+
+    def run(method, T, seeds, n):
+        mode, correct = methods[method]
+        part, snn = parts[n], subject.snn(T, mode, correct=correct)
+        correct, counts, operations = study.over_seeds(spikes.outcome, snn, config, part)
+        neurons = sum(np.prod(site.shape) for site in snn.network.sites.values())
+        means = jax.tree.map(lambda a: float(a.mean()), (counts, operations))
+        return {
+            "accuracy": study.percent(correct),
+            "ann": part.accuracy,
+            "latency": snn.latency,
+            "spikes_per_neuron": sum(means[0].values()) / float(neurons),
+            "additions": sum(means[1].values()),
+            "history": list(snn.network.history),
+        }
+
+    def images(mode: str) -> int:
+        n = len(subject.images)
+        return n if parse(mode).two_phase or config.limit_stepped is None else min(n, config.limit_stepped)
+
+    cases = [
+        {"method": method, "T": T, "seeds": config.seeds, "n": images(mode)}
+        for method, (mode, _) in methods.items()
+        for T in config.T
+    ]
+    parts = {n: subject.with_images(subject.images[:n]) for n in {case["n"] for case in cases}}
+    rows = study.measure(config, NAME, subject, cases, run, ENTRIES)
+    for r in rows:
+        r["bits"] = parse(methods[r["method"]][0]).bits
+        r["energy"] = (analog * MULTIPLY_ACCUMULATE + r["additions"] * ACCUMULATE) / (macs * MULTIPLY_ACCUMULATE)
+        r["lost"] = r["ann"] - float(np.mean(r["accuracy"]))
+    kept = ("method", "T", "latency", "bits", "n", "ann", "lost", "spikes_per_neuron", "energy")
+    records = [{name: r[name] for name in kept} | {"accuracy": float(np.mean(r["accuracy"]))} for r in rows]
+    section = Section(NAME, TITLE, _text(rows, subject, config), ("methods.png",))
+    return study.write(study.folder(config, NAME), section, records, _draw(rows, subject))
+
+
+def _parts(method: str) -> tuple[str, str | None]:
+    """Mode and correction of a method."""
+    mode, plus, correction = method.partition("+")
+    neuron = parse(mode)
+    if plus and correction not in CORRECTIONS:
+        raise InputError(f"unknown correction in {method}; known: {', '.join(CORRECTIONS)}")
+    return str(neuron), correction or None
+
+
+LATENCY = (
+    "A neuron of one phase answers in the step in which its input comes, so that a network of them takes T steps, and "
+    "SRP's tau more. A layer of the others waits for T steps of the layer before it: n such layers one behind another "
+    "take (n + 1) T steps to the first answer, and T to each that follows. With more than one bit a step, T steps are "
+    "not T binary steps. A spike of k counts as k additions, a spike of -1 as one; energy is estimated as in the study "
+    "of spikes."
+)
+
+
+def _text(rows, subject: Subject, config: Methods) -> str:
+    steps, published = sorted({r["T"] for r in rows}), evaluate.published(subject)
+    lines, costs = [], []
+    for method in dict.fromkeys(r["method"] for r in rows):
+        ours = [r for T in steps for r in rows if (r["method"], r["T"]) == (method, T)]
+        lost = (f"{r['lost']:.2f}{_std(r)}" for r in ours)
+        lines.append([f"`{method}`", WHOSE.get(method, "ours"), f"{ours[0]['bits']:.2g}", ours[0]["n"], *lost])
+        for theirs in published.get(method, ()):
+            cells = (_lost_by_theirs(theirs, T) for T in steps)
+            lines.append([f"the paper's, {paper.source(theirs)}", None, None, None, *cells])
+        costs.append([f"`{method}`", *(r["latency"] for r in ours), *(f"{r['energy']:.2f}" for r in ours)])
+    losses = study.table(["method", "whose", "bits a step", "images", *(f"T = {T}" for T in steps)], lines)
+    header = [f"{what}, T = {T}" for what in ("steps", "energy") for T in steps]
+    return (
+        f"{study.about(subject, config.seeds)} Thresholds and corrections are chosen on training images, anew for each "
+        "method and T, by the same rule. Points of accuracy lost to the ANN on the same images, mean (std):\n\n"
+        f"{losses}\n\nSteps from an image to its answer, and the energy of an image as a share of the ANN's:\n\n"
+        f"{study.table(['', *header], costs)}\n\n{_first_within(rows, 1.0)} {_first_within(rows, 0.3)}\n\n{LATENCY}"
+    )
+
+
+def _lost_by_theirs(row: dict, T: int) -> str | None:
+    known = row["ann"] is not None and T in row["accuracy"]
+    return f"{row['ann'] - row['accuracy'][T]:.2f}" if known else None
+
+
+def _std(row) -> str:
+    return f" ({np.std(row['accuracy'], ddof=1):.2f})" if len(row["accuracy"]) > 1 else ""
+
+
+def _first_within(rows, points: float) -> str:
+    """A sentence: the methods that lose at most so many points, by latency."""
+    reached = {}
+    for r in sorted(rows, key=lambda r: r["latency"]):
+        if r["lost"] <= points:
+            reached.setdefault(r["method"], r)
+    named = sorted(reached.values(), key=lambda r: r["latency"])
+    listed = ", ".join(f"`{r['method']}` in {r['latency']} (T = {r['T']}, energy {r['energy']:.2f})" for r in named)
+    return f"Steps until at most {points:g} points are lost: {listed or 'none of them'}."
+
+
+def _draw(rows, subject: Subject) -> Figure:
+    figure = pictures.figure(14, 5.2)
+    axes = figure.subplots(1, 3, sharey=True)
+    names = list(dict.fromkeys(r["method"] for r in rows))
+    for ax, x, label in zip(
+        axes,
+        ("T", "latency", "energy"),
+        ("time steps T", "steps from image to answer", "energy, share of the ANN's"),
+        strict=True,
+    ):
+        for i, name in enumerate(names):
+            points = [(r[x], r["lost"]) for r in rows if r["method"] == name]
+            color, marker = pictures.one_of_many(i, len(names))
+            ax.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, linewidth=1.1, label=name)
+        ax.set_xscale("log", base=2)
+        ax.set_yscale("symlog", linthresh=1)
+        ax.invert_yaxis()
+        ax.axhline(0, color="black", linestyle="--", linewidth=1)
+        ax.set_xlabel(label)
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("points lost to the ANN")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
+    figure.suptitle(str(subject))
+    return figure

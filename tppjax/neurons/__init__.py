@@ -1,0 +1,85 @@
+"""The neurons, one file each, and the table by which options name them."""
+
+import ast
+import importlib
+
+from tppjax.errors import InputError
+from tppjax.neurons.base import MAX_STEPS, Delayed, Neuron, OnePhase, TwoPhase, check_steps, in_thresholds, simulate
+from tppjax.neurons.baseline import Baseline
+from tppjax.neurons.burst import Burst
+from tppjax.neurons.graded import Graded
+from tppjax.neurons.rounded import Rounded
+from tppjax.neurons.shuffle import Ordered, Shuffle
+from tppjax.neurons.snm import SNM
+from tppjax.neurons.srp import SRP
+from tppjax.neurons.tpp import TPP
+from tppjax.neurons.unbiased import Unbiased
+
+OF_THE_PAPER, OURS, OF_OTHERS = (Baseline, Shuffle, TPP), (Rounded, Unbiased, Graded, Ordered), (SNM, Burst, SRP)
+NEURONS = {neuron.name: neuron for neuron in OF_THE_PAPER + OURS + OF_OTHERS}
+
+__all__ = [
+    "MAX_STEPS",
+    "NEURONS",
+    "SNM",
+    "SRP",
+    "TPP",
+    "Baseline",
+    "Burst",
+    "Delayed",
+    "Graded",
+    "Neuron",
+    "OnePhase",
+    "Ordered",
+    "Rounded",
+    "Shuffle",
+    "TwoPhase",
+    "Unbiased",
+    "check_steps",
+    "in_thresholds",
+    "parse",
+    "simulate",
+]  # fmt: skip
+
+
+def parse(mode) -> Neuron:
+    """The neuron that a mode means.
+
+    Args:
+      mode: a `Neuron`; or a text: a name of `NEURONS`, or `package.module:Name` for one of your own, each with the
+        fields that are not to be the default's, `"burst(gamma=2)"`.
+
+    Raises:
+      InputError: if it is none of these; says what is known.
+    """
+    if isinstance(mode, Neuron):
+        return mode
+    if not isinstance(mode, str):
+        hint = f"; give {mode.__name__}(), not the class" if isinstance(mode, type) else ""
+        raise InputError(f"a mode is the name of a neuron, or a tppjax.neurons.Neuron; got {mode!r}{hint}")
+    name, bracket, rest = mode.partition("(")
+    kind = _imported(name) if ":" in name else NEURONS.get(name)
+    if kind is None:
+        raise InputError(
+            f"unknown mode {mode!r}; known: {', '.join(NEURONS)}, and package.module:Name for a neuron of your own"
+        )
+    try:
+        call = ast.parse(f"_({rest}" if bracket else "_()", mode="eval").body
+        if not isinstance(call, ast.Call) or call.args:
+            raise ValueError("fields are given by name, as in burst(gamma=2)")
+        return kind(**{option.arg: ast.literal_eval(option.value) for option in call.keywords})
+    except (SyntaxError, TypeError, ValueError) as e:
+        raise InputError(f"mode {mode!r} can't be made: {e}") from e
+
+
+def _imported(path: str) -> type[Neuron]:
+    module, _, name = path.partition(":")
+    try:
+        kind = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise InputError(
+            f"no neuron {path}: {e}; it is the path of a module that python can import, and a class"
+        ) from e
+    if not (isinstance(kind, type) and issubclass(kind, Neuron)):
+        raise InputError(f"{path} is not a neuron, a subclass of tppjax.neurons.TwoPhase, OnePhase or Delayed")
+    return kind
