@@ -69,17 +69,23 @@ NEURONS = [Dithered(), Noisy(leak=0.2), Last()]
 NAMES = [str(neuron) for neuron in NEURONS]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("neuron", NEURONS, ids=str)
-def test_functions(neuron, tmp_path):
+def test_corrections(neuron):
+    x = images(30)
+    ready = convert.calibrate(mlp(ReLU()), x, T=T, mode=neuron)
+    for method in ("bias", "weights", "rates", "potential", *(["steps"] if not neuron.waits else [])):
+        corrected = convert.correct(ready, x, T=T, mode=neuron, method=method)
+        assert not np.allclose(*(convert.to_snn(n, T, neuron).apply(x, KEY) for n in (ready, corrected)))
+
+
+@pytest.mark.parametrize("neuron", NEURONS, ids=str)
+def test_functions(neuron):
     own, x = mlp(ReLU()), images(30)
     assert parse(str(neuron)) == neuron
     ready = convert.calibrate(own, x, T=T, mode=neuron)
     assert ready.history[-1] == f"thresholds: mse at T=4 for {neuron} per channel, from 30 images"
     assert all(np.all(theta > 0) for theta in ready.thetas.values())
-    methods_ = ["bias", "weights", "rates", "potential", *(["steps"] if not neuron.waits else [])]
-    for method in methods_:
-        corrected = convert.correct(ready, x, T=T, mode=neuron, method=method)
-        assert not np.allclose(*(convert.to_snn(n, T, neuron).apply(x, KEY) for n in (ready, corrected)))
     snn = convert.to_snn(ready, T, neuron)
     assert (snn.mode, snn.random, snn.folded) == (str(neuron), neuron.random, neuron.two_phase)
     assert snn.latency == (3 * T if neuron.waits else T)

@@ -87,6 +87,7 @@ def test_steps(network):
         np.testing.assert_allclose(theta * spikes, corrected(site, current, theta), atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["rates", "potential", "steps"])
 def test_the_snn_comes_nearer_to_the_ann(relu_ann, digits_train, digits_test, method):
     ready = convert.calibrate(relu_ann, digits_train, T=3, mode="baseline")

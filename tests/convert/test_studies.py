@@ -61,6 +61,7 @@ def test_anytime(subject, known, tmp_path):
     assert f"{by_hand[-1]:.2f}" in section.text
 
 
+@pytest.mark.slow
 def test_methods(subject, known, tmp_path):
     """Accuracy lost, spikes and latency of methods of each kind against plain NumPy, on the images asked for."""
     names = ("baseline(v_init=0.5)", "graded(levels=2)", "srp(tau=2)", "baseline+steps", "tpp")
