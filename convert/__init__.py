@@ -3,10 +3,10 @@
 from convert.correction import correct
 from convert.diagnosis import report
 from convert.fold import fold_batch_norm
+from convert.saving import load
 from convert.snn import Snn, Trace, example_keys, to_snn
 from convert.torch import from_torch
 from tppjax.calibration import calibrate
-from tppjax.checkpoint import load
 from tppjax.network import Network
 from tppjax.tracing import trace
 

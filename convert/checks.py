@@ -52,12 +52,11 @@ def neurons_of(mode, network: Network) -> dict[str, Neuron]:
                 "by step, and the maximum over the spikes of a step is not the maximum over rates; use a two-phase "
                 f"mode ({two_phase}), which pools the potentials before it fires, or train with average pooling"
             )
-    ahead = {str(neuron): neuron.lead for neuron in neurons.values() if neuron.lead}
-    waiting = sorted({str(neuron) for neuron in neurons.values() if neuron.waits})
-    if len(set(ahead.values())) > 1 or (ahead and waiting):
+    ahead = {str(neuron): neuron.lead for neuron in neurons.values()}
+    if len(set(ahead.values())) > 1:
         raise InputError(
-            f"mode {', '.join(ahead)} runs all sites at once, ahead of the steps that count: neurons that run ahead by "
-            f"other numbers of steps, or wait for all of them ({', '.join(waiting)}), can't stand beside it"
+            f"neurons that run some steps ahead of those that count stand alone: {', '.join(ahead)} run ahead by "
+            f"{', '.join(map(str, ahead.values()))} steps"
         )
     return neurons
 

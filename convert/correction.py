@@ -88,14 +88,11 @@ def correct(
       InputError: as `to_snn`; if a number is out of range; or if the images don't fit.
     """
     network = trace(network, images)
-    if method not in METHODS:
-        raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    check_method(method)
     snn = to_snn(fold_batch_norm(network) if method == "weights" else network, T, mode)
-    if method == "steps" and (waiting := sorted({mode for s, mode in snn.modes.items() if snn.neurons[s].waits})):
-        raise InputError(
-            f"method 'steps' is for neurons that fire in the step in which their input comes, and {', '.join(waiting)} "
-            "waits for all steps: use 'bias'"
-        )
+    check_method(method, snn.in_network.values())
+    if method in ("bias", "weights") and (by_step := [s for s, o in network.offsets.items() if np.ndim(o) == 2]):
+        raise InputError(f"{by_step[0]} was corrected step by step, which {method!r} would undo: do that before")
     reference, images = snn.network, check_examples(network, images, "correction")
     check_number("ridge", ridge, 1e-6)
     check_count("seed", seed, 0)
@@ -116,6 +113,17 @@ def correct(
         snn = snn.replace(network=at(reference, snn, one, in_batches))
     done = f"{METHODS[method]} corrected site by site at T={T} for {snn.mode}, on {len(images)} images"
     return snn.network.replace(history=(*network.history, done))
+
+
+def check_method(method: str, neurons=()) -> None:
+    """Raises InputError unless there is such a method, and these neurons can have it."""
+    if method not in METHODS:
+        raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
+    if method == "steps" and (others := sorted({str(n) for n in neurons if n.waits or n.lead})):
+        raise InputError(
+            f"method 'steps' is for neurons that fire in the step in which their input comes, and {', '.join(others)} "
+            "does not, or runs ahead: use 'bias'"
+        )
 
 
 def _at_place(reference: Network, snn: Snn, place: Place, in_batches, weights: bool, ridge: float) -> Network:

@@ -177,7 +177,7 @@ def _answered(output, wanted) -> dict:
 
 
 def _compared(snn: Snn, name: str, activation, rate) -> dict:
-    network, site, neuron = snn.network, snn.network.sites[name], snn.neurons[name].at(snn.network.kinds)
+    network, site, neuron = snn.network, snn.network.sites[name], snn.in_network[name]
     theta, positive = network.theta(site, activation), activation > 0
     most = neuron.weight * neuron.levels * theta
     own = jnp.where(positive, neuron.squared_error(activation, theta, snn.T), 0.0)

@@ -59,14 +59,15 @@ def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]
     measured.ann = subject.accuracy
     print(f"{settings['dataset']}, {len(images)} test images, ANN {measured.ann:.2f} %", flush=True)
     for mode, T in itertools.product(config.modes, config.T):
-        there, report = measured.find(mode=mode, T=T), out / f"report-{_file_name(mode)}.txt"
+        version = experiment.source(mode)
+        there, report = measured.find(mode=mode, T=T, **version), out / f"report-{_file_name(mode)}.txt"
         enough = there and len(there["accuracy"]) >= (config.seeds if parse(mode).random else 1)
         reported = T != min(config.T) or (enough and report.is_file())
         if enough and reported:
             continue
         snn = subject.snn(T, mode)
         if not enough:
-            new = measured.add({"mode": mode, "T": T}, row(snn, images, config.seeds, config.batch_size))
+            new = measured.add({"mode": mode, "T": T}, row(snn, images, config.seeds, config.batch_size) | version)
             print(f"{mode:10} T={T:<4} {_cell(new):>14} %  {new['seconds']:7.1f} s", flush=True)
         if not reported and sharding.primary():
             files.write_text(report, f"{mode}: {convert.report(snn, images[:REPORTED].images, ann=subject.network)}\n")

@@ -1,6 +1,8 @@
 """What experiments on spiking versions of a network have in common: options, images, conversion, runs over seeds."""
 
 import functools
+import hashlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,12 +14,13 @@ import numpy as np
 
 import convert
 from convert.checks import check_thresholds, neurons_of
+from convert.correction import check_method
 from tppjax import ann, calibration, checkpoint, data, prng, sharding
 from tppjax.batching import map_examples
 from tppjax.errors import InputError, check_number
 from tppjax.neurons import check_steps, parse
 
-CONVERSION = (*("calibrate", "per", "percentile", "correct", "calibration_images"),)
+CONVERSION = ("calibrate", "per", "percentile", "correct", "calibration_images")
 COUNTS = {"seeds": 2**16, **dict.fromkeys(("batch_size", "limit", "calibration_images"), 2**31 - 1)}  # at most
 
 
@@ -172,6 +175,18 @@ def checked(config):
     return replace(config, modes=tuple(str(parse(mode)) for mode in modes))
 
 
+def source(mode: str) -> dict[str, str]:
+    """What tells one version of a neuron of one's own from another: a digest of its file; nothing for the library's."""
+    kind = type(parse(mode))
+    if kind.__module__.startswith("tppjax.neurons."):
+        return {}
+    try:
+        text = inspect.getsource(inspect.getmodule(kind))
+    except (OSError, TypeError):  # made at a prompt, say
+        text = repr(kind)
+    return {"source": hashlib.sha256(text.encode()).hexdigest()[:12]}
+
+
 def over_seeds(fn, snn: convert.Snn, images: data.Images, seeds: int, batch_size: int, progress: str | None = None):
     """`fn` on every image with every seed: a tree of NumPy arrays, `[N, seeds, ...]`; one seed if nothing is random.
 
@@ -223,7 +238,9 @@ def _check_conversion(network: convert.Network, config: Experiment, modes) -> No
         network = network.replace(thetas=dict.fromkeys(network.sites, np.float32(1)) | network.thetas)
     check_thresholds(network)
     for mode in modes:
-        neurons_of(mode, network)
+        neurons = neurons_of(mode, network)
+        if config.correct:
+            check_method(config.correct, neurons.values())
 
 
 def _with_preprocessing(network, config: Experiment):

@@ -88,7 +88,8 @@ class Results:
         """Adds what was measured to the file, whole or not at all, beside what other processes have added.
 
         Args:
-          case: the entries that tell this row from others; a row with the same ones and fewer seeds is replaced.
+          case: the entries that tell this row from others; a row with the same ones is replaced if it has fewer seeds,
+            or is of another version of a neuron ("source").
           measured: its other entries.
 
         Returns:
@@ -109,7 +110,7 @@ class Results:
         fresh = self.replaced is not None and file.is_file() and file.read_bytes() == self.replaced
         rows = [] if fresh else self.all_rows()
         there = next((r for r in rows if case.items() <= r.items()), None)
-        if there is None or _size(there) < _size(row):
+        if there is None or _size(there) < _size(row) or there.get("source") != row.get("source"):
             rows = [r for r in rows if r is not there] + [row]
         content = {**self.settings, "rows": rows} | ({} if self.ann is None else {"ann": self.ann})
         files.write_json(file, {**content, "sha256": _digest(content)})

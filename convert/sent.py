@@ -22,7 +22,7 @@ from tppjax.graph import Site
 from tppjax.network import Network
 from tppjax.neurons import in_thresholds
 
-STEP, ROUNDS = 0.5, 10  # of FTBC: its alpha, and how often each batch is gone through
+STEP, ROUNDS = 0.5, 10  # of FTBC: its alpha, and how often the steps of a batch are gone through
 
 
 def rates(reference: Network, snn: Snn, site: Site, batches) -> Network:
@@ -33,21 +33,25 @@ def rates(reference: Network, snn: Snn, site: Site, batches) -> Network:
 
 
 def potential(reference: Network, snn: Snn, site: Site, batches) -> Network:
-    """`v_init = T (mean a - mean r)` for each neuron."""
+    """`v_init = T (mean a - mean r)` for each neuron, on top of what it has already."""
     v = np.float32(snn.T * _lacking(reference, snn, site, batches))[None]
     u = np.asarray(in_thresholds(v, snn.network.theta(site, v)))[0]
-    return snn.network.replace(potentials=snn.network.potentials | {site.name: u})
+    before = snn.network.potentials.get(site.name, 0)
+    return snn.network.replace(potentials=snn.network.potentials | {site.name: before + u})
 
 
 def steps(reference: Network, snn: Snn, site: Site, batches) -> Network:
     """`b[t] <- b[t] - STEP (mean theta s[t] - mean a)` for each channel, step after step.
 
-    A step is done again with its new bias before the next one, and so `ROUNDS` times for each batch.
+    A step is done again with its new bias before the next one, and all steps `ROUNDS` times. Each batch does so by
+    itself, and the offsets are means over all of them, so that no image counts more than another; in their code batches
+    follow one another, and the round that is kept is chosen on the test set.
     """
-    offset = jnp.broadcast_to(snn.network.offsets.get(site.name, 0.0), (snn.T, site.channels))
+    before = jnp.broadcast_to(snn.network.offsets.get(site.name, 0.0), (snn.T, site.channels))
+    total, n = 0.0, 0
     for x, key in batches():
-        offset = _stepwise(reference, snn, site, x, key, offset)
-    return snn.network.replace(offsets=snn.network.offsets | {site.name: np.asarray(offset)})
+        total, n = total + len(x) * np.float64(_stepwise(reference, snn, site, x, key, before)), n + len(x)
+    return snn.network.replace(offsets=snn.network.offsets | {site.name: np.float32(total / n)})
 
 
 def _lacking(reference: Network, snn: Snn, site: Site, batches) -> np.ndarray:
@@ -68,7 +72,7 @@ def _difference(reference: Network, snn: Snn, site: Site, x, key):
 def _stepwise(reference: Network, snn: Snn, site: Site, x, key, offset):
     """`steps` on one batch, from what reaches the site over time, which its own bias does not change."""
     network, T = snn.network, snn.T
-    neuron = snn.neurons[site.name].at(network.kinds)
+    neuron = snn.in_network[site.name]
     (activation,), (current,) = reference.values(x, (site.output,)), snn.over_time(x, key, (site.input,))
     wanted = _by_channel(site, activation)
     current = jax.vmap(jax.vmap(lambda one: site.prepare(one[None], network.weights)[0]))(current)

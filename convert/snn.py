@@ -1,5 +1,6 @@
 """Conversion: an ANN's parameters to a spiking network over T steps, as a pure function."""
 
+import functools
 import math
 from functools import partial
 
@@ -15,7 +16,7 @@ from tppjax import prng, sharding
 from tppjax.errors import InputError
 from tppjax.graph import Site
 from tppjax.network import OUTPUT, Network
-from tppjax.neurons import Neuron, check_steps
+from tppjax.neurons import Neuron, check_neuron, check_steps
 from tppjax.tracing import trace
 
 
@@ -64,6 +65,11 @@ class Snn(struct.PyTreeNode):
         """Of each site, in the order in which they run: what `neurons.parse` makes its neurons of."""
         return {site: str(self.neurons[site]) for site in self.network.sites}
 
+    @functools.cached_property
+    def in_network(self) -> dict[str, Neuron]:
+        """The neurons of each site, with what they take from the network's activations."""
+        return {site: self.neurons[site].at(self.network.kinds) for site in self.network.sites}
+
     @property
     def mode(self) -> str | dict[str, str]:
         """The mode of all sites, or of each."""
@@ -73,12 +79,12 @@ class Snn(struct.PyTreeNode):
     @property
     def folded(self) -> bool:
         """Whether time is folded away, so that T steps cost one pass."""
-        return all(neuron.two_phase for neuron in self.neurons.values())
+        return all(neuron.two_phase for neuron in self.in_network.values())
 
     @property
     def random(self) -> bool:
         """Whether a key is needed."""
-        return any(neuron.random for neuron in self.neurons.values())
+        return any(neuron.random for neuron in self.in_network.values())
 
     @property
     def latency(self) -> int:
@@ -89,11 +95,11 @@ class Snn(struct.PyTreeNode):
         ways = {0: 0}
         for item in self.network.graph.items:
             if isinstance(item, Site):
-                ways[item.output] = ways[item.input] + self.neurons[item.name].waits
+                ways[item.output] = ways[item.input] + self.in_network[item.name].waits
             else:
                 ways[item.output] = max((ways.get(v, 0) for v in item.inputs), default=0)
         waits = max(ways.get(v, 0) for v in self.network.graph.outputs)
-        return (waits + 1) * self.T + max(neuron.lead for neuron in self.neurons.values())
+        return (waits + 1) * self.T + max(neuron.lead for neuron in self.in_network.values())
 
     def batch_size(self, seeds: int = 1, traced: bool = False) -> int:
         """Examples a call that keep within `sharding.budget()` in a `sharding.sweep` of seeds.
@@ -104,7 +110,7 @@ class Snn(struct.PyTreeNode):
         sizes = {name: math.prod(site.shape) for name, site in self.network.sites.items()}
         kept = 16 * max(sizes.values())
         if traced or not self.folded:
-            bytes_of = {name: 8 + stepped.memory(neuron, self.T) for name, neuron in self.neurons.items()}
+            bytes_of = {name: 8 + stepped.memory(neuron, self.T) for name, neuron in self.in_network.items()}
             kept = sum((bytes_of[name] + 12 * traced * self.T) * size for name, size in sizes.items())
         return sharding.at_once(kept * sharding.side_by_side(sharding.mesh(jax.local_devices()), seeds))
 
@@ -131,9 +137,15 @@ class Snn(struct.PyTreeNode):
 
         def rate(name, count):
             theta = self.network.theta(self.network.sites[name], count)
-            return self.neurons[name].weight * theta * count / self.time["T"]
+            return self.in_network[name].weight * theta * count / self.time["T"]
 
         return run.mean, {name: rate(name, count) for name, count in run.counts.items()}
+
+    def save(self, folder) -> None:
+        """Writes the network to a folder, which `convert.load` reads; as `convert.saving.save`."""
+        from convert import saving  # which needs this module
+
+        saving.save(self, folder)
 
     def values(self, x, key, numbers: tuple[int, ...]) -> list[jax.Array]:
         """These values of the graph, means over time, `[B, ...]` each. Errors as `apply`."""
@@ -178,7 +190,7 @@ class Snn(struct.PyTreeNode):
         recorded = x.ndim == len(self.network.graph.shape) + 2
         if self.T is not None and recorded:
             check_frames(x.shape[1], self.T)
-            if ahead := [mode for site, mode in self.modes.items() if self.neurons[site].lead]:
+            if ahead := [mode for site, mode in self.modes.items() if self.in_network[site].lead]:
                 raise InputError(f"mode {ahead[0]} runs ahead of its T steps, for which recordings have no frames")
         key = self._key(key, len(x))
         # On several devices the examples lie side by side already.
@@ -207,7 +219,7 @@ def _compiled(snn: Snn, x, key, at_once: int, counted: bool, traced: bool) -> Si
     """What every example gives by itself; the spikes of each site if `counted`, every step if `traced`."""
     x = snn.network.frames(x)
     keys = example_keys(key, jnp.arange(len(x))) if key is not None and key.ndim == 0 else key
-    one = partial(_folded if snn.folded and not traced else _stepped, snn, traced)
+    one = partial(run_one, snn, traced=traced)
     if len(x) <= at_once:
         run = jax.vmap(one)(x, keys)
     else:
@@ -217,27 +229,27 @@ def _compiled(snn: Snn, x, key, at_once: int, counted: bool, traced: bool) -> Si
     return run if counted or traced else Simulation(run.mean, {}, {})
 
 
-def _folded(snn: Snn, traced, x, key) -> Simulation:
+def run_one(snn: Snn, x, key, traced: bool = False) -> Simulation:
+    """What one example gives: folded if it can be, or step by step."""
+    return _folded(snn, x, key) if snn.folded and not traced else _stepped(snn, x, key, traced)
+
+
+def _folded(snn: Snn, x, key) -> Simulation:
     """One example, of a recording the mean of its frames."""
     x = x if x.ndim == len(snn.network.graph.shape) else x.mean(axis=0)
-    mean, counts = folded.run(snn.network, x[None], key, _neurons(snn), snn.time)
+    mean, counts = folded.run(snn.network, x[None], key, snn.in_network, snn.time)
     fired = jax.tree.map(jnp.abs, counts)
     return jax.tree.map(lambda a: a[0], Simulation(_corrected(snn, mean), counts, fired))
 
 
-def _stepped(snn: Snn, traced, x, key) -> Simulation:
+def _stepped(snn: Snn, x, key, traced: bool) -> Simulation:
     """One example, step by step."""
     recorded = x.ndim > len(snn.network.graph.shape)
     x = stepped.at_steps(x, snn.T)[:, None] if recorded else x[None]
-    run = stepped.simulate(snn.network, x, key, _neurons(snn), snn.T, snn.time["tables"], traced)
+    run = stepped.simulate(snn.network, x, key, snn.in_network, snn.T, snn.time["tables"], traced)
     mean, counts, fired, *over_time = run
     at_end = jax.tree.map(lambda a: a[0], (_corrected(snn, mean), counts, fired))
     return Simulation(*at_end, *jax.tree.map(lambda a: a[:, 0], over_time))
-
-
-def _neurons(snn: Snn) -> dict[str, Neuron]:
-    """Of each site, as they are in this network."""
-    return {name: neuron.at(snn.network.kinds) for name, neuron in snn.neurons.items()}
 
 
 def _corrected(snn: Snn, output):
@@ -297,4 +309,7 @@ def to_snn(
     neurons = neurons_of(mode, network)
     if network.preprocessing is not None:
         check_frames(network.preprocessing.frames, int(T))
-    return Snn(network, FrozenDict(neurons), int(T), folded.in_time(neurons, int(T)))
+    at_sites = {site: neuron.at(network.kinds) for site, neuron in neurons.items()}
+    for neuron in {id(neuron): neuron for neuron in at_sites.values()}.values():  # which may not be hashable
+        check_neuron(neuron, int(T))
+    return Snn(network, FrozenDict(neurons), int(T), folded.in_time(at_sites, int(T)))

@@ -20,6 +20,7 @@ from convert.folded import site_key
 from tppjax.graph import Site
 from tppjax.network import Network
 from tppjax.neurons import Neuron, in_thresholds
+from tppjax.neurons.base import first_phase_key, key_of_step
 
 
 class Simulation(NamedTuple):
@@ -28,7 +29,7 @@ class Simulation(NamedTuple):
     Attributes:
       mean: what it returned, mean over the steps.
       counts: `{site: [...]}`, spikes of each neuron, those of -1 taken off: its rate is `theta count / T`.
-      fired: `{site: [...]}`, number of spikes of each neuron, whatever their sign.
+      fired: `{site: [...]}`, number of spikes of each neuron, whatever their sign, those of a lead included.
       steps: what it returned at each step, `[T, ...]`.
       spikes, potentials, currents: as in `convert.Trace`, `{site: [T, ...]}`. Empty like `steps`, unless traced.
     """
@@ -124,7 +125,7 @@ class _Run(NamedTuple):
         """The state of a site before the first step."""
         neuron, shape = self.neurons[site.name], (1, *site.shape)
         state = {} if last else {"count": jnp.zeros(shape)}
-        if neuron.signed and not last:
+        if (neuron.signed or neuron.lead) and not last:
             state["fired"] = jnp.zeros(shape)
         if not accumulated:
             state["neurons"] = neuron.init((1, *site.input_shape) if neuron.two_phase else shape, self.T)
@@ -134,7 +135,8 @@ class _Run(NamedTuple):
         """One step of the last site of a run: `(state, no spikes, what is traced)`."""
         neuron, prepared = self.neurons[site.name], self.prepared(site, current, t)
         x = current if neuron.two_phase else self.in_thresholds(site, prepared)
-        now = neuron.accumulate(state["neurons"], x, t, self.T, self.key_of_step(site, t))
+        key = first_phase_key(site_key(self.key, site, self.network), t, self.T)
+        now = neuron.accumulate(state["neurons"], x, t, self.T, key)
         return {"neurons": now}, jnp.zeros(prepared.shape), self.seen(site, prepared, now)
 
     def fire(self, site: Site, current, state: dict, memory, t):
@@ -147,13 +149,12 @@ class _Run(NamedTuple):
             seen = {"potential": self.theta(site, u) * (u - state["count"])} if neuron.two_phase else {}
         else:
             prepared = self.prepared(site, current, t)
-            x, key = self.in_thresholds(site, prepared), self.key_of_step(site, t)
+            x, key = self.in_thresholds(site, prepared), key_of_step(site_key(self.key, site, self.network), t)
             state["neurons"], spikes = neuron.step(state["neurons"], x, t, self.T, key, **tables)
             seen = self.seen(site, prepared, state["neurons"])
-        counted = spikes * (t >= 0) if neuron.lead else spikes
-        state["count"] += counted
-        if neuron.signed:
-            state["fired"] += jnp.abs(counted)
+        state["count"] += spikes * (t >= 0) if neuron.lead else spikes
+        if "fired" in state:
+            state["fired"] += jnp.abs(spikes)
         return state, spikes, seen | {"spikes": spikes}
 
     def seen(self, site: Site, current, state) -> dict:
@@ -179,10 +180,6 @@ class _Run(NamedTuple):
         """What a two-phase site compares, of the sum of its input over T steps."""
         v = self.T * site.prepare(accumulated / self.T, self.network.weights) if site.before else accumulated
         return v + self.network.initial(site, v)
-
-    def key_of_step(self, site: Site, t):
-        """The key of a site for this step."""
-        return None if self.key is None else jax.random.fold_in(site_key(self.key, site, self.network), t)
 
 
 def memory(neuron: Neuron, T: int) -> int:

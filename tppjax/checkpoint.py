@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import json
 import os
+import platform
+from importlib import metadata
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -21,11 +23,18 @@ from tppjax.tracing import trace
 FORMAT = 1
 GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
 PARTS = ("weights", "thetas", "offsets", "potentials")
+TIME = "time"  # what else there is, of a spiking version
 REMEDY = "save the network again, or copy its folder again from where it is whole"
 
 
-def save(network: Network, folder: str | os.PathLike) -> None:
+def save(network: Network, folder: str | os.PathLike, converted: dict | None = None, time: dict | None = None) -> None:
     """Writes `folder`: the graph as JSON, and all numbers as safetensors. A kill leaves the old or the new one.
+
+    Args:
+      network: the network.
+      folder: the folder.
+      converted: what JSON is to have besides, of its spiking version.
+      time: arrays of that, by name.
 
     Raises:
       InputError: if the network returns what JSON has no form for.
@@ -33,19 +42,23 @@ def save(network: Network, folder: str | os.PathLike) -> None:
       OSError: if it can't be written.
     """
     folder = Path(folder).absolute()
-    arrays = {f"{part}/{name}": np.array(a, order="C") for part in PARTS for name, a in getattr(network, part).items()}
+    arrays = {f"{part}/{name}": a for part in PARTS for name, a in getattr(network, part).items()}
+    arrays |= {f"{TIME}/{name}": a for name, a in (time or {}).items()}
     described = {
         "format": FORMAT,
         "graph": describe(network.graph),
         "preprocessing": network.preprocessing and dataclasses.asdict(network.preprocessing),
         "history": network.history,
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in ("tppjax", "jax")},
+        **({"converted": converted} if converted else {}),
     }
     there = files.whole_folder(folder)
     if there.exists() and not {p.name for p in there.iterdir()} <= {GRAPH, WEIGHTS}:
         raise FileExistsError(f"{folder} holds something other than a saved network; choose another folder")
     with files.replacing_folder(folder) as new:
         new.mkdir()
-        content = safetensors.numpy.save(arrays)
+        content = safetensors.numpy.save({name: np.array(a, order="C") for name, a in arrays.items()})
         (new / WEIGHTS).write_bytes(content)
         files.write_json(new / GRAPH, {**described, "sha256": _digest(described, content)})
 
@@ -68,8 +81,20 @@ def stored(folder: str | os.PathLike) -> Network | Ann:
         if len(found) > 1:
             raise InputError(f"{asked} holds two networks, ann and network: give one of these two folders")
         for place, kind in found.items():
-            return ann.load(place) if kind is Ann else _load(place)
+            return ann.load(place) if kind is Ann else _load(place)[0]
     raise FileNotFoundError(ann.nothing_at(asked))
+
+
+def converted(folder: str | os.PathLike) -> tuple[Network, dict, dict] | None:
+    """The network, and what was saved of its spiking version, `save`'s `converted` and `time`; None if nothing was.
+
+    Errors as `load`, if there is a network.
+    """
+    folder = Path(folder).absolute()
+    if _kind(folder) is not Network:
+        return None
+    network, described, time = _load(folder)
+    return None if described is None else (network, described, time)
 
 
 def _kind(folder: Path) -> type | None:
@@ -78,7 +103,8 @@ def _kind(folder: Path) -> type | None:
         return next((kind for name, kind in names.items() if (whole / name).is_file()), None)
 
 
-def _load(folder: Path) -> Network:
+def _load(folder: Path) -> tuple[Network, dict | None, dict]:
+    """The network, and what there is of a spiking version."""
     with files.reading_folder(folder) as whole:
         content = files.read_json(whole / GRAPH, REMEDY)
         data = files.regular(whole / WEIGHTS).read_bytes()
@@ -94,14 +120,16 @@ def _load(folder: Path) -> Network:
         raise InputError(f"{folder} does not describe a network of this library ({brief(e)}): {REMEDY}") from e
 
 
-def _network(content: dict, data: bytes) -> Network:
-    parts: dict[str, dict] = {part: {} for part in PARTS}
+def _network(content: dict, data: bytes) -> tuple[Network, dict | None, dict]:
+    parts: dict[str, dict] = {part: {} for part in (*PARTS, TIME)}
     for path, array in safetensors.deserialize(data):
         part, _, name = path.partition("/")
         parts[part][name] = np.frombuffer(array["data"], _dtype(array["dtype"])).reshape(array["shape"])
+    time = parts.pop(TIME)
     graph = graph_of(content["graph"], parts["weights"])
     preprocessing = content["preprocessing"] and saved.preprocessing_of(content["preprocessing"])
-    return Network(**parts, graph=graph, preprocessing=preprocessing, history=tuple(content["history"]))
+    network = Network(**parts, graph=graph, preprocessing=preprocessing, history=tuple(content["history"]))
+    return network, content.get("converted"), time
 
 
 def _dtype(name: str) -> np.dtype:

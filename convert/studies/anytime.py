@@ -25,7 +25,7 @@ class Anytime(Experiment):
     """Neurons, as convert.evaluate has them."""
 
     T: tuple[int, ...] = (4, 8, 16, 32)
-    """Latencies: every layer but the last waits for T steps, unless it is baseline."""
+    """Latencies: every layer but the last waits for T steps, unless its neurons fire at once."""
 
     exit: Literal["confidence"] | None = None
     """Let each image leave as soon as the network is confident, by a threshold chosen on training images, and measure

@@ -45,8 +45,8 @@ class Readings(NamedTuple):
         """The one of least cost that keeps the accuracy of the last reading but for `allowed` points."""
         wanted = 100 * self.right[..., -1].mean() - allowed
         tried = np.unique(np.quantile(self.sure, np.linspace(0, 1, 201)))
-        kept = [(self.exit(c)[1], c) for c in [*tried, np.inf] if self.exit(c)[0] >= wanted]
-        return float(min(kept)[1])
+        found = [(*self.exit(c), c) for c in [*tried, np.inf]]
+        return float(min((cost, c) for accuracy, cost, c in found if accuracy >= wanted)[1])
 
 
 def main(config, subject: Subject) -> Section:
@@ -107,9 +107,10 @@ def _text(rows, subject: Subject, config) -> str:
         f"{study.about(subject, config.seeds)} An image leaves when the largest softmax of its mean output reaches a "
         f"threshold: the one of least cost that loses at most so many points on {len(subject.training):,} training "
         "images, which the network knows better than those of the test. Accuracy and mean steps on the test images:\n\n"
-        f"{study.table(header, lines)}\n\nWithout an exit:\n\n"
-        f"{study.table(['mode', *(f'T = {T}' for T in sorted(config.T))], fixed)}\n\n"
-        "Neurons that fire at once are read after every step of one run. Those that wait for T steps have no answer "
+        f"{study.table(header, lines)}\n\nThe same runs, all images read at the same time:\n\n"
+        f"{study.table(['mode', *(f'read at {T}' for T in sorted(config.T))], fixed)}\n\n"
+        f"Neurons that fire at once are read after every step of one run of {max(config.T)} steps, for which their "
+        "thresholds are chosen. Those that wait for T steps have no answer "
         f"before: they are run with T = {tried}, one after another, until the network is confident, and the steps of "
         "all runs made are counted. Steps are those of a layer; the study of methods tells how an answer comes through "
         "all of them."
@@ -132,7 +133,7 @@ def _draw(rows, subject: Subject, config) -> Figure:
         axes.plot(steps, accuracy, color=color, marker=marker, markersize=5, label=f"{r['mode']}, exit")
         shown = _shown(r, config)
         fixed = [r["fixed"][i] for i in shown]
-        axes.plot(sorted(config.T), fixed, color=color, linestyle=":", linewidth=1, label=f"{r['mode']}, fixed T")
+        axes.plot(sorted(config.T), fixed, color=color, linestyle=":", linewidth=1, label=f"{r['mode']}, no exit")
     pictures.steps_axis(axes, sorted(config.T), "mean steps of all runs made")
     axes.set(ylabel="test accuracy (%)", title=str(subject))
     axes.legend(loc="lower right", fontsize=8)

@@ -1,5 +1,6 @@
 """The field's methods on one network: accuracy against steps, against latency, and against spikes and energy."""
 
+import re
 from dataclasses import dataclass
 
 import jax
@@ -7,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from convert import evaluate, experiment, paper, pictures
-from convert.correction import METHODS as CORRECTIONS
+from convert.correction import check_method
 from convert.energy import multiply_adds
 from convert.experiment import Experiment, Subject
 from convert.studies import spikes, study
@@ -24,6 +25,7 @@ METHODS = (
     *("tpp", "unbiased", "rounded", "rounded+weights", "graded", "graded+weights"),
 )
 WHOSE = {
+    "baseline": "RTS, ICLR 2021, and SNNC, ICML 2021; QCFS, ICLR 2022",
     "baseline(v_init=0)": "integrate-and-fire",
     "baseline(v_init=0.5)": "OPI, AAAI 2022; QCFS, ICLR 2022",
     "baseline+rates": "SNNC, light, ICML 2021",
@@ -109,11 +111,17 @@ def main(config: Methods) -> Section:
 
 def _parts(method: str) -> tuple[str, str | None]:
     """Mode and correction of a method."""
-    mode, plus, correction = method.partition("+")
+    mode, correction = re.fullmatch(r"(.*?)(?:\+(\w+))?", method, re.DOTALL).groups()
     neuron = parse(mode)
-    if plus and correction not in CORRECTIONS:
-        raise InputError(f"unknown correction in {method}; known: {', '.join(CORRECTIONS)}")
-    return str(neuron), correction or None
+    if correction:
+        check_method(correction, [neuron])
+    return str(neuron), correction
+
+
+def _whose(method: str) -> str:
+    """Who has published the method, whatever the fields of its neuron."""
+    name = re.sub(r"\(.*\)", "", method)
+    return WHOSE.get(method) or WHOSE.get(name) or ("your own" if ":" in name else "ours")
 
 
 LATENCY = (
@@ -131,7 +139,7 @@ def _text(rows, subject: Subject, config: Methods) -> str:
     for method in dict.fromkeys(r["method"] for r in rows):
         ours = [r for T in steps for r in rows if (r["method"], r["T"]) == (method, T)]
         lost = (f"{r['lost']:.2f}{_std(r)}" for r in ours)
-        lines.append([f"`{method}`", WHOSE.get(method, "ours"), f"{ours[0]['bits']:.2g}", ours[0]["n"], *lost])
+        lines.append([f"`{method}`", _whose(method), f"{ours[0]['bits']:.2g}", ours[0]["n"], *lost])
         for theirs in published.get(method, ()):
             cells = (_lost_by_theirs(theirs, T) for T in steps)
             lines.append([f"the paper's, {paper.source(theirs)}", None, None, None, *cells])

@@ -70,7 +70,9 @@ def measure(
     results.ann = subject.accuracy
     rows = []
     for case in tqdm(cases, desc=name, disable=None, leave=False):
-        rows.append(results.find(**case) or results.add(case, run(**case)))
+        modes = [case[name].rpartition("+")[0] or case[name] for name in ("mode", "method") if name in case]
+        version = experiment.source(modes[0]) if modes else {}
+        rows.append(results.find(**case, **version) or results.add(case, run(**case) | version))
     return rows
 
 

@@ -7,7 +7,9 @@ import pytest
 
 import convert
 from tests.convert.networks import images, layer, mlp
+from tppjax.activations import ReLU
 from tppjax.neurons import SNM, SRP, Baseline, Burst, Graded, Rounded, simulate
+from tppjax.neurons.base import evenly
 
 
 def snm(x, theta):
@@ -65,7 +67,10 @@ def graded(levels):
     return run
 
 
-METHODS = [(SNM(), snm), (Burst(gamma=2), burst(2)), (Burst(), burst(5)), (SRP(tau=3), srp(3)), (Graded(4), graded(4))]
+METHODS = [
+    *((SNM(), snm), (SRP(tau=3), srp(3)), (Graded(4), graded(4))),
+    *((Burst(gamma=2, capped=False), burst(2)), (Burst(capped=False), burst(5))),
+]
 
 
 @pytest.mark.parametrize(("neuron", "loop"), METHODS, ids=lambda m: str(m) if not callable(m) else "")
@@ -92,7 +97,7 @@ def test_networks_of_them(neuron, loop):
         spikes = loop(current, np.float64(theta))
         counted = spikes[neuron.lead :]
         np.testing.assert_array_equal(trace.spikes[site], counted)
-        np.testing.assert_array_equal(fired[site], np.abs(counted).sum(axis=0))
+        np.testing.assert_array_equal(fired[site], np.abs(spikes).sum(axis=0))  # those of stage 1 cost, too
         np.testing.assert_allclose(rates[site], theta * neuron.weight * counted.mean(axis=0), rtol=1e-6)
         current = theta * neuron.weight * spikes
     kernel, bias = layer(network, "head")
@@ -104,7 +109,11 @@ def test_networks_of_them(neuron, loop):
 
 @pytest.mark.parametrize(
     ("one", "other"),
-    [(Burst(gamma=1), Baseline(v_init=0)), (Graded(levels=1), Rounded()), (Burst(1, v_init=0.5), Baseline(v_init=0.5))],
+    [
+        (Burst(gamma=1), Baseline(v_init=0)),
+        (Burst(1, v_init=0.5), Baseline(v_init=0.5)),
+        (Graded(levels=1), Rounded()),
+    ],
 )
 def test_where_methods_meet(one, other):
     network, x = mlp(), images(30)
@@ -129,3 +138,29 @@ def test_recordings_have_no_frames_for_a_lead():
     snn = convert.to_snn(mlp(), 4, SRP())
     with pytest.raises(ValueError, match=r"mode srp runs ahead of its T steps, for which recordings have no frames"):
         snn.apply(np.zeros((2, 4, 2, 2, 2), np.float32))
+
+
+def test_bursts_end_where_the_activation_does():
+    """Where QCFS saturates, so does the rate; a neuron with room left still fires bursts."""
+    x = images(30)
+    snn = convert.to_snn(mlp(), 6, "burst")
+    fired, free = (convert.to_snn(mlp(), 6, m).activity(x)[1] for m in ("burst", "burst(capped=False)"))
+    assert max(n.max() for n in fired.values()) == 6 < max(n.max() for n in free.values())
+    assert max(s.max() for s in snn.trace(x).spikes.values()) > 1
+    assert not convert.to_snn(mlp(ReLU()).replace(thetas=mlp().thetas), 6, "burst").in_network["dense0"].capped
+
+
+@pytest.mark.parametrize("T", [7, 4096])
+def test_many_levels_in_many_steps(T):
+    """`t count` does not fit into 32 bits."""
+    neuron = Graded(levels=4095)
+    count = np.array([0, 1, T, 4095 * T - 1, 4095 * T])
+    steps = jax.vmap(lambda t: evenly(jnp.float32(count), t, T))(jnp.arange(T))
+    np.testing.assert_array_equal(np.sum(np.asarray(steps, np.float64), axis=0), np.float32(count))
+    assert steps.max() <= neuron.levels + (np.float32(4095 * T) > 4095 * T)
+
+
+@pytest.mark.parametrize("kind", [SNM, Burst])
+def test_numbers_of_fields(kind):
+    with pytest.raises(ValueError, match="v_init must be a finite number"):
+        kind(v_init="a")

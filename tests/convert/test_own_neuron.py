@@ -1,6 +1,9 @@
 """Neurons defined here go through every public function and every study."""
 
+import importlib
 import json
+import linecache
+import sys
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -13,6 +16,7 @@ import convert
 from convert.studies import accuracy, anytime, methods, misalignment, potentials, single_layer, spikes
 from tests.convert.networks import images, mlp
 from tppjax.activations import ReLU
+from tppjax.errors import InputError
 from tppjax.neurons import Delayed, OnePhase, TwoPhase, parse
 
 KEY, T = jax.random.key(3), 4
@@ -101,6 +105,106 @@ def test_functions(neuron):
     assert f" {neuron} " in str(report)
     mixed = convert.to_snn(ready, T, {"dense0": neuron, "dense1": "baseline"})
     assert mixed.apply(x, KEY).shape == logits.shape
+
+
+class Forgetful(TwoPhase):
+    """Not a dataclass, though it has something to choose."""
+
+    def __init__(self, more):
+        self.more = more
+
+    def count(self, u, T, key):
+        return jnp.clip(jnp.floor(u + self.more), 0, T)
+
+
+class Annotated(TwoPhase):
+    more: float = 0.5
+
+    def count(self, u, T, key):
+        return jnp.clip(jnp.floor(u + self.more), 0, T)
+
+
+@dataclass(frozen=True)
+class Choice(TwoPhase):
+    """Wrong in a way of its choice."""
+
+    wrong: object = None
+
+    def count(self, u, T, key):
+        match self.wrong:
+            case "halves":
+                return jnp.clip(u, 0, T)
+            case "too many":
+                return jnp.clip(jnp.floor(2 * u), 0, 2 * T)
+            case "shape":
+                return jnp.floor(u).sum()
+            case "range":
+                return sum(jnp.clip(u - t, 0, 1) for t in range(T))
+            case "draws":
+                return jnp.floor(jax.random.uniform(key, u.shape))
+        return jnp.clip(jnp.floor(u), 0, T)
+
+
+class Nothing(OnePhase):
+    """Has no methods."""
+
+
+@pytest.mark.parametrize(
+    ("neuron", "said"),
+    [
+        (Forgetful(0.5), r"test_own_neuron:Forgetful has more, which are not fields: put @dataclass\(frozen=True\)"),
+        (Annotated(), r"Annotated has more, which are not fields: put @dataclass"),
+        (
+            Choice([1]),
+            r"the fields of .*Choice\(wrong=\[1\]\) can't be hashed .*: let them be numbers",
+        ),
+        (Choice("halves"), r"count of .*Choice.* is not a whole number, such as 0\.3"),
+        (Choice("too many"), r"is 0 to 2 in 4 steps, and its class says 0 to 1: by levels"),
+        (Choice("shape"), r"has shape \(4,\) for an input of \(8,\)"),
+        (Choice("range"), r"can't be run on a few numbers: T"),
+        (Choice("draws"), r"can't be run on a few numbers: .* \(random = True in its class, if it draws\)"),
+        (Nothing(), r"Nothing can't be run on a few numbers: NotImplementedError"),
+    ],
+    ids=str,
+)
+def test_neurons_that_cannot_be(neuron, said):
+    with pytest.raises(InputError, match=said):
+        convert.to_snn(mlp(), T, neuron)
+
+
+def test_fields_tell_neurons_apart():
+    """Compilations are shared by equal neurons only."""
+    x = images(9)
+    found = [convert.to_snn(mlp(), T, Noisy(leak=leak)).apply(x, KEY) for leak in (0.0, 0.9)]
+    assert not np.array_equal(*found)
+
+
+def test_rows_of_a_neuron_that_has_changed_are_measured_again(subject, tmp_path, monkeypatch):
+    (tmp_path / "changing.py").write_text(VERSION.format(more=0.5))
+    monkeypatch.syspath_prepend(tmp_path)
+    options = accuracy.Accuracy(**subject, out=tmp_path / "out", modes=("changing:Changing", "rounded"), T=(2,))
+    accuracy.main(options)
+    file = tmp_path / "out" / "accuracy" / "results.json"
+    first = json.loads(file.read_text())["rows"]
+    (tmp_path / "changing.py").write_text(VERSION.format(more=0.0) + "\n# another file\n")
+    linecache.clearcache()
+    importlib.reload(sys.modules["changing"])
+    accuracy.main(options)
+    second = json.loads(file.read_text())["rows"]
+    at = lambda rows: {r["mode"]: r for r in rows}  # noqa: E731
+    assert len(second) == 2
+    assert at(first)["rounded"] == at(second)["rounded"]
+    assert at(first)["changing:Changing"]["spikes_per_neuron"] > at(second)["changing:Changing"]["spikes_per_neuron"]
+
+
+VERSION = """
+import jax.numpy as jnp
+from tppjax.neurons import TwoPhase
+
+class Changing(TwoPhase):
+    def count(self, u, T, key):
+        return jnp.clip(jnp.floor(u + {more}), 0, T)
+"""
 
 
 @pytest.mark.slow

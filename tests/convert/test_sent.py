@@ -87,6 +87,32 @@ def test_steps(network):
         np.testing.assert_allclose(theta * spikes, corrected(site, current, theta), atol=1e-6)
 
 
+def test_steps_in_batches(network):
+    """Each batch by itself, and the mean over all of them: neither order nor a small last batch decides."""
+
+    def offset(x, **options):
+        return convert.correct(network, x, T=T, mode=MODE, method="steps", **options).offsets["dense0"]
+
+    parts = [(len(x), offset(x)) for x in (X[:25], X[25:50], X[50:])]
+    np.testing.assert_allclose(offset(X, batch_size=25), sum(n * part for n, part in parts) / N, atol=1e-6)
+    np.testing.assert_allclose(offset(X[::-1], batch_size=30), offset(X, batch_size=30), atol=1e-5)
+
+
+def test_potentials_add_up(network):
+    """A second correction finds little left, and does not undo the first."""
+    once = convert.correct(network, X, T=T, mode=MODE, method="potential")
+    twice = convert.correct(once, X, T=T, mode=MODE, method="potential")
+    activations = dict(
+        zip(network.sites, network.values(X, tuple(s.output for s in network.sites.values())), strict=True)
+    )
+
+    def lacking(ready):
+        rates = convert.to_snn(ready, T, MODE).rates(X)[1]
+        return max(np.abs(np.mean(activations[s] - rates[s], axis=0)).mean() for s in rates)
+
+    assert lacking(twice) < lacking(once) < lacking(network)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["rates", "potential", "steps"])
 def test_the_snn_comes_nearer_to_the_ann(relu_ann, digits_train, digits_test, method):
@@ -102,9 +128,13 @@ def test_the_snn_comes_nearer_to_the_ann(relu_ann, digits_train, digits_test, me
 def test_refusals(network):
     with pytest.raises(ValueError, match="unknown method 'advanced'; known: bias, weights, rates, potential, steps"):
         convert.correct(network, X, T=T, method="advanced")
-    with pytest.raises(ValueError, match=r"method 'steps' is for neurons that fire in the step .* and tpp waits"):
+    with pytest.raises(ValueError, match=r"method 'steps' is for neurons that fire in the step .* and tpp does not"):
         convert.correct(network, X, T=T, mode="tpp", method="steps")
+    with pytest.raises(ValueError, match=r"and srp\(tau=2\) does not, or runs ahead"):
+        convert.correct(network, X, T=T, mode="srp(tau=2)", method="steps")
     found = convert.correct(network, X, T=T, mode=MODE, method="steps")
+    with pytest.raises(ValueError, match="dense0 was corrected step by step, which 'bias' would undo"):
+        convert.correct(found, X, T=T, mode=MODE)
     with pytest.raises(ValueError, match=r"dense0 was corrected step by step for T=4; got T=8"):
         convert.to_snn(found, 8, MODE)
 

@@ -33,8 +33,8 @@ def test_modes_are_refused():
         convert.to_snn(mlp(), mode=3)
     with pytest.raises(InputError, match="at dense1: unknown mode 'Tpp'"):
         convert.to_snn(mlp(), mode={"dense0": "tpp", "dense1": "Tpp"})
-    for other in ("tpp", "srp(tau=2)"):
-        with pytest.raises(InputError, match=r"mode srp.* runs all sites at once, ahead of the steps that count"):
+    for other in ("tpp", "srp(tau=2)", "baseline"):
+        with pytest.raises(InputError, match=r"neurons that run some steps ahead of those that count stand alone: srp"):
             convert.to_snn(mlp(), mode={"dense0": "srp", "dense1": other})
 
 

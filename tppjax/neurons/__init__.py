@@ -7,6 +7,7 @@ from tppjax.errors import InputError
 from tppjax.neurons.base import MAX_STEPS, Delayed, Neuron, OnePhase, TwoPhase, check_steps, in_thresholds, simulate
 from tppjax.neurons.baseline import Baseline
 from tppjax.neurons.burst import Burst
+from tppjax.neurons.check import check_neuron
 from tppjax.neurons.graded import Graded
 from tppjax.neurons.rounded import Rounded
 from tppjax.neurons.shuffle import Ordered, Shuffle
@@ -35,6 +36,7 @@ __all__ = [
     "Shuffle",
     "TwoPhase",
     "Unbiased",
+    "check_neuron",
     "check_steps",
     "in_thresholds",
     "parse",
@@ -42,12 +44,13 @@ __all__ = [
 ]  # fmt: skip
 
 
-def parse(mode) -> Neuron:
+def parse(mode, own: dict[str, type[Neuron]] | None = None) -> Neuron:
     """The neuron that a mode means.
 
     Args:
       mode: a `Neuron`; or a text: a name of `NEURONS`, or `package.module:Name` for one of your own, each with the
         fields that are not to be the default's, `"burst(gamma=2)"`.
+      own: neurons of your own by `package.module:Name`; no other module is then imported.
 
     Raises:
       InputError: if it is none of these; says what is known.
@@ -58,7 +61,9 @@ def parse(mode) -> Neuron:
         hint = f"; give {mode.__name__}(), not the class" if isinstance(mode, type) else ""
         raise InputError(f"a mode is the name of a neuron, or a tppjax.neurons.Neuron; got {mode!r}{hint}")
     name, bracket, rest = mode.partition("(")
-    kind = _imported(name) if ":" in name else NEURONS.get(name)
+    if own is not None and ":" in name and name not in own:
+        raise InputError(f"{name} is a neuron of your own, which is not in the file: give its class, neurons=[...]")
+    kind = (_imported(name) if own is None else own[name]) if ":" in name else NEURONS.get(name)
     if kind is None:
         raise InputError(
             f"unknown mode {mode!r}; known: {', '.join(NEURONS)}, and package.module:Name for a neuron of your own"

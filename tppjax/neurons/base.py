@@ -27,6 +27,8 @@ DRAWS = 16  # over which the error of a random neuron is averaged
 class Neuron:
     """What all neurons have in common; subclass `TwoPhase`, `OnePhase` or `Delayed`.
 
+    Neurons with the same fields are the same neuron: whatever a user may choose is a field of a frozen dataclass.
+
     Attributes:
       name: by which options and tables know it; the name of the class in lower case, unless it is set.
       random: whether it draws at random, and so needs a key.
@@ -85,7 +87,7 @@ class Neuron:
         Returns:
           Whole numbers of the shape of `u`.
         """
-        return simulate(self, jnp.broadcast_to(u / T, (self.lead + T, *jnp.shape(u))), key).sum(axis=0)
+        return _run(self, lambda t: u / T, jnp.shape(u), T, key, kept=False)[0]
 
     def squared_error(self, x, theta, T: int):
         """Expected squared error of the rate `theta weight count / T` as an estimate of the activation, elementwise.
@@ -189,8 +191,8 @@ class TwoPhase(Delayed):
 
 def evenly(count, t, T: int):
     """Spikes at step `t` of `count` in T steps, spread evenly: `floor((t + 1) count / T) - floor(t count / T)`."""
-    whole = count.astype(jnp.int32)  # a product over T in floating point can fall short of a whole number
-    return ((t + 1) * whole // T - t * whole // T).astype(count.dtype)
+    whole, rest = jnp.divmod(count.astype(jnp.int32), T)  # products in floating point can fall short of a whole number
+    return (whole + (t + 1) * rest // T - t * rest // T).astype(count.dtype)
 
 
 def simulate(neuron: Neuron, x, key=None):
@@ -204,23 +206,42 @@ def simulate(neuron: Neuron, x, key=None):
     Returns:
       Spikes, `[T, ...]`.
     """
-    T, shape = len(x) - neuron.lead, x.shape[1:]
-    tables, steps = jax.tree.map(jnp.asarray, neuron.tables(T)), jnp.arange(-neuron.lead, T)
+    T = len(x) - neuron.lead
+    return _run(neuron, lambda t: x[t + neuron.lead], x.shape[1:], T, key)[1][neuron.lead :]
 
-    def at(t):
-        return None if key is None else jax.random.fold_in(key, t)
 
-    if not neuron.waits:
-        one_step = lambda state, now: neuron.step(state, now[1], now[0], T, at(now[0]), **tables)  # noqa: E731
-        return jax.lax.scan(one_step, neuron.init(shape, T), (steps, x))[1][neuron.lead :]
-    accumulate = lambda state, now: (neuron.accumulate(state, now[1], now[0], T, at(now[0])), None)  # noqa: E731
-    u, _ = jax.lax.scan(accumulate, neuron.init(shape, T), (steps, x))
+def _run(neuron: Neuron, x, shape, T: int, key, kept: bool = True):
+    """`(number of spikes, spikes of each step if they are kept)` for the input `x(t)`."""
+    tables = jax.tree.map(jnp.asarray, neuron.tables(T))
+    if neuron.waits:
 
-    def fire(n, t):
-        spikes = neuron.step(u, n, t, T, key, **tables)
-        return n + spikes, spikes
+        def accumulate(state, t):
+            return neuron.accumulate(state, x(t), t, T, first_phase_key(key, t, T)), None
 
-    return jax.lax.scan(fire, jnp.zeros(shape), steps)[1]
+        state, _ = jax.lax.scan(accumulate, neuron.init(shape, T), jnp.arange(T))
+    else:
+        state = neuron.init(shape, T)
+
+    def step(carry, t):
+        state, n = carry
+        if neuron.waits:
+            spikes = neuron.step(state, n, t, T, key, **tables)
+        else:
+            state, spikes = neuron.step(state, x(t), t, T, key_of_step(key, t), **tables)
+        return (state, n + spikes * (t >= 0)), spikes if kept else None
+
+    (_, n), spikes = jax.lax.scan(step, (state, jnp.zeros(shape)), jnp.arange(-neuron.lead, T))
+    return n, spikes
+
+
+def key_of_step(key, t):
+    """The key of a step, of that of the neurons; None if nothing is random."""
+    return None if key is None else jax.random.fold_in(key, t)
+
+
+def first_phase_key(key, t, T: int):
+    """The key of a step of the first phase of a neuron that waits, other than those of the second."""
+    return key_of_step(key, T + t)
 
 
 def in_thresholds(v, theta):

@@ -49,9 +49,9 @@ class IntegrateAndFire(Neuron):
         return u, fire(u)
 
     def count(self, u, T, key, **tables):
-        """`clip(floor(u + v_init + shift), 0, T)`, unless it begins below 0 and may be late."""
-        ahead = (self.v_init or 0.0) + (self.shift or 0.0)
-        return super().count(u, T, key, **tables) if ahead < 0 else jnp.clip(jnp.floor(u + ahead), 0, T)
+        """`clip(floor(u + v_init + shift), 0, T)`, unless it begins below 0, or is held back, and may be late."""
+        ahead, late = (self.v_init or 0.0) + (self.shift or 0.0), min(self.v_init or 0.0, self.shift or 0.0) < 0
+        return super().count(u, T, key, **tables) if late else jnp.clip(jnp.floor(u + ahead), 0, T)
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,22 @@
 """Burst spikes: up to gamma spikes in a step."""
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
-from tppjax.errors import check_count
+from tppjax.errors import check_count, check_number
 from tppjax.neurons.base import OnePhase
+
+
+class Bursting(NamedTuple):
+    """The state after a step: potential before firing, spikes fired in it, and the number of all spikes so far."""
+
+    u: jax.Array
+    spikes: jax.Array
+    n: jax.Array
 
 
 @dataclass(frozen=True)
@@ -19,28 +30,38 @@ class Burst(OnePhase):
     Attributes:
       gamma: the most spikes in a step.
       v_init: potential before the first step, in thresholds; its authors' is 0.
+      capped: whether a neuron fires T spikes in all at most, so that its rate ends at theta. By default where all
+        activations end there too (QCFS, clips); its authors have ReLU.
     """
 
     gamma: int = 5
     v_init: float = 0.0
+    capped: bool | None = None
 
     def __post_init__(self):
         check_count("gamma", self.gamma)
+        check_number("v_init", self.v_init, -math.inf)
 
     @property
     def levels(self):
         """`gamma`."""
         return self.gamma
 
+    def at(self, kinds):
+        """Capped, or not."""
+        return self if self.capped is not None else replace(self, capped=kinds <= {"qcfs", "clip"})
+
     def init(self, shape, T):
-        """No potential; the first step begins at `v_init`."""
-        return jnp.zeros(shape)
+        """`v_init`, and no spikes yet."""
+        return Bursting(jnp.full(shape, float(self.v_init)), jnp.zeros(shape), jnp.zeros(shape))
 
     def step(self, state, x, t, T, key):
         """Soft reset by as many thresholds as there are spikes."""
-        u = jnp.where(t == 0, self.v_init, state - self.fired(state)) + x
-        return u, self.fired(u)
+        u = state.u - state.spikes + x
+        spikes = jnp.clip(jnp.floor(u), 0, self.gamma)
+        spikes = jnp.minimum(spikes, T - state.n) if self.capped else spikes
+        return Bursting(u, spikes, state.n + spikes), spikes
 
-    def fired(self, u):
-        """Spikes of a potential."""
-        return jnp.clip(jnp.floor(u), 0, self.gamma)
+    def potential(self, state):
+        """Before firing."""
+        return state.u

@@ -60,15 +60,13 @@ class Shuffle(IntegrateAndFire, Delayed):
 
 
 @dataclass(frozen=True)
-class Ordered(Shuffle):
+class Ordered(IntegrateAndFire, Delayed):
     """The spikes of `Baseline` in one given order, the same for all neurons.
 
     Attributes:
       order: a permutation of 0 to T - 1: step `t` shows what step `order[t]` had. One compilation serves every order.
     """
 
-    random = False
-    shared: bool = True
     order: tuple[int, ...] = field(default=(), compare=False)
 
     def tables(self, T):
@@ -77,6 +75,19 @@ class Ordered(Shuffle):
             raise InputError(f"order has each of the steps 0 to {T - 1} once; got {self.order}")
         return {"order": np.array(self.order, np.int32)}
 
+    def init(self, shape, T):
+        """No potential, no spikes."""
+        return Fired(jnp.zeros(shape), jnp.zeros((T, *shape), bool))
+
+    def accumulate(self, state, x, t, T, key):
+        """A step of the baseline, whose spikes are kept."""
+        u, spikes = self.integrate(state.u, x, t, T)
+        return Fired(u, state.spikes.at[t].set(spikes > 0))
+
     def step(self, u, n, t, T, key, order):
         """Spikes of step `order[t]`."""
         return u.spikes[order[t]].astype(jnp.float32)
+
+    def potential(self, state):
+        """The baseline's."""
+        return state.u

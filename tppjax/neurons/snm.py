@@ -1,11 +1,13 @@
 """The signed neuron with memory: it takes back spikes that came too early."""
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from tppjax.errors import check_number
 from tppjax.neurons.base import OnePhase
 from tppjax.neurons.baseline import fire
 
@@ -31,6 +33,9 @@ class SNM(OnePhase):
 
     v_init: float = 0.0
     signed = True
+
+    def __post_init__(self):
+        check_number("v_init", self.v_init, -math.inf)
 
     def init(self, shape, T):
         """`v_init`, and no spikes yet."""

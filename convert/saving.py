@@ -1,0 +1,64 @@
+"""Saving and loading of spiking networks, without any code: a folder as that of a `Network`, with a few lines more.
+
+`graph.json` then has the number of steps and the neurons of each site besides, as text, and `weights.safetensors` the
+arrays that the neurons compute from T, so that the same key draws the same spikes on any machine.
+"""
+
+import os
+from collections.abc import Iterable
+
+from flax import traverse_util
+from flax.core import FrozenDict
+
+from convert.checks import check_steps_of_offsets, check_thresholds, neurons_of
+from convert.snn import Snn
+from tppjax import checkpoint
+from tppjax.errors import InputError
+from tppjax.network import Network
+from tppjax.neurons import Neuron, check_steps, parse
+
+
+def save(snn: Snn, folder: str | os.PathLike) -> None:
+    """Writes the spiking network to a folder, which `load` reads; a kill leaves what was there or the new one.
+
+    Raises:
+      InputError, FileExistsError, OSError: as `tppjax.checkpoint.save`; after `for_any_T`.
+    """
+    if snn.T is None:
+        raise InputError("a network for any T can't be saved: save the one that for_any_T() was called on")
+    time = traverse_util.flatten_dict(snn.time, sep="/")
+    checkpoint.save(snn.network, folder, {"T": snn.T, "modes": snn.modes}, time)
+
+
+def load(folder: str | os.PathLike, neurons: Iterable[type[Neuron]] = ()) -> Snn | Network:
+    """The spiking network in a folder, or the network, if none was converted: a saved one, or what training left there.
+
+    Args:
+      folder: where `Snn.save` or `Network.save` wrote, or --out of training.
+      neurons: classes of your own neurons, which a folder names and does not hold.
+
+    Raises:
+      FileNotFoundError: if there is none; says what was looked for.
+      InputError: if it is damaged, or of a later format; if there are two; or if a neuron is not among those known.
+    """
+    there = checkpoint.converted(folder)
+    if there is None:
+        return checkpoint.load(folder)
+    network, described, arrays = there
+    own = {f"{kind.__module__}:{kind.__qualname__}": kind for kind in neurons}
+    try:
+        T, modes = described["T"], {site: described["modes"][site] for site in network.sites}
+        check_steps(T)
+        check_thresholds(network)
+        check_steps_of_offsets(network, T)
+        at_sites = neurons_of({site: parse(mode, own) for site, mode in modes.items()}, network)
+        tables = {site: {} for site in at_sites}
+        for path, array in arrays.items():
+            site, _, name = path.removeprefix("tables/").rpartition("/")
+            if path != "T":
+                tables[site][name] = array
+        return Snn(network, FrozenDict(at_sites), T, {"T": arrays["T"], "tables": tables})
+    except (KeyError, TypeError, AttributeError) as e:
+        raise InputError(
+            f"{folder} does not describe a spiking network of this library ({type(e).__name__}: {e}): save it again"
+        ) from e
