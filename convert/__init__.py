@@ -1,5 +1,6 @@
 """From a trained network to a spiking one: `convert.to_snn(params, T=16, mode="tpp")`."""
 
+from convert import export
 from convert.correction import correct
 from convert.diagnosis import report
 from convert.fold import fold_batch_norm
@@ -17,6 +18,7 @@ __all__ = [
     "calibrate",
     "correct",
     "example_keys",
+    "export",
     "fold_batch_norm",
     "from_torch",
     "load",

@@ -107,7 +107,7 @@ def save(ann: Ann, folder: str | os.PathLike) -> None:
     if not isinstance(ann, Ann):
         raise InputError(
             f"an Ann can be saved by ann.save; got {type(ann).__name__}. A traced network, spiking or not, is saved by "
-            "its own way: network.save(folder), or snn.network.save(folder)"
+            "its own way: network.save(folder), or snn.save(folder)"
         )
     folder = Path(folder).absolute()
     description = saved.describe(ann.model, ann.preprocessing, ann.history)

@@ -11,7 +11,7 @@ import pytest
 import convert
 from convert import energy
 from tests.convert.networks import mlp
-from tppjax import ann, checkpoint
+from tppjax import ann
 from tppjax.activations import QCFS, ClippedReLU, ReLU
 from tppjax.ann import Ann
 from tppjax.data import Images
@@ -254,12 +254,12 @@ def test_the_trace_of_unbiased_shows_the_spikes_that_apply_counts():
     np.testing.assert_allclose(trace.logits.mean(axis=0), logits, rtol=1e-6)
 
 
-def test_an_snn_is_saved_as_the_network_that_it_was_converted_from(tmp_path):
+def test_an_snn_is_saved_by_itself(tmp_path):
     snn = convert.to_snn(mlp(), T=4, mode="rounded")
-    with pytest.raises(InputError, match=r"got Snn.*network\.save\(folder\), or snn\.network\.save\(folder\)"):
+    with pytest.raises(InputError, match=r"got Snn.*network\.save\(folder\), or snn\.save\(folder\)"):
         ann.save(snn, tmp_path / "snn")
     assert not (tmp_path / "snn").exists()
-    snn.network.save(tmp_path / "snn")
-    again = convert.to_snn(checkpoint.load(tmp_path / "snn"), T=4, mode="rounded")
+    snn.save(tmp_path / "snn")
+    again = convert.load(tmp_path / "snn")
     x = np.ones((2, 2, 2, 2), np.float32)
     np.testing.assert_array_equal(again.apply(x), snn.apply(x))

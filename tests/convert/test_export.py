@@ -1,0 +1,73 @@
+"""Exported programs, run by a process that imports jax only."""
+
+import os
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import convert
+from convert import export
+from tests.convert.networks import cnn, images, mlp
+from tppjax.errors import InputError
+
+SCRIPT = """
+import sys
+import jax, numpy as np
+folder = sys.argv[1]
+program = jax.export.deserialize(open(f"{folder}/program", "rb").read())
+for n in (1, 5):
+    arguments = [np.load(f"{folder}/x.npy")[:n]]
+    arguments += [jax.random.key_data(jax.random.key(5))] * int(sys.argv[2])
+    arguments += [np.int32(T) for T in sys.argv[3:]]
+    np.save(f"{folder}/y{n}.npy", program.call(*arguments))
+assert not {"tppjax", "convert", "flax"} & sys.modules.keys()
+"""
+
+
+def run(folder, x, random: bool, *T):
+    """What the program in `folder` returns for the first, and for all, of 5 examples."""
+    np.save(folder / "x.npy", x)
+    command = [sys.executable, "-c", SCRIPT, folder, str(int(random)), *map(str, T)]
+    subprocess.run(command, check=True, env={**os.environ, "JAX_PLATFORMS": "cpu"}, cwd=folder)
+    return [np.load(folder / f"y{n}.npy") for n in (1, 5)]
+
+
+@pytest.mark.parametrize("mode", ["tpp", "shuffle", "baseline", "graded(levels=4)"])
+def test_a_program_returns_what_apply_does(mode, tmp_path):
+    snn, x = convert.to_snn(cnn(), 4, mode), images(5, (4, 4, 1))
+    export.stablehlo(snn, tmp_path / "program")
+    expected = np.asarray(snn.apply(x, jax.random.key(5)))
+    one, all_ = run(tmp_path, x, snn.random)
+    np.testing.assert_allclose(all_, expected, rtol=1e-6)
+    np.testing.assert_allclose(one, expected[:1], rtol=1e-6)
+    assert [p.name for p in tmp_path.iterdir() if "program" in p.name] == ["program"]
+
+
+@pytest.mark.parametrize("mode", ["tpp", "rounded"])
+def test_T_left_open(mode, tmp_path):
+    network, x = mlp(), images(5)
+    export.stablehlo(convert.to_snn(network, 4, mode), tmp_path / "program", most_T=16)
+    for T in (1, 7, 16):
+        snn = convert.to_snn(network, T, mode)
+        expected = np.asarray(snn.apply(x, jax.random.key(5)))
+        np.testing.assert_allclose(run(tmp_path, x, snn.random, T)[1], expected, rtol=1e-6)
+
+
+def test_pixels_enter_where_there_is_preprocessing(digits_ann, digits_test, tmp_path):
+    snn, x = convert.to_snn(digits_ann, 8, "rounded"), digits_test.images[:5]
+    export.stablehlo(snn, tmp_path / "program")
+    np.testing.assert_allclose(run(tmp_path, x, False)[1], snn.apply(x), rtol=1e-5, atol=1e-5)
+
+
+def test_refusals(tmp_path, monkeypatch):
+    with pytest.raises(InputError, match="mode baseline needs a program for each T: leave most_T out"):
+        export.stablehlo(convert.to_snn(mlp(), 4, "baseline"), tmp_path / "program", most_T=8)
+    with pytest.raises(InputError, match="most_T must be at most 4096"):
+        export.stablehlo(convert.to_snn(mlp(), 4), tmp_path / "program", most_T=10**6)
+    monkeypatch.setattr(jax.export.Exported, "serialize", lambda *_, **__: (_ for _ in ()).throw(ImportError("no")))
+    with pytest.raises(InputError, match=r"needs flatbuffers to write a file: pip install 'tppjax\[export\]'"):
+        export.stablehlo(convert.to_snn(mlp(), 4), tmp_path / "program")
+    assert not (tmp_path / "program").exists()
