@@ -178,12 +178,7 @@ def _draw(rows, subject: Subject) -> Figure:
     figure = pictures.figure(14, 5.2)
     axes = figure.subplots(1, 3, sharey=True)
     names = list(dict.fromkeys(r["method"] for r in rows))
-    for ax, x, label in zip(
-        axes,
-        ("T", "latency", "energy"),
-        ("time steps T", "steps from image to answer", "energy, share of the ANN's"),
-        strict=True,
-    ):
+    for ax, (x, label) in zip(axes, ACROSS.items(), strict=True):
         for i, name in enumerate(names):
             points = [(r[x], r["lost"]) for r in rows if r["method"] == name]
             color, marker = pictures.one_of_many(i, len(names))

@@ -1,7 +1,9 @@
 """Correction site by site: nearer to the ANN on unseen images, and its least squares against their own gradient."""
 
+import dataclasses
 from collections.abc import Callable
 from functools import partial
+from typing import get_args
 
 import flax.linen as nn
 import jax
@@ -11,7 +13,8 @@ import pytest
 
 import convert
 from convert import evaluate
-from convert.correction import places
+from convert.correction import METHODS, places
+from convert.experiment import Experiment
 from tests.convert.networks import images, mlp
 from tppjax import models
 from tppjax.activations import ReLU
@@ -231,3 +234,8 @@ def test_refusals(digits_test):
     for message, call in calls.items():
         with pytest.raises(InputError, match=message):
             call()
+
+
+def test_the_option_knows_every_method():
+    (option,) = (f for f in dataclasses.fields(Experiment) if f.name == "correct")
+    assert {name for kind in get_args(option.type) for name in get_args(kind)} == METHODS.keys()

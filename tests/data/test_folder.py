@@ -154,6 +154,6 @@ def test_what_can_not_be_read_at_all(root, monkeypatch):
         data.load("folder", "train", root, like=Preprocessing("a", (5, 4, 2), (0, 0), (1, 1), ("ant", "bee")))
     with pytest.raises(InputError, match=r"8 pictures of \(65536, 65536, 3\) would take 96.0 GiB.*smaller --size"):
         data.info("folder", root, size=2**16)
-    monkeypatch.setattr(folder, "_read", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(folder, "read", lambda *_: pytest.fail("read"))
     with pytest.raises(InputError, match="input_shape is"):
         data.info("folder", root, size=2**17)

@@ -50,7 +50,7 @@ def info(
         channels = 3 if any(_header(file)[1] in COLOUR for file, _ in found) else 1
     like = Preprocessing(name, (height, width, channels), (0.0,) * channels, (1.0,) * channels, tuple(classes))
     some = [found[i] for i in np.random.default_rng(0).permutation(len(found))[:MEASURED]]
-    return like.measured(_read(some, like, f"measuring {name}"))
+    return like.measured(read([file for file, _ in some], like, f"measuring {name}"))
 
 
 def load(
@@ -71,7 +71,7 @@ def load(
     found = _listed(folder, _known(folder, like))
     places = np.random.default_rng(0).permutation(len(found))[choose(len(found))]
     chosen = [found[place] for place in places]
-    images = _read(chosen, like, f"reading {name} {split}")
+    images = read([file for file, _ in chosen], like, f"reading {name} {split}")
     return Images(images, np.array([label for _, label in chosen], np.int32))
 
 
@@ -196,8 +196,12 @@ def _common_size(found: list[tuple[Path, int]]) -> tuple[int, int]:
     return size
 
 
-def _read(chosen: list[tuple[Path, int]], like: Preprocessing, progress: str) -> np.ndarray:
-    """The pictures as one array; all that are damaged are named together."""
+def read(chosen: list[Path], like: Preprocessing, progress: str | None = None) -> np.ndarray:
+    """Pictures as a network takes them, one array `[N, H, W, C]` of uint8.
+
+    Raises:
+      InputError: if some can't be read, or have other than 8 bits a channel; names all of them, or the first few.
+    """
     shape = (len(chosen), *like.input_shape)
     remedy = "give a smaller --size, or prepare them for train.imagenet by python -m tppjax.data.jpegs"
     check_memory(f"{len(chosen)} pictures of {like.input_shape}", int(np.prod(shape, dtype=float)), remedy)
@@ -205,14 +209,16 @@ def _read(chosen: list[tuple[Path, int]], like: Preprocessing, progress: str) ->
 
     def read(i: int) -> str:
         try:
-            images[i] = _pixels(chosen[i][0], like)
+            images[i] = _pixels(chosen[i], like)
         except InputError as e:
             return str(e)
         return ""
 
     with ThreadPoolExecutor() as pool:
         read_all = pool.map(read, range(len(chosen)))
-        for problem in tqdm(read_all, total=len(chosen), desc=progress, disable=None, leave=False):
+        for problem in tqdm(
+            read_all, total=len(chosen), desc=progress, disable=None if progress else True, leave=False
+        ):
             damaged += [problem] if problem else []
             if len(damaged) == NAMED:
                 break
