@@ -92,7 +92,7 @@ class Report(NamedTuple):
             )
         lines.append(f"analog: the input, and {', '.join(self.analog) or 'no layer'} behind the last site")
         worst = self.worst
-        lines.append(f"departs most at {worst.site}, fed by {', '.join(worst.layers) or 'the input'}")
+        lines.append(f"the departure grows most at {worst.site}, fed by {', '.join(worst.layers) or 'the input'}")
         return "\n".join(lines)
 
 

@@ -56,6 +56,8 @@ def calibrate(
     _check_choice(method, per, T, percentile)
     network = trace(network, images)
     check_untrained(network)
+    if network.offsets or network.potentials:
+        raise InputError("the network was corrected for the thresholds that it has: calibrate the one before that")
     images = check_examples(network, images, "calibration")
     observed = _observe(network, images, batch_size) if observed is None else observed
     neuron = parse(mode)

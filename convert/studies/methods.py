@@ -79,6 +79,7 @@ def main(config: Methods) -> Section:
         correct, counts, operations = study.over_seeds(spikes.outcome, snn, config, part)
         neurons = sum(np.prod(site.shape) for site in snn.network.sites.values())
         means = jax.tree.map(lambda a: float(a.mean()), (counts, operations))
+        print(f"{method} T={T}: {100 * correct.mean():.2f} % (ANN {part.accuracy:.2f})", flush=True)
         return {
             "accuracy": study.percent(correct),
             "ann": part.accuracy,

@@ -37,7 +37,7 @@ def test_report_against_plain_numpy(relu_ann, digits_train):
     assert f"T=4, 50 images; the output departs by {apart:.1%}; the SNN answers as the ANN does on" in text
     assert "thresholds: percentile 97.0 per channel, from 300 images" in text
     assert "analog: the input, and head behind the last site" in text
-    assert f"departs most at {found.worst.site}, fed by {found.worst.site}" in text
+    assert f"the departure grows most at {found.worst.site}, fed by {found.worst.site}" in text
 
 
 @pytest.mark.parametrize(

@@ -235,6 +235,13 @@ def test_learned_thresholds_are_not_overwritten():
             call(mlp(), floats(4))
 
 
+def test_a_corrected_network_is_not_calibrated_anew(network, images):
+    ready = calibrate(network, images, "max")
+    corrected = ready.replace(offsets={"conv1_2": np.zeros(4, np.float32)})
+    with pytest.raises(InputError, match="was corrected for the thresholds that it has: calibrate the one before that"):
+        calibrate(corrected, images, "max")
+
+
 def test_a_network_that_never_fires_is_refused(network, images):
     bias = np.full_like(network.weights["params/conv1_1/bias"], -1e6)
     with pytest.raises(InputError, match="nothing ever fires at conv1_1 on the calibration images"):
