@@ -206,7 +206,7 @@ def simulate(neuron: Neuron, x, key=None):
     Returns:
       Spikes, `[T, ...]`.
     """
-    T = len(x) - neuron.lead
+    T, x = len(x) - neuron.lead, jnp.asarray(x)
     return _run(neuron, lambda t: x[t + neuron.lead], x.shape[1:], T, key)[1][neuron.lead :]
 
 
