@@ -121,6 +121,7 @@ def turned(network: Ann) -> convert.Network:
     return convert.trace((fn, network.variables), jnp.zeros((1, channels, height, width)))
 
 
+@pytest.mark.slow
 def test_a_saved_network_has_the_same_figures(digits_run, digits_ann, tmp_path):
     """As the `Ann` that it was traced from; with its channels first and without preprocessing too."""
     convert.trace(digits_ann).save(tmp_path / "net")

@@ -47,6 +47,7 @@ def test_a_program_returns_what_apply_does(mode, tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["tpp", "rounded"])
+@pytest.mark.slow
 def test_T_left_open(mode, tmp_path):
     network, x = mlp(), images(5)
     export.stablehlo(convert.to_snn(network, 4, mode), tmp_path / "program", most_T=16)

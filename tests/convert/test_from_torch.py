@@ -180,6 +180,7 @@ def resnet20(real_weights=None):
 
 
 @pytest.mark.parametrize("source", ["random", "published"])
+@pytest.mark.slow
 def test_resnet20_is_the_same_by_its_layout(source, request):
     """As a module in NCHW and by our own model: the same thresholds and spikes."""
     module = resnet20(request.getfixturevalue("real_weights") if source == "published" else None)

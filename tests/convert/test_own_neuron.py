@@ -179,6 +179,7 @@ def test_fields_tell_neurons_apart():
     assert not np.array_equal(*found)
 
 
+@pytest.mark.slow
 def test_rows_of_a_neuron_that_has_changed_are_measured_again(subject, tmp_path, monkeypatch):
     (tmp_path / "changing.py").write_text(VERSION.format(more=0.5))
     monkeypatch.syspath_prepend(tmp_path)

@@ -48,6 +48,7 @@ def test_saved_and_loaded_it_is_the_same(mode, tmp_path):
     assert sorted(p.name for p in (tmp_path / "snn").iterdir()) == ["graph.json", "weights.safetensors"]
 
 
+@pytest.mark.slow
 def test_calibrated_and_corrected(relu_ann, digits_train, digits_test, tmp_path):
     """With preprocessing, offsets and a history, in another process."""
     network = convert.calibrate(relu_ann, digits_train, T=8)

@@ -127,6 +127,7 @@ np.savez({file!r}, **{{f"{{over}} {{site}}": v for over, sites in drawn.items() 
 """
 
 
+@pytest.mark.slow
 def test_draws_are_the_same_on_four_devices(tmp_path):
     """Seeds spread over devices by `sweep`, examples, or both (6 seeds on 2 x 2); in processes of their own."""
     drawn = []

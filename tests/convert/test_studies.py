@@ -135,6 +135,7 @@ def test_orders(subject, known, tmp_path):
     assert len({r["accuracy"] for r in rows if r["T"] == 3}) > 1
 
 
+@pytest.mark.slow
 def test_single_layer(subject, known, tmp_path):
     single_layer.main(single_layer.SingleLayer(**subject, T=4, out=tmp_path))
     plain, x, labels, _ = known
@@ -153,6 +154,7 @@ def test_single_layer(subject, known, tmp_path):
     assert gained[SITES[0]] == pytest.approx(np.mean(rows[SITES[0]]["accuracy"]) - rows["no layer"]["accuracy"][0])
 
 
+@pytest.mark.slow
 def test_spikes(subject, known, tmp_path):
     section = spikes.main(spikes.Spikes(**subject, T=(4,), out=tmp_path))
     plain, x, _, network = known
@@ -192,6 +194,7 @@ def test_operations_are_the_same_compiled():
     assert additions(network, ones)["stage1_block1/conv1"][0] == 16 * 16 * (30 * 30 * 9 + 4 * 30 * 6 + 4 * 4)
 
 
+@pytest.mark.slow
 def test_potentials(subject, known, tmp_path):
     config = potentials.Potentials(**subject, T=4, steps=(1, 4), channel=2, out=tmp_path)
     potentials.main(config)

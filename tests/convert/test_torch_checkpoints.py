@@ -75,6 +75,7 @@ def test_thresholds_find_their_sites_without_pytorch(threshold):
     )
 
 
+@pytest.mark.slow
 def test_imported_network_converts_without_loss_at_as_many_steps_as_levels():
     """Away from rounding borders, that is: the images whose every sum stays on its side."""
     imported = import_state_dict(qcfs_vgg_state(), "vgg16", act=QCFS(L=4))

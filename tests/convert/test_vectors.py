@@ -41,6 +41,7 @@ def case(request):
     return convert.trace((model, model.init(jax.random.key(0), x[:1])), x), x
 
 
+@pytest.mark.slow
 def test_from_the_network_to_the_report(case, tmp_path):
     network, x = case
     network = convert.calibrate(network, x, T=8, mode="rounded")

@@ -69,6 +69,7 @@ def test_policies_are_the_published_ones():
     assert POLICIES[-1] == ((0.7, "translate_y", 9), (0.9, "autocontrast", 1))
 
 
+@pytest.mark.slow
 def test_each_image_gets_a_policy_of_its_own():
     """Every result is what one of the policies makes, with both signs, and many of them occur."""
     image = photographs(1)[0]

@@ -138,6 +138,7 @@ def test_every_activation_has_the_same_tree_but_for_theta(name):
 
 
 @pytest.mark.parametrize("options", [{"shortcut": "pad"}, {"shortcut": "projection"}, {"norm": False}])
+@pytest.mark.slow
 def test_only_trailing_axes_are_touched(options):
     model = models.create("resnet20", 10, QCFS(L=8), blocks=(1, 1), channels=4, **options)
     x = jax.random.normal(jax.random.key(0), (2, 3, 8, 8, 3))

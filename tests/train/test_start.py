@@ -34,6 +34,7 @@ def begin(config):
 
 
 @pytest.mark.parametrize("L", [2, 8])
+@pytest.mark.slow
 def test_thresholds_begin_where_the_levels_of_qcfs_are_closest_to_what_reaches_each_site(L):
     begun = begin(Digits(L=L))
     train, _ = loop.split(IMAGES, Digits())

@@ -291,6 +291,7 @@ def one_step(network, **options):
     return jax.make_jaxpr(step)(*args), jax.jit(step)(*args)
 
 
+@pytest.mark.slow
 def test_bfloat16_multiplies_but_nothing_else_is_rounded(digits_ann):
     (_, exact), (program, after) = (one_step(digits_ann, dtype=dtype) for dtype in ("float32", "bfloat16"))
     products = {"conv_general_dilated", "dot_general"}
@@ -307,6 +308,7 @@ def test_bfloat16_multiplies_but_nothing_else_is_rounded(digits_ann):
     ("name", "options"),
     [("resnet20", {}), ("vgg16", {"hidden": ()}), ("regnetx_4gf", {"widths": (8, 8, 8, 8), "group": 4, "stem": 4})],
 )
+@pytest.mark.slow
 def test_with_remat_the_backward_pass_keeps_less_and_gives_the_same(name, options):
     model = models.create(name, 10, QCFS(), **options)
     variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))
@@ -324,6 +326,7 @@ def test_with_remat_the_backward_pass_keeps_less_and_gives_the_same(name, option
     assert kept(True) - weights < 0.25 * (kept(False) - weights)
 
 
+@pytest.mark.slow
 def test_remat_changes_no_step(digits_ann):
     (_, plain), (_, again) = (one_step(digits_ann, remat=remat) for remat in (False, True))
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-6), plain.variables, again.variables)
