@@ -39,6 +39,7 @@ def test_convert_your_network(real_weights, real_cifar10, tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_your_own_neuron(digits_relu, tmp_path, monkeypatch):
     """The page's two neurons, saved as it says, in Python and in its commands; ten and fifteen lines at most."""
     shutil.copytree(digits_relu, tmp_path / "runs" / "digits-relu")

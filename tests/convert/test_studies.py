@@ -89,7 +89,7 @@ def test_methods(subject, known, tmp_path):
     assert f"| `baseline(v_init=0.5)` | OPI, AAAI 2022; QCFS, ICLR 2022 | 1 | 40 | {lost} |" in section.text
     again = methods.main(dataclasses.replace(options, methods=names[:1]))
     assert again.text.count("`baseline(v_init=0.5)`") >= 2
-    with pytest.raises(ValueError, match=r"unknown correction in tpp.half; known: bias, weights, rates"):
+    with pytest.raises(ValueError, match=r"unknown method 'half'; known: bias, weights, rates"):
         methods.main(dataclasses.replace(options, methods=("tpp+half",)))
 
 
