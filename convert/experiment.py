@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 import convert
+from convert import inputs
 from convert.checks import check_thresholds, neurons_of
 from convert.correction import check_method
 from tppjax import ann, calibration, checkpoint, data, prng, sharding
@@ -134,12 +135,12 @@ def begin(config: Experiment, modes: tuple[str, ...], trained: bool = False) -> 
     check_number("--percentile", config.percentile, 0, 100, above=True)
     if config.per != "channel" and not config.calibrate:
         raise InputError("--per is for thresholds that --calibrate chooses; give both or neither")
-    stored = _with_preprocessing(checkpoint.stored(config.ann), config)
-    images = _images(stored.preprocessing, config)
+    stored = inputs.with_preprocessing(checkpoint.stored(config.ann), config)
+    images = inputs.test_images(stored.preprocessing, config)
     network = convert.trace(stored)  # an `Ann` takes seconds, so data that is not there is found before
-    _check_outputs(network, config)
+    inputs.check_outputs(network, config)
     _check_conversion(network, config, modes)
-    training = _calibration_images(network, config) if config.calibrate or config.correct or trained else None
+    training = inputs.training_images(network, config) if config.calibrate or config.correct or trained else None
     model = getattr(stored, "model", None)
     settings = {
         "dataset": config.dataset or network.preprocessing.dataset,
@@ -177,13 +178,13 @@ def checked(config):
 
 def source(mode: str) -> dict[str, str]:
     """What tells one version of a neuron of one's own from another: a digest of its file; nothing for the library's."""
-    kind = type(parse(mode))
-    if kind.__module__.startswith("tppjax.neurons."):
+    neuron = parse(mode)
+    if neuron.built_in:
         return {}
     try:
-        text = inspect.getsource(inspect.getmodule(kind))
+        text = inspect.getsource(inspect.getmodule(type(neuron)))
     except (OSError, TypeError):  # made at a prompt, say
-        text = repr(kind)
+        text = repr(type(neuron))
     return {"source": hashlib.sha256(text.encode()).hexdigest()[:12]}
 
 
@@ -241,84 +242,3 @@ def _check_conversion(network: convert.Network, config: Experiment, modes) -> No
         neurons = neurons_of(mode, network)
         if config.correct:
             check_method(config.correct, neurons.values())
-
-
-def _with_preprocessing(network, config: Experiment):
-    """The `Ann` or `Network` with what turns pixels into its input: its own, or as the options have it."""
-    if network.preprocessing is not None:
-        if config.mean is not None or config.std is not None:
-            raise InputError(
-                f"--mean and --std are for networks without preprocessing; that in {config.ann} has its own"
-            )
-        return network
-    if None in (config.dataset, config.mean, config.std):
-        raise InputError(
-            f"the network in {config.ann} was saved without preprocessing: give --dataset, --mean and --std, or "
-            "save it again by network.replace(preprocessing=tppjax.data.Preprocessing(...)).save(FOLDER)"
-        )
-    shape = network.graph.shape
-    if len(shape) != 3:
-        raise InputError(
-            f"the network in {config.ann} takes inputs of shape {shape}, and commands give images [H, W, C]; in Python "
-            "convert.to_snn takes any"
-        )
-    turned = (*shape[1:], shape[0])
-    if config.dataset == "folder":
-        first = shape[2] not in (1, 3) and shape[0] in (1, 3)
-        height, width, channels = turned if first else shape
-        info = data.info("folder", config.data_dir, size=(height, width), channels=channels)
-    else:
-        info = data.info(config.dataset, config.data_dir)
-        first = info.input_shape == turned != shape
-    info = replace(info, mean=config.mean, std=config.std, channels_first=first)
-    return network.replace(preprocessing=info)
-
-
-def _images(like: data.Preprocessing, config: Experiment) -> data.Images:
-    """The test images, after making sure that they are what the network takes."""
-    name = config.dataset or like.dataset
-    if config.dataset is None and name not in data.NAMES:
-        raise InputError(
-            f"the network in {config.ann} is for {name}, which is not one of the data sets here ("
-            f"{', '.join(data.NAMES)}): give your images as --dataset npz --data_dir FILE.npz, or --dataset folder"
-        )
-    if name != "folder":  # which looks for the network's classes by their names
-        info = data.info(name, config.data_dir)
-        shape = like.input_shape if name in data.READ_LIKE else info.input_shape  # those come as the network takes them
-        if (shape, len(info.class_names)) != (like.input_shape, len(like.class_names)):
-            raise InputError(
-                f"{name} has images of {info.input_shape} and {len(info.class_names)} classes; the network in "
-                f"{config.ann} takes images of {like.input_shape} and has {len(like.class_names)} classes"
-            )
-    return _load(name, "test", like, config, lambda n: np.arange(n)[: config.limit])
-
-
-def _check_outputs(network: convert.Network, config: Experiment) -> None:
-    """Raises InputError unless the network takes what its preprocessing gives, and returns a number for each class."""
-    like, x = network.preprocessing, jax.ShapeDtypeStruct((1, *network.graph.shape), network.graph.dtype)
-    if network.graph.shape != like.network_shape:
-        raise InputError(
-            f"the network in {config.ann} takes inputs of shape {network.graph.shape}, and its preprocessing gives "
-            f"{like.network_shape}"
-        )
-    returned = jax.tree.map(lambda a: a.shape[1:], jax.eval_shape(network.graph.apply, network.weights, x))
-    if returned != (wanted := (len(like.class_names),)):
-        raise InputError(
-            f"the network in {config.ann} returns {returned} for an image; accuracy needs a number for each of its "
-            f"{wanted[0]} classes"
-        )
-
-
-def _calibration_images(network: convert.Network, config: Experiment) -> data.Images:
-    def choose(n: int):
-        return np.random.default_rng(0).permutation(n)[: config.calibration_images]
-
-    like = network.preprocessing
-    return _load(config.dataset or like.dataset, "train", like, config, choose)
-
-
-def _load(name: str, split: str, like: data.Preprocessing, config: Experiment, choose) -> data.Images:
-    if config.skip_damaged and name != "cifar10_dvs":
-        raise InputError(f"--skip_damaged is an option of cifar10_dvs; the data set is {name}")
-    options = {"skip_damaged": True} if config.skip_damaged else {}
-    return data.load(name, split, config.data_dir, choose, like, **options)

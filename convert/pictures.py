@@ -13,13 +13,11 @@ STYLES = {
     "rounded": ("#CC79A7", "^"),
     "unbiased": ("#E69F00", "v"),
 }
-OTHERS = [("#56B4E9", "P"), ("#999999", "X"), ("#882255", "<"), ("#117733", ">")]
 
 
 def style(mode: str) -> tuple[str, str]:
-    """Colour and marker of a mode: those of its neuron, or for one of your own always the same of a few."""
-    name = mode.partition("(")[0]
-    return STYLES[name] if name in STYLES else OTHERS[zlib.crc32(mode.encode()) % len(OTHERS)]
+    """Colour and marker of a mode: those of the paper's and ours, or for others always the same of twenty."""
+    return STYLES[mode] if mode in STYLES else one_of_many(zlib.crc32(mode.encode()) % 20, 20)
 
 
 def one_of_many(i: int, n: int) -> tuple:
@@ -40,6 +38,11 @@ def shades(n: int) -> list:
 def reference(axes, ann_accuracy: float) -> None:
     """The ANN's accuracy, dashed."""
     axes.axhline(ann_accuracy, color="black", linestyle="--", linewidth=1, label=f"ANN {ann_accuracy:.2f} %")
+
+
+def plain(axis) -> None:
+    """Numbers at the ticks of an axis as they are, not as powers."""
+    axis.set_major_formatter(matplotlib.ticker.FuncFormatter(lambda x, _: f"{x:.2g}" if abs(x) < 1 else f"{x:g}"))
 
 
 def steps_axis(axes, steps: list[int], label: str = "time steps T") -> None:

@@ -161,7 +161,8 @@ class _Run(NamedTuple):
         """What is traced of a site that gets `current`, after which its neurons are in `state`."""
         neuron = self.neurons[site.name]
         u = None if neuron.two_phase else neuron.potential(state)
-        return {"current": current} | ({} if u is None else {"potential": self.theta(site, current) * u})
+        shown = u is not None and u.shape == current.shape
+        return {"current": current} | ({"potential": self.theta(site, current) * u} if shown else {})
 
     def theta(self, site: Site, like):
         """What a spike of each neuron of a site weighs."""

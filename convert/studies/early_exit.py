@@ -17,6 +17,7 @@ from tppjax.neurons import parse
 NAME = "early_exit"
 TITLE = "Exit by confidence: mean steps against accuracy"
 ALLOWED = (0.0, 0.25, 0.5, 1.0, 2.0)  # points of accuracy that an exit may cost on the calibration images
+NEVER = 2.0  # a threshold that no confidence reaches, since none is above 1
 ENTRIES = {"steps": list, "fixed": list, "exits": list}
 
 
@@ -45,7 +46,7 @@ class Readings(NamedTuple):
         """The one of least cost that keeps the accuracy of the last reading but for `allowed` points."""
         wanted = 100 * self.right[..., -1].mean() - allowed
         tried = np.unique(np.quantile(self.sure, np.linspace(0, 1, 201)))
-        found = [(*self.exit(c), c) for c in [*tried, np.inf]]
+        found = [(*self.exit(c), c) for c in [*tried, NEVER]]
         return float(min((cost, c) for accuracy, cost, c in found if accuracy >= wanted)[1])
 
 
@@ -99,42 +100,39 @@ def _read(logits, labels):
 def _text(rows, subject: Subject, config) -> str:
     header = ["mode", *(f"{points:g} points" for points in ALLOWED)]
     lines = [[f"`{r['mode']}`", *(f"{e['accuracy']:.2f} % in {e['steps']:.2f}" for e in r["exits"])] for r in rows]
-    fixed = [
-        [f"`{r['mode']}`", *(f"{r['fixed'][i]:.2f} % in {r['steps'][i]:g}" for i in _shown(r, config))] for r in rows
-    ]
+    fixed = [[f"`{r['mode']}`", *(f"{r['fixed'][i]:.2f}" for i in _shown(r, config))] for r in rows]
     tried = ", ".join(map(str, sorted(config.T)))
     return (
         f"{study.about(subject, config.seeds)} An image leaves when the largest softmax of its mean output reaches a "
         f"threshold: the one of least cost that loses at most so many points on {len(subject.training):,} training "
         "images, which the network knows better than those of the test. Accuracy and mean steps on the test images:\n\n"
-        f"{study.table(header, lines)}\n\nThe same runs, all images read at the same time:\n\n"
-        f"{study.table(['mode', *(f'read at {T}' for T in sorted(config.T))], fixed)}\n\n"
+        f"{study.table(header, lines)}\n\nAccuracy (%) without an exit, after t steps for all images:\n\n"
+        f"{study.table(['mode', *(f't = {T}' for T in sorted(config.T))], fixed)}\n\n"
         f"Neurons that fire at once are read after every step of one run of {max(config.T)} steps, for which their "
-        "thresholds are chosen. Those that wait for T steps have no answer "
-        f"before: they are run with T = {tried}, one after another, until the network is confident, and the steps of "
-        "all runs made are counted. Steps are those of a layer; the study of methods tells how an answer comes through "
-        "all of them."
+        "thresholds are chosen. Those that wait for T steps have no answer before: without an exit they take one run "
+        f"of T steps, with one they are run with T = {tried}, one after another, until the network is confident, and "
+        "the steps of all runs made are counted. Steps are those of a layer; the study of methods tells how an answer "
+        "comes through all of them."
     )
 
 
 def _shown(row, config) -> list[int]:
     """Readings at the numbers of steps of the options."""
-    waits = len(row["steps"]) == len(config.T) and parse(row["mode"]).waits
-    return list(range(len(config.T))) if waits else [T - 1 for T in sorted(config.T)]
+    return list(range(len(config.T))) if parse(row["mode"]).waits else [T - 1 for T in sorted(config.T)]
 
 
 def _draw(rows, subject: Subject, config) -> Figure:
     figure = pictures.figure()
     axes = figure.subplots()
     pictures.reference(axes, subject.accuracy)
-    for r in rows:
+    for n, r in enumerate(rows):
         color, marker = pictures.style(r["mode"])
         steps, accuracy = zip(*sorted((e["steps"], e["accuracy"]) for e in r["exits"]), strict=True)
-        axes.plot(steps, accuracy, color=color, marker=marker, markersize=5, label=f"{r['mode']}, exit")
-        shown = _shown(r, config)
-        fixed = [r["fixed"][i] for i in shown]
-        axes.plot(sorted(config.T), fixed, color=color, linestyle=":", linewidth=1, label=f"{r['mode']}, no exit")
-    pictures.steps_axis(axes, sorted(config.T), "mean steps of all runs made")
+        axes.plot(steps, accuracy, color=color, marker=marker, markersize=5, label=r["mode"])
+        fixed = [r["fixed"][i] for i in _shown(r, config)]
+        label = None if n else "without an exit"
+        axes.plot(sorted(config.T), fixed, color=color, linestyle=":", linewidth=1, label=label)
+    pictures.steps_axis(axes, sorted(config.T), "steps of all runs made, mean over images")
     axes.set(ylabel="test accuracy (%)", title=str(subject))
     axes.legend(loc="lower right", fontsize=8)
     return figure

@@ -32,7 +32,7 @@ WHOSE = {
     "baseline+potential": "SNNC, advanced, ICML 2021",
     "baseline+steps": "FTBC, ECCV 2024",
     "snm": "SNM, IJCAI 2022",
-    "burst": "IJCAI 2022",
+    "burst": "burst spikes, IJCAI 2022",
     "srp": "SRP, AAAI 2023",
     "tpp": "the paper, ICML 2025",
     "shuffle": "the paper, ICML 2025",
@@ -148,8 +148,9 @@ def _text(rows, subject: Subject, config: Methods) -> str:
     losses = study.table(["method", "whose", "bits a step", "images", *(f"T = {T}" for T in steps)], lines)
     header = [f"{what}, T = {T}" for what in ("steps", "energy") for T in steps]
     return (
-        f"{study.about(subject, config.seeds)} Thresholds and corrections are chosen on training images, anew for each "
-        "method and T, by the same rule. Points of accuracy lost to the ANN on the same images, mean (std):\n\n"
+        f"{study.about(subject, config.seeds)} Thresholds that were not trained, and corrections, are chosen on "
+        "training images, anew for each method and T, by the same rule. Points of accuracy lost to the ANN on the same "
+        "images, mean (std):\n\n"
         f"{losses}\n\nSteps from an image to its answer, and the energy of an image as a share of the ANN's:\n\n"
         f"{study.table(['', *header], costs)}\n\n{_first_within(rows, 1.0)} {_first_within(rows, 0.3)}\n\n{LATENCY}"
     )
@@ -188,6 +189,8 @@ def _draw(rows, subject: Subject) -> Figure:
         ax.set_yscale("symlog", linthresh=1)
         ax.invert_yaxis()
         ax.axhline(0, color="black", linestyle="--", linewidth=1)
+        pictures.plain(ax.xaxis)
+        pictures.plain(ax.yaxis)
         ax.set_xlabel(label)
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("points lost to the ANN")

@@ -54,7 +54,7 @@ def main(config: Potentials) -> Section:
     subject = experiment.begin(config, config.modes)
     for mode in config.modes:
         neuron = parse(mode)
-        if not neuron.two_phase and neuron.potential(neuron.init((1,), config.T)) is None:
+        if not neuron.two_phase and np.shape(neuron.potential(neuron.init((1,), config.T))) != (1,):
             raise InputError(f"{mode} has no potential to show: give its class a method potential(state)")
     chosen = _sites(subject.network, config)
     outcome = _Outcome(tuple(chosen), tuple(config.steps), config.channel)

@@ -17,7 +17,7 @@ from convert.studies import accuracy, anytime, methods, misalignment, potentials
 from tests.convert.networks import images, mlp
 from tppjax.activations import ReLU
 from tppjax.errors import InputError
-from tppjax.neurons import Delayed, OnePhase, TwoPhase, parse
+from tppjax.neurons import Delayed, OnePhase, TwoPhase, parse, simulate
 
 KEY, T = jax.random.key(3), 4
 
@@ -170,6 +170,46 @@ class Nothing(OnePhase):
 def test_neurons_that_cannot_be(neuron, said):
     with pytest.raises(InputError, match=said):
         convert.to_snn(mlp(), T, neuron)
+
+
+class Coin(OnePhase):
+    """Fires by chance alone, with probability 1/2 at each step."""
+
+    random = True
+
+    def init(self, shape, T):
+        return jnp.zeros(shape)
+
+    def step(self, state, x, t, T, key):
+        return state, jax.random.bernoulli(key, 0.5, x.shape).astype(jnp.float32)
+
+
+class Coins(Delayed):
+    """Tosses a coin at each step of both phases: it fires where both show the same."""
+
+    random = True
+
+    def init(self, shape, T):
+        return jnp.zeros((T, *shape))
+
+    def accumulate(self, state, x, t, T, key):
+        return state.at[t].set(jax.random.bernoulli(key, 0.5, x.shape))
+
+    def step(self, u, n, t, T, key):
+        return (u[t] == jax.random.bernoulli(jax.random.fold_in(key, t), 0.5, u[t].shape)).astype(jnp.float32)
+
+
+@pytest.mark.parametrize("neuron", [Coin(), Coins()], ids=str)
+def test_every_step_draws_noise_of_its_own(neuron):
+    """Other noise at each step, site and example, and in each phase: at 5 sigma, alone and in a network."""
+    steps, n = 6, 3000
+    alone = np.asarray(simulate(neuron, jnp.zeros((steps, n)), KEY))
+    spikes = convert.to_snn(mlp(), steps, neuron).trace(images(400), KEY).spikes
+    in_network = np.concatenate([np.asarray(s).reshape(steps, -1) for s in spikes.values()], axis=1)
+    for trains in (alone, in_network):
+        assert abs(trains.mean() - 0.5) < 2.5 / np.sqrt(trains.size)
+        together = np.corrcoef(trains) - np.eye(steps)
+        assert np.abs(together).max() < 5 / np.sqrt(trains.shape[1])
 
 
 def test_fields_tell_neurons_apart():

@@ -14,6 +14,7 @@ from convert.energy import additions
 from convert.studies import (
     accuracy,
     anytime,
+    early_exit,
     methods,
     misalignment,
     orders,
@@ -113,6 +114,10 @@ def test_early_exit(subject, known, tmp_path):
             right = [outputs[i, n].argmax() == labels[n] for n, i in enumerate(last)]
             assert exit["accuracy"] == pytest.approx(100 * np.mean(right))
             assert exit["steps"] == pytest.approx(cost[last].mean())
+    right, sure = np.array([[[False, False, False, True]]]), np.array([[[0.9, 0.8, 0.7, 0.6]]])
+    never = early_exit.Readings(right, sure, np.arange(1, 5))
+    assert never.threshold(0.0) == early_exit.NEVER  # which JSON has, unlike infinity
+    assert never.exit(early_exit.NEVER) == (100, 4)
     costs = [exit["steps"] for exit in rows["baseline"]["exits"]]
     assert costs == sorted(costs, reverse=True)
     assert "the steps of all runs made are counted" in section.text

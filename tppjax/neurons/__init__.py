@@ -16,8 +16,9 @@ from tppjax.neurons.srp import SRP
 from tppjax.neurons.tpp import TPP
 from tppjax.neurons.unbiased import Unbiased
 
-OF_THE_PAPER, OURS, OF_OTHERS = (Baseline, Shuffle, TPP), (Rounded, Unbiased, Graded, Ordered), (SNM, Burst, SRP)
-NEURONS = {neuron.name: neuron for neuron in OF_THE_PAPER + OURS + OF_OTHERS}
+NEURONS = {
+    neuron.name: neuron for neuron in (Baseline, Shuffle, TPP, Rounded, Unbiased, Graded, Ordered, SNM, Burst, SRP)
+}
 
 __all__ = [
     "MAX_STEPS",

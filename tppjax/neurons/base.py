@@ -30,7 +30,7 @@ class Neuron:
     Neurons with the same fields are the same neuron: whatever a user may choose is a field of a frozen dataclass.
 
     Attributes:
-      name: by which options and tables know it; the name of the class in lower case, unless it is set.
+      name: of a neuron of the library, by which options and tables know it; others are `module:Class` there.
       random: whether it draws at random, and so needs a key.
       signed: whether it fires spikes of -1, too.
       two_phase: whether the number of its spikes depends on nothing but the sum of its input, so that time folds away.
@@ -57,10 +57,15 @@ class Neuron:
     def __str__(self):
         """The name, and the fields that are not the default's: what `neurons.parse` reads."""
         kind = type(self)
-        name = self.name if kind.__module__.startswith("tppjax.neurons.") else f"{kind.__module__}:{kind.__qualname__}"
+        name = self.name if self.built_in else f"{kind.__module__}:{kind.__qualname__}"
         fields = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self))
         options = ", ".join(f"{field}={value!r}" for field, value, default in fields if value != default)
         return f"{name}({options})" if options else name
+
+    @property
+    def built_in(self) -> bool:
+        """Whether it is a neuron of this library."""
+        return type(self).__module__.startswith("tppjax.neurons.")
 
     def at(self, kinds: set[str]) -> "Neuron":
         """The neuron in a network whose activations are of these kinds ("relu", "clip", "qcfs"), if it matters."""
@@ -108,7 +113,10 @@ class Neuron:
         return (theta / T) ** 2 * jax.lax.map(error, jax.random.split(jax.random.key(0), DRAWS)).mean(axis=0)
 
     def potential(self, state):
-        """The potential before firing, for traces, of the state after a step; None if it has none to show."""
+        """The potential before firing, for traces, of the state after a step.
+
+        None if there is none to show; by default the state, which is shown if it is an array of the neurons' shape.
+        """
         return state if isinstance(state, jax.Array) else None
 
 
