@@ -4,6 +4,7 @@ from convert import export
 from convert.correction import correct
 from convert.diagnosis import report
 from convert.fold import fold_batch_norm
+from convert.nir.reading import from_nir
 from convert.saving import load
 from convert.snn import Snn, Trace, example_keys, to_snn
 from convert.torch import from_torch
@@ -20,6 +21,7 @@ __all__ = [
     "example_keys",
     "export",
     "fold_batch_norm",
+    "from_nir",
     "from_torch",
     "load",
     "report",

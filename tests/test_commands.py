@@ -27,6 +27,7 @@ TINY = {  # what is added to the commands of a module, whose last word counts
     "convert.studies methods": "--limit 4 --limit_stepped 2 --T 2 --calibration_images 8 --methods tpp snm+bias",
     "convert.studies anytime": "--limit 4 --seeds 2 --T 1 2 --calibration_images 8",
     "convert.studies all": "--limit 4 --seeds 2 --calibration_images 8 --minutes 0.001",
+    "convert.export": "--limit 4 --T 2 --calibration_images 8",
     "convert.from_torch": "",
     "tppjax.data.cifar": "",
     "tppjax.data.jpegs": "",
@@ -34,12 +35,11 @@ TINY = {  # what is added to the commands of a module, whose last word counts
 
 
 def commands(page: Path) -> list[str]:
-    """Every `python -m ...` of the page, in a block or in the text, in its order; without those for several hosts."""
+    """Every `python -m ...` and `-c` of the page, in a block or in the text, in order; none of several hosts."""
     text = re.sub(r"\\\n\s*", " ", page.read_text())
-    found = re.findall(r"(?:^ *|`)(python -m [^`\n]+)", text, re.M)
-    return [
-        c.strip() for c in found if "--" in c and "--help" not in c and "NAME" not in c and "--distributed" not in c
-    ]
+    found = re.findall(r"(?:^ *|`)(python -[mc] [^`\n]+)", text, re.M)
+    left_out = ("--help", "NAME", "--distributed")
+    return [c.strip() for c in found if ("--" in c or " -c " in c) and not any(word in c for word in left_out)]
 
 
 def make_data(folder: Path) -> None:
@@ -81,6 +81,11 @@ def test_commands_run(page, made, monkeypatch, tmp_path):
     monkeypatch.setenv("TFDS_DATA_DIR", str(made / "DIR"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for command in commands(page):
+        if command.startswith("python -c"):
+            exec(shlex.split(command)[2])
+            continue
+        if "--check" in command:
+            pytest.importorskip("sinabs.nir", reason="needs the simulators: .ci/run installs them")
         module = command.split()[2]
         tiny = next(options for name, options in TINY.items() if command.startswith(f"python -m {name}"))
         if "train." in command:

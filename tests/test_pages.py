@@ -42,7 +42,7 @@ def test_convert_your_network(real_weights, real_cifar10, tmp_path, monkeypatch)
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules:RuntimeWarning")
 def test_your_own_neuron(digits_relu, tmp_path, monkeypatch):
     """The page's two neurons, saved as it says, in Python and in its commands; ten and fifteen lines at most."""
-    shutil.copytree(digits_relu, tmp_path / "runs" / "digits-relu")
+    shutil.copytree(digits_relu, tmp_path / "runs" / "digits-relu", ignore=shutil.ignore_patterns("snn"))
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     text = (ROOT / "docs/your_own_neuron.md").read_text()

@@ -1,5 +1,6 @@
-"""A spiking network as a file for use without this library: `convert.export.stablehlo(snn, file)`."""
+"""A spiking network as a file for use without this library: `convert.export.stablehlo(snn, file)`, and `nir`."""
 
 from convert.export.program import stablehlo
+from convert.nir.writing import nir
 
-__all__ = ["stablehlo"]
+__all__ = ["nir", "stablehlo"]

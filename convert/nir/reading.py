@@ -1,0 +1,159 @@
+"""`convert.from_nir(file)`: a network from another tool, read from its NIR file, to be measured here."""
+
+import graphlib
+import os
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from convert.nir.writing import read, text
+from tppjax.errors import InputError
+from tppjax.network import Network
+from tppjax.tracing import trace
+
+IMAGES = ("NCHW", "OIHW", "NCHW")
+
+
+def from_nir(file: str | os.PathLike, dt: float | None = None) -> Network:
+    """The network in a NIR file: affine maps, convolutions, pools and integrate-and-fire neurons, images `[C, H, W]`.
+
+    As an ANN it has, where the file has neurons, the rate that they would have, were they not bound to one spike a
+    step: `relu(dt r x) / v_threshold`. Its thresholds are those of the file. All neurons here reset by subtraction,
+    whatever the file's tool does; `history` tells what the file says of that, of T and of initial potentials, which are
+    not a network's here but a field of its neurons: `to_snn(network, T, "baseline(v_init=0.5)")`.
+
+    Args:
+      file: the file.
+      dt: duration of a step in seconds; what the file's metadata have, if it is None, else 1.
+
+    Raises:
+      FileNotFoundError: if there is no file.
+      InputError: if it is damaged; recurrent; has a node of another kind, or uneven thresholds; or
+        if nir is not installed.
+    """
+    graph = read(Path(file))
+    order, parents = _ordered(graph, file)
+    (entry,), (end,) = _named(graph, "Input", file), _named(graph, "Output", file)
+    step = float(graph.metadata.get("dt", 1.0) if dt is None else dt)
+    makers = {name: _maker(name, graph.nodes[name], step, file) for name in order}
+    weights = {name: made[1] for name, made in makers.items() if made[1]}
+
+    def run(weights, x):
+        values = {}
+        for name in order:
+            total = x if name == entry else sum(values[parent] for parent in parents[name])
+            values[name] = makers[name][0](weights.get(name), total)
+        return values[end]
+
+    shape = [int(n) for n in next(iter(graph.nodes[entry].input_type.values()))]
+    network = trace((run, weights), np.zeros((1, *shape), np.float32))
+    neurons = [name for name in order if _kind(graph.nodes[name]) == "IF"]
+    thetas = {
+        site: _threshold(name, graph.nodes[name], file) for site, name in zip(network.sites, neurons, strict=True)
+    }
+    return network.replace(thetas=thetas, history=(_history(graph, neurons, file),))
+
+
+def _ordered(graph, file) -> tuple[list[str], dict[str, list[str]]]:
+    """The nodes in an order in which each comes after those that it reads, the file's if it can be; what each reads."""
+    parents = {name: sorted(a for a, b in graph.edges if b == name) for name in graph.nodes}
+    places = {name: i for i, name in enumerate(graph.nodes)}
+    try:
+        order = list(graphlib.TopologicalSorter(parents).static_order())
+        return (order if any(places[a] > places[b] for a, b in graph.edges) else list(places)), parents
+    except graphlib.CycleError as e:
+        raise InputError(
+            f"{file} holds a recurrent network, {' to '.join(e.args[1])}: those can't be measured here"
+        ) from e
+
+
+def _kind(node) -> str:
+    return type(node).__name__
+
+
+def _named(graph, kind: str, file) -> list[str]:
+    """The one node of a kind."""
+    names = [name for name, node in graph.nodes.items() if _kind(node) == kind]
+    if len(names) != 1:
+        raise InputError(f"{file} has {len(names)} nodes {kind}: one is possible")
+    return names
+
+
+def _maker(name: str, node, dt: float, file):
+    """`(f(weights, x), weights)` of a node."""
+    match _kind(node):
+        case "Input" | "Output":
+            return (lambda w, x: x), {}
+        case "Affine":
+            return (lambda w, x: x @ w["weight"].T + w["bias"][None]), {"weight": node.weight, "bias": node.bias}
+        case "Linear":
+            return (lambda w, x: x @ w["weight"].T), {"weight": node.weight}
+        case "Scale":
+            return (lambda w, x: x * w["scale"][None]), {"scale": node.scale}
+        case "Conv2d":
+            padding = (
+                [(n, n) for n in _pair(node.padding)] if not isinstance(node.padding, str) else node.padding.upper()
+            )
+            strides, dilation, groups = _pair(node.stride), _pair(node.dilation), int(node.groups)
+
+            def convolve(w, x):
+                options = {"rhs_dilation": dilation, "feature_group_count": groups, "dimension_numbers": IMAGES}
+                return (
+                    lax.conv_general_dilated(x, w["weight"], strides, padding, **options)
+                    + w["bias"][None, :, None, None]
+                )
+
+            return convolve, {"weight": node.weight, "bias": node.bias}
+        case "SumPool2d" | "AvgPool2d" as kind:
+            window, strides = (1, 1, *_pair(node.kernel_size)), (1, 1, *_pair(node.stride))
+            padding = [(0, 0), (0, 0), *((n, n) for n in _pair(node.padding))]
+            over = np.prod(window) if kind == "AvgPool2d" else 1
+            return (lambda w, x: lax.reduce_window(x, 0.0, lax.add, window, strides, padding) / over), {}
+        case "Flatten":
+            return (lambda w, x: _flat(x, int(node.start_dim), int(node.end_dim))), {}
+        case "IF":
+            factor, theta = np.float32(dt) * node.r.astype(np.float32), node.v_threshold.astype(np.float32)
+            if np.all(factor == 1) and np.all(theta == 1):
+                return (lambda w, x: jnp.maximum(x, 0)), {}
+            return (lambda w, x: jnp.maximum(factor[None] * x, 0) / theta[None]), {}
+    raise InputError(
+        f"{file} has a node {name} of kind {_kind(node)}: what is read are affine maps, convolutions (2d), "
+        "pools, scales and integrate-and-fire neurons"
+    )
+
+
+def _pair(numbers) -> tuple[int, int]:
+    a = np.broadcast_to(np.asarray(numbers, int).ravel(), 2)
+    return int(a[0]), int(a[1])
+
+
+def _flat(x, start: int, end: int):
+    """Without the axes from `start` to `end`, which count from the first one behind the batch."""
+    start, end = (i + 1 if i >= 0 else i + x.ndim for i in (start, end))
+    return x.reshape(*x.shape[:start], -1, *x.shape[end + 1 :])
+
+
+def _threshold(name: str, node, file) -> np.ndarray:
+    """One for each channel, or one for all."""
+    theta = np.asarray(node.v_threshold, np.float32)
+    by_channel = theta.reshape(len(theta), -1) if theta.ndim else theta.reshape(1, 1)
+    if not np.all(by_channel == by_channel[:, :1]):
+        raise InputError(f"{file}: the thresholds of {name} differ within a channel, and here a channel has one")
+    return by_channel[0, 0] if np.all(by_channel == by_channel[0, 0]) else by_channel[:, 0]
+
+
+def _history(graph, neurons: list[str], file) -> str:
+    """What the file says of itself."""
+    about = {key: text(graph.metadata[key]) for key in ("writer", "T", "dt", "reset") if key in graph.metadata}
+    about.setdefault("reset", "not said; here it is by subtraction")
+    starts = [
+        np.asarray(graph.nodes[name].metadata["v_init"]) for name in neurons if "v_init" in graph.nodes[name].metadata
+    ]
+    numbers = sorted({float(n) for start in starts for n in np.unique(start)})
+    if len(numbers) == 1:
+        about["v_init"] = f"{numbers[0]:g}, as mode baseline(v_init={numbers[0]:g}) has it"
+    elif numbers:
+        about["v_init"] = f"{numbers[0]:g} to {numbers[-1]:g}, left out"
+    return f"read from NIR, {Path(file).name}: " + "; ".join(f"{key}: {value}" for key, value in about.items())
