@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    *(page for folder in ("docs", "examples") for page in sorted((ROOT / folder).rglob("*.md"))),
+]
 
 
 def run(page):
@@ -27,6 +30,16 @@ def test_readme(digits_run, tmp_path, monkeypatch):
     shutil.copytree(digits_run, tmp_path / "runs" / "digits")
     monkeypatch.chdir(tmp_path)
     run("README.md")
+
+
+def test_streaming(digits_run, tmp_path, monkeypatch, capsys):
+    """The page compares with each picture by itself; the first answer takes (layers + 1) T steps, others T."""
+    shutil.copytree(digits_run, tmp_path / "runs" / "digits")
+    monkeypatch.chdir(tmp_path)
+    run("examples/streaming.md")
+    said = capsys.readouterr().out
+    assert [int(n) for n in re.findall(r"step +(\d+)", said)] == [40, 48, 56, 64, 72, 80]
+    assert "(layers + 1) T = 40 steps" in said
 
 
 @pytest.mark.slow
