@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import convert
+from tests.convert import elsewhere
 from tests.convert.networks import cnn, images, mlp
 from tppjax.errors import InputError
 from tppjax.neurons import TwoPhase
@@ -134,3 +135,20 @@ def test_damaged_files_are_refused(tmp_path):
                 convert.load(tmp_path / "snn")
         file.write_bytes(whole)
     assert convert.load(tmp_path / "snn").T == 4
+
+
+SAVED = sorted(elsewhere.FOLDER.glob("*/*"))
+
+
+@pytest.mark.parametrize("folder", SAVED, ids=lambda folder: f"{folder.parent.name}-{folder.name}")
+def test_networks_saved_by_another_python_draw_the_same(folder):
+    """Python 3.11 with jax 0.10 and Python 3.13 with jax 0.12, each with the draws that it made."""
+    with np.load(folder / "draws.npz") as expected:
+        found = elsewhere.draws(convert.load(folder / "snn"))
+        assert found.keys() == set(expected)
+        for name, numbers in found.items():
+            np.testing.assert_array_equal(numbers, expected[name], err_msg=name)
+
+
+def test_there_are_networks_of_two_pythons():
+    assert len({json.loads(f.read_text())["versions"]["python"][:4] for f in elsewhere.FOLDER.rglob("graph.json")}) == 2
