@@ -307,7 +307,7 @@ class Nodes:
             if not (term.own and hasattr(node, "bias") and np.array_equal(order, np.arange(1, 1 + np.prod(shape)))):
                 continue
             bias = scattered(value.constant, term.places, shape).reshape(len(node.bias), -1)
-            if np.all(term.weights == 1) and np.all(bias == bias[:, :1]):
+            if np.all(term.weights == 1) and np.allclose(bias, bias[:, :1], rtol=1e-5, atol=1e-7):
                 node.bias[:] += bias[:, 0]
                 return replace(value, constant=np.zeros(value.constant.shape))
         return value
@@ -328,7 +328,7 @@ class Nodes:
 
     @staticmethod
     def _refusal(item: Op | Site, why: str) -> InputError:
-        return InputError(f"NIR can't have what stands at {item.place}: {why}")
+        return InputError(f"NIR can't have what stands {item.place}: {why}")
 
 
 def _label(op: Op) -> str:

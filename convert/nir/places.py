@@ -96,7 +96,9 @@ def picked(seen: Term, shape) -> Picked | None:
     )
     if not np.array_equal(seen.places, np.where(wanted, expected, 0)):
         return None
-    if not np.array_equal(np.where(there, seen.weights, 0), np.where(there, weight[:, None, None], 0)):
+    if not np.allclose(
+        seen.weights[there], np.broadcast_to(weight[:, None, None], there.shape)[there], rtol=1e-5, atol=0
+    ):
         return None
     whole = (*strides, *offsets) == (1, 1, 0, 0) and list(there.shape[1:]) == list(space)
     return Picked(channel, weight, strides, offsets, whole)

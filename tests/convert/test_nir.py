@@ -23,19 +23,20 @@ from tppjax.errors import InputError
 
 
 class Blocks(nn.Module):
-    """What other people's networks have: uneven padding, groups, dilation, concatenation, padded pools, a dense layer
-    on channels, activations that begin below 0, and sums that two layers read."""
+    """What other people's networks have: uneven padding, groups, dilation, concatenated and shuffled channels, padded
+    pools, a dense layer on channels, activations that begin below 0, and sums that two layers read."""
 
     @nn.compact
     def __call__(self, x):
         x = nn.relu(nn.Conv(6, (3, 3), (2, 2), padding="SAME")(x))  # 8 to 4: padded at the end only
         x = jnp.concatenate([x, nn.relu(nn.Conv(4, (3, 3), feature_group_count=2)(x))], axis=-1)
+        x = jnp.swapaxes(x.reshape(len(x), 4, 4, 2, 5), -1, -2).reshape(len(x), 4, 4, 10)
         x = nn.hard_tanh(nn.Conv(4, (2, 2), padding=((1, 0), (0, 1)))(x))
         x = nn.relu(nn.Conv(6, (3, 3), padding=2, kernel_dilation=2)(x))
         total = nn.Conv(6, (3, 3))(x)
         total = total + nn.Conv(6, (3, 3))(nn.relu(total))
         x = nn.relu(nn.Dense(5)(total)) - nn.relu(total)[..., :5]
-        x = nn.relu(nn.avg_pool(x, (2, 2), (2, 2)))
+        x = nn.relu(nn.avg_pool(x, (3, 3), (2, 2), padding=((1, 1), (1, 1))) - 0.01)
         x = nn.relu(x.reshape(len(x), -1) @ self.param("own", nn.initializers.normal(), (20, 7)))
         return nn.Dense(3)(x)
 
