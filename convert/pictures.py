@@ -3,8 +3,12 @@
 import zlib
 from pathlib import Path
 
-import matplotlib
-from matplotlib.figure import Figure
+from tppjax.errors import extra
+
+with extra("plots"):
+    import matplotlib
+    from matplotlib.figure import Figure
+
 
 STYLES = {
     "baseline": ("#0072B2", "o"),

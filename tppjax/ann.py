@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from flax import struct, traverse_util
 from flax.errors import FlaxError
 from jax.tree_util import keystr, tree_leaves_with_path
@@ -19,7 +18,7 @@ from tppjax import files, saved, sharding
 from tppjax.batching import map_examples
 from tppjax.checks import as_images, check_examples, check_prepared
 from tppjax.data import Images, Preprocessing
-from tppjax.errors import InputError, brief, check_count
+from tppjax.errors import InputError, brief, check_count, extra
 
 
 class Ann(struct.PyTreeNode):
@@ -176,6 +175,8 @@ def nothing_at(folder: Path) -> str:
 
 
 def _write(variables, folder: Path) -> None:
+    with extra("train"):
+        import orbax.checkpoint as ocp
     try:
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as checkpointer:
             checkpointer.save(folder, args=ocp.args.StandardSave(variables))
@@ -186,6 +187,8 @@ def _write(variables, folder: Path) -> None:
 
 
 def _read(folder: Path):
+    with extra("train"):
+        import orbax.checkpoint as ocp
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder)

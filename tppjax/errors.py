@@ -1,5 +1,6 @@
 """The error for what the user can mend: options, files and arguments."""
 
+import contextlib
 import math
 import numbers
 
@@ -21,6 +22,19 @@ class Stopped(KeyboardInterrupt):
     def __init__(self, sentence: str, signum: int):
         super().__init__(sentence)
         self.status = 128 + signum
+
+
+@contextlib.contextmanager
+def extra(name: str):
+    """Around the imports of what an extra of the package installs.
+
+    Raises:
+      InputError: if something is not there; says what to install.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as e:
+        raise InputError(f"{e.name} is not installed: pip install 'tppjax[{name}]'") from e
 
 
 def brief(e: Exception) -> str:

@@ -7,7 +7,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import struct, traverse_util
 from tqdm import tqdm
 
@@ -16,10 +15,13 @@ from tppjax import ann, sharding
 from tppjax.ann import Ann
 from tppjax.checks import check_ann
 from tppjax.data import Images
-from tppjax.errors import InputError, Stopped
+from tppjax.errors import InputError, Stopped, extra
 from tppjax.models.layers import LANDMARK
 from train import feeds
 from train.run import Run, stop_requests
+
+with extra("train"):
+    import optax
 
 CHECKED_EVERY = feeds.SCANNED  # steps, for a loss that is not finite
 LANDMARKS = jax.checkpoint_policies.save_only_these_names(LANDMARK)

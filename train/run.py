@@ -10,11 +10,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import jax
-import orbax.checkpoint as ocp
 
 from configs.training import Training
 from tppjax import files, saved, sharding
-from tppjax.errors import InputError, brief
+from tppjax.errors import InputError, brief, extra
+
+with extra("train"):
+    import orbax.checkpoint as ocp
 
 DIGEST = "checkpoint.json"  # of the newest checkpoint
 NOT_COMPARED = ("out", "resume", "overwrite", "data_dir", "distributed", "checkpoint_every", "workers")

@@ -11,7 +11,7 @@ from convert.nir.nodes import Nodes
 from convert.nir.places import scattered
 from convert.snn import Snn
 from tppjax import files
-from tppjax.errors import InputError, brief, check_number
+from tppjax.errors import InputError, brief, check_number, extra
 from tppjax.graph import Site
 from tppjax.neurons import NEURONS
 
@@ -58,10 +58,8 @@ def library():
     Raises:
       InputError: if it is not installed.
     """
-    try:
+    with extra("export"):
         import nir
-    except ImportError as e:
-        raise InputError("NIR files need the package nir: pip install 'tppjax[export]'") from e
     return nir
 
 

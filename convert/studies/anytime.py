@@ -5,11 +5,11 @@ from typing import Literal
 
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 import convert
 from convert import experiment, paper, pictures
 from convert.experiment import Experiment, Subject
+from convert.pictures import Figure
 from convert.studies import early_exit, study
 from convert.studies.study import Section
 

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 import convert
 from convert import pictures
 from convert.experiment import Subject
+from convert.pictures import Figure
 from convert.studies import study
 from convert.studies.study import Section
 from tppjax.neurons import parse

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 from convert import evaluate, experiment, paper, pictures
 from convert.correction import check_method
 from convert.energy import multiply_adds
 from convert.experiment import Experiment, Subject
+from convert.pictures import Figure
 from convert.studies import spikes, study
 from convert.studies.spikes import ACCUMULATE, MULTIPLY_ACCUMULATE
 from convert.studies.study import Section

@@ -5,10 +5,10 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from convert import evaluate, experiment, pictures
 from convert.experiment import Experiment, Subject
+from convert.pictures import Figure
 from convert.studies import study
 from convert.studies.study import Section
 from tppjax.errors import InputError

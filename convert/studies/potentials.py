@@ -5,11 +5,11 @@ from dataclasses import dataclass, replace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.figure import Figure
 
 import convert
 from convert import experiment, pictures
 from convert.experiment import Experiment, Subject
+from convert.pictures import Figure
 from convert.studies import study
 from convert.studies.study import Section
 from tppjax.errors import InputError

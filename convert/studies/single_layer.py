@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from convert import evaluate, experiment, pictures
 from convert.experiment import Experiment, Subject
+from convert.pictures import Figure
 from convert.studies import study
 from convert.studies.study import Section
 

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 
 import convert
 from convert import experiment, paper, pictures
 from convert.energy import additions, multiply_adds
 from convert.experiment import Experiment, Subject
+from convert.pictures import Figure
 from convert.studies import study
 from convert.studies.study import Section
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from convert import experiment
 from convert.experiment import Experiment, Subject
+from convert.pictures import Figure
 from convert.results import Results, all_or_none
 from convert.snn import Snn
 

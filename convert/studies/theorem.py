@@ -6,10 +6,10 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from convert import experiment, pictures
+from convert.pictures import Figure
 from convert.results import Results, about
 from convert.studies import study
 from convert.studies.study import Section

@@ -7,6 +7,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from flax import traverse_util
 
@@ -192,7 +193,7 @@ def test_a_folder_that_cannot_be_made_or_written(network, tmp_path, monkeypatch)
     def full(*_, **__):
         raise ValueError("RESOURCE_EXHAUSTED: No space left on device\nand a long trace")
 
-    monkeypatch.setattr(ann.ocp.Checkpointer, "save", full)
+    monkeypatch.setattr(ocp.Checkpointer, "save", full)
     with pytest.raises(InputError, match=r"can't be written to .* \(ValueError: RESOURCE.*device\): make room"):
         ann.save(network, tmp_path / "net")
     assert [p.name for p in tmp_path.iterdir()] == ["file"]

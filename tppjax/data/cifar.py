@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from tppjax import cli
 from tppjax.data import Images, Preprocessing, crops, prepared
-from tppjax.errors import InputError, brief
+from tppjax.errors import InputError, brief, extra
 
 SHAPE = (32, 32, 3)
 VERSION = "3.0.2"  # of TFDS's builders, whose features and names these data sets have
@@ -109,6 +108,8 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choos
         raise InputError(f"{folder.path} has other classes than {name}: {', '.join(classes[:5])}, ...; {folder.remedy}")
     source = folder.records(split, _features(name, FINE), len(classes))
     chosen = choose(len(source))
+    with extra("data"):
+        from PIL import Image
     images, labels = np.empty((len(chosen), *SHAPE), np.uint8), np.empty(len(chosen), np.int32)
     for i, place in enumerate(tqdm(chosen, desc=f"reading {name} {split}", disable=None, leave=False)):
         example = source[place]
@@ -210,6 +211,8 @@ def _unpack(archive: Path, original: Archive, classes: dict[str, list[str]]) -> 
 
 def _examples(contents: dict[str, dict], split: str, original: Archive):
     """TFDS's examples, images as PNG bytes; in the archive they are rows of 3 x 32 x 32."""
+    from PIL import Image
+
     number = 0
     for file in original.files[split]:
         for i, row in enumerate(contents[file][b"data"]):
@@ -240,7 +243,8 @@ class _Plain(pickle.Unpickler):
 
 
 def _tfds():
-    import tensorflow_datasets as tfds
+    with extra("data"):
+        import tensorflow_datasets as tfds
 
     return tfds
 

@@ -3,14 +3,16 @@
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image
 
-from tppjax.data import INTERPOLATIONS, Preprocessing
-from tppjax.errors import InputError
+from tppjax.data import Preprocessing
+from tppjax.errors import InputError, extra
 
-FILTERS = {name: Image.Resampling[name.upper()] for name in INTERPOLATIONS}
+if TYPE_CHECKING:
+    from PIL import Image
+
 SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops: area in parts of the picture's, and width / height
 
 LONGEST = 100  # times the shorter side: what is looked at of a very long picture, which would take gigabytes
@@ -34,7 +36,7 @@ def check(like: Preprocessing) -> None:
         )
 
 
-def centre(picture: Image.Image, like: Preprocessing) -> Image.Image:
+def centre(picture: "Image.Image", like: Preprocessing) -> "Image.Image":
     """The middle of the picture once its shorter side is `like.resize`."""
     left, top = (max(0, side - LONGEST * min(picture.size)) // 2 for side in picture.size)
     if left or top:
@@ -45,7 +47,7 @@ def centre(picture: Image.Image, like: Preprocessing) -> Image.Image:
     return picture.crop((left, top, left + width, top + height))
 
 
-def drawn(picture: Image.Image, like: Preprocessing, rng: np.random.Generator) -> Image.Image:
+def drawn(picture: "Image.Image", like: Preprocessing, rng: np.random.Generator) -> "Image.Image":
     """A part of the picture drawn at random (Szegedy et al., 2015), brought to size."""
     height, width, _ = like.input_shape
     return _bring(picture.crop(random_box(*picture.size, rng)), (width, height), like)
@@ -69,5 +71,7 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, 
     return left, top, left + w, top + h
 
 
-def _bring(picture: Image.Image, size, like: Preprocessing) -> Image.Image:
-    return picture.resize(tuple(size), FILTERS[like.interpolation])
+def _bring(picture: "Image.Image", size, like: Preprocessing) -> "Image.Image":
+    with extra("data"):
+        from PIL import Image
+    return picture.resize(tuple(size), Image.Resampling[like.interpolation.upper()])

@@ -3,7 +3,7 @@
 import numpy as np
 
 from tppjax.data import Images, Preprocessing
-from tppjax.errors import InputError
+from tppjax.errors import InputError, extra
 
 TEST = 360  # 36 of each digit
 
@@ -21,7 +21,8 @@ def info(name="digits", data_dir=None) -> Preprocessing:
 
 def load(name="digits", split="train", data_dir=None, choose=np.arange) -> Images:
     """1,437 training or 360 test images, uint8 (the original's 0 to 16 scaled to 0 to 255); the split never changes."""
-    from sklearn.datasets import load_digits
+    with extra("data"):
+        from sklearn.datasets import load_digits
 
     digits = load_digits()
     order = np.random.default_rng(0).permutation(len(digits.target))

@@ -9,12 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
 from tqdm import tqdm
 
 from tppjax import files
 from tppjax.data import Images, Preprocessing, check_memory, crops
-from tppjax.errors import InputError
+from tppjax.errors import InputError, extra
+
+with extra("data"):
+    from PIL import Image, ImageOps
 
 SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
 GREY, COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # Pillow's modes
@@ -237,5 +239,5 @@ def _pixels(file: Path, like: Preprocessing) -> np.ndarray:
         if like.resize is not None:
             picture = crops.centre(picture, like)
         elif picture.size != (width, height):
-            picture = ImageOps.fit(picture, (width, height), crops.FILTERS[like.interpolation])
+            picture = ImageOps.fit(picture, (width, height), Image.Resampling[like.interpolation.upper()])
     return np.asarray(picture).reshape(height, width, channels)

@@ -14,10 +14,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image
 
 from tppjax.data import Preprocessing, crops, digest, prepared
-from tppjax.errors import InputError
+from tppjax.errors import InputError, extra
+
+with extra("data"):
+    from PIL import Image
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPLITS = {"train": "train", "test": "validation"}  # TFDS's own "test" has no labels

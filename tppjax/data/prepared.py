@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from tppjax import files
-from tppjax.errors import InputError, brief
+from tppjax.errors import InputError, brief, extra
 
 MOST_SHARDS = 100_000
 LABELS = "label.labels.txt"
@@ -73,7 +73,9 @@ class Folder:
         for file, length in zip(shards, lengths, strict=True):
             if (n := count(file, self.remedy)) != length:
                 raise InputError(f"{file} has {n} records, not the {length} of dataset_info.json; {self.remedy}")
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
+        with extra("data"):
+            import tensorflow_datasets  # noqa: F401 - which reads the examples
+            from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         return Records(ArrayRecordDataSource([str(file) for file in shards]), shards, lengths, features, labels)
 
@@ -189,7 +191,8 @@ def count(file: Path, remedy: str) -> int:
     Raises:
       InputError: if it is damaged; names the remedy.
     """
-    from array_record.python.array_record_module import ArrayRecordReader
+    with extra("data"):
+        from array_record.python.array_record_module import ArrayRecordReader
 
     try:
         reader = ArrayRecordReader(str(files.regular(file)))

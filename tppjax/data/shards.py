@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from tppjax import files
 from tppjax.data import crops, imagenet, prepared
-from tppjax.errors import InputError
+from tppjax.errors import InputError, extra
+
+with extra("data"):
+    from PIL import Image
 
 PLAN = "plan.json"  # lies beside the shards, and says what they are made from
 LARGEST = 2**28  # bytes of a picture; a record has to stay below 2**31
