@@ -297,9 +297,10 @@ class _Folder:
         else:
             side = int(isinstance(op.inputs[0], str))
             sums = options["dimension_numbers"][0][1 - side]
-            shape = [kernel.shape[i] for i in sums]
-            held = held.reshape(()) if held.size == 1 else np.squeeze(held, not_in(inputs, held.ndim))
-            factors = np.broadcast_to(held, shape)
+            order = [inputs[j] for j in np.argsort(sums)]  # axes of the input as they stand in the kernel
+            held = held.reshape(()) if held.size == 1 else np.transpose(held, [*not_in(inputs, held.ndim), *order])
+            held = held.reshape(held.shape[held.ndim - len(order) :] if held.ndim else ())
+            factors = np.broadcast_to(held, [kernel.shape[i] for i in sorted(sums)])
             scaled = kernel * np.expand_dims(factors, not_in(sums, kernel.ndim))
         if target is not None:
             axis = kernel_axis(self.network, op)

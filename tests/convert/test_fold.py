@@ -216,3 +216,25 @@ def test_refusals():
         fold_thresholds(mlp(ReLU()))
     with pytest.raises(InputError, match="trace needs example="):
         convert.fold_batch_norm((Mlp(ReLU()), {}))
+
+
+class Product(nn.Module):
+    """A layer that sums over all axes of an image, which stand in its weights in another order."""
+
+    spec: str
+    shape: tuple[int, ...]
+
+    @nn.compact
+    def __call__(self, x):
+        x, w = nn.relu(nn.Conv(8, (3, 3))(x)), self.param("own", nn.initializers.normal(), self.shape)
+        return jnp.einsum(self.spec, *((x, w) if self.spec[0] == "b" else (w, x)))
+
+
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [("bhwc,chwo->bo", (8, 8, 8, 5)), ("ohcw,bhwc->bo", (5, 8, 8, 8)), ("bhwc,wcoh->bo", (8, 8, 5, 8))],
+)
+def test_a_product_over_several_axes(spec, shape):
+    """Thresholds of channels go along the axis of the weights that the channels have there."""
+    before = network(Product(spec, shape))
+    np.testing.assert_allclose(fold_thresholds(before).apply(X), before.apply(X), rtol=1e-4, atol=1e-5)
