@@ -40,8 +40,12 @@ class Export(Experiment):
     v_init: Literal["metadata", "bias"] = "metadata"
     """Where a NIR file has the initial potentials: beside the neurons, or spread over the steps as a bias."""
 
+    seeds: tyro.conf.Suppress[int] = 1
+    overwrite: tyro.conf.Suppress[bool] = False
+    out: tyro.conf.Suppress[Path | None] = None
+
     check: tuple[Literal["sinabs", "snntorch", "norse"], ...] = ()
-    """Simulators that the network is run in, as a NIR file, and compared with: on --limit test images."""
+    """Simulators that the network is run in, as a NIR file of --dt 1, and compared with: on --limit test images."""
 
     limit: int | None = 100
     """Use this many test images, the first ones."""
@@ -67,7 +71,9 @@ def main(config: Export) -> dict[str, tuple[Agreement, Agreement]]:
     found = {}
     for name in config.check:
         images, labels = subject.images.images, subject.images.labels
-        found[name] = tuple(compare(snn, images, labels, name, as_imported) for as_imported in (True, False))
+        found[name] = tuple(
+            compare(snn, images, labels, name, as_imported, config.v_init) for as_imported in (True, False)
+        )
         print(f"\n{subject}, T={snn.T}, in {name}\n")
         print(_table(snn, *found[name]))
         print(f"\nset after the import: {SIMULATORS[name].settings}; see docs/hardware.md")

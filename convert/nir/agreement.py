@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from convert import stepped
 from convert.nir.simulators import SIMULATORS
-from convert.nir.writing import build, read, text, write
+from convert.nir.writing import Built, build, read, text, write
 from convert.snn import Snn
 from tppjax.batching import batches
 from tppjax.errors import InputError, brief
@@ -35,7 +36,7 @@ class Agreement(NamedTuple):
     failed: str = ""
 
 
-def compare(snn: Snn, images, labels, simulator: str, as_imported: bool = False) -> Agreement:
+def compare(snn: Snn, images, labels, simulator: str, as_imported: bool = False, v_init="metadata") -> Agreement:
     """Runs the NIR file of a network in another simulator, and compares what it does with `Snn.trace`.
 
     Args:
@@ -44,22 +45,28 @@ def compare(snn: Snn, images, labels, simulator: str, as_imported: bool = False)
       labels: their classes, `[B]`.
       simulator: a name of `SIMULATORS`.
       as_imported: leaves what its import makes of the file; else what differs from our neurons is set.
+      v_init: as `convert.export.nir` has it.
 
     Raises:
-      InputError: as `convert.export.nir`; if the simulator is not installed.
+      InputError: as `convert.export.nir`; if there are no images, or not as many labels; if the simulator is not known
+        or not installed.
     """
-    graph, orders = build(snn)
+    if len(images) == 0 or len(images) != len(labels):
+        raise InputError(f"give images and as many labels; got {len(images)} and {len(labels)}")
+    built = build(snn, v_init=v_init)
     size, parts = min(AT_ONCE, snn.batch_size(traced=True), len(images)), []
     with tempfile.TemporaryDirectory() as folder:
-        write(file := Path(folder) / "network.nir", graph)
+        write(file := Path(folder) / "network.nir", built.graph)
         for x in batches(images, size):
             try:
-                parts.append(_both(snn, x, file, orders, simulator, as_imported))
+                parts.append(_both(snn, x, file, built, simulator, as_imported))
+            except InputError:
+                raise
             except (TypeError, AttributeError, ValueError, RuntimeError) as e:
                 if not as_imported:
                     raise
-                return Agreement({}, 0.0, (0.0, 0.0), brief(e))
-    spikes, answers, weights = [part[0] for part in parts], np.concatenate([part[1] for part in parts], axis=1), None
+                return Agreement({}, 0.0, (0.0, 0.0), brief(e).partition(" - ")[0])
+    spikes, answers = [part[0] for part in parts], np.concatenate([part[1] for part in parts], axis=1)
     weights = [part[1].shape[1] for part in parts]
     sites = {name: np.average([each[name] for each in spikes], axis=0, weights=weights) for name in snn.network.sites}
     right = (100 * np.mean(answers == np.asarray(labels), axis=1)).tolist()
@@ -67,24 +74,26 @@ def compare(snn: Snn, images, labels, simulator: str, as_imported: bool = False)
     return Agreement(same, float(100 * np.mean(answers[0] == answers[1])), tuple(right))
 
 
-def _both(snn: Snn, x, file: Path, orders: dict, simulator: str, as_imported: bool):
+def _both(snn: Snn, x, file: Path, built: Built, simulator: str, as_imported: bool):
     """`({site: [same, ours, theirs]}, answers [2, B])` for one batch."""
     trace, graph = snn.trace(x), read(file)
     theirs = _loaded(simulator, graph, len(x))
     nodes = {text(node.metadata["site"]): name for name, node in graph.nodes.items() if "site" in node.metadata}
     if not as_imported:
-        theirs.set(
-            {name: np.repeat(graph.nodes[name].metadata["v_init"][None], len(x), axis=0) for name in nodes.values()}
-        )
-    entering = np.zeros((len(x), orders["input"].size), np.float32)
-    entering[:, orders["input"].ravel() - 1] = np.asarray(snn.network.input(x)).reshape(len(x), -1)
-    entering = entering.reshape(-1, *graph.nodes["input"].input_type["input"])
+        begin = {name: graph.nodes[name].metadata.get("v_init", 0 * graph.nodes[name].r) for name in nodes.values()}
+        theirs.set({name: np.repeat(v[None], len(x), axis=0).astype(np.float32) for name, v in begin.items()})
+    frames = np.asarray(snn.network.frames(x))
+    recorded = frames.ndim == len(snn.network.graph.shape) + 2
+    steps = stepped.at_steps(np.moveaxis(frames, 1, 0), snn.T) if recorded else frames[None]
+    entering = np.zeros((*steps.shape[:2], built.entry.size), np.float32)
+    entering[:, :, built.entry.ravel() - 1] = np.asarray(steps).reshape(*steps.shape[:2], -1)
+    entering = entering.reshape(*steps.shape[:2], *graph.nodes["input"].input_type["input"])
     with _quiet():
-        output, spikes = theirs.run(np.broadcast_to(entering, (snn.T, *entering.shape)))
+        output, spikes = theirs.run(np.broadcast_to(entering, (snn.T, *entering.shape[1:])))
     compared = {}
     for site, name in nodes.items():
         ours = np.asarray(trace.spikes[site]).reshape(snn.T, len(x), -1)
-        other = spikes[name].reshape(snn.T, len(x), -1)[:, :, orders[site].ravel() - 1]
+        other = spikes[name].reshape(snn.T, len(x), -1)[:, :, built.orders[site].ravel() - 1]
         compared[site] = (100 * np.mean(ours == other), ours.mean(), other.mean())
     return compared, np.stack([np.asarray(trace.logits).mean(axis=0).argmax(-1), output.mean(axis=0).argmax(-1)])
 

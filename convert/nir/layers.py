@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from convert.nir.places import Term
+from tppjax.errors import InputError
 
 
 class Layers:
@@ -29,20 +30,33 @@ class Layers:
         return name
 
     def end(self, sources, shape) -> None:
-        """The output, the sum of these nodes."""
+        """The output, the sum of these nodes; added before, since nirtorch does not add there."""
+        if len(sources) > 1:
+            same = self.nir.Affine(weight=np.eye(*shape, dtype=np.float32), bias=np.zeros(shape, np.float32))
+            sources = [self.add("sum", same, sources, shape)]
         self.nodes["output"], self.shapes["output"] = self.nir.Output(output_type={"output": np.array(shape)}), shape
         self.edges += [(source, "output") for source in sources]
 
     def convolution(self, label, source, kernel, strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1)) -> str:
-        """A convolution; NIR pads both sides alike, so zeros in the kernel make up where they differ."""
-        if any(low != high for low, high in padding):
-            spread = np.zeros(
-                (*kernel.shape[:2], *(1 + d * (n - 1) for d, n in zip(dilation, kernel.shape[2:], strict=True)))
-            )
-            spread[:, :, :: dilation[0], :: dilation[1]] = kernel
+        """A convolution; NIR pads both sides alike and reads square kernels, so zeros in the kernel make up for both.
+
+        Raises:
+          InputError: if no zeros make the kernel square.
+        """
+        spread = [1 + d * (n - 1) for d, n in zip(dilation, kernel.shape[2:], strict=True)]
+        uneven = any(low != high or low < 0 for low, high in padding)
+        if uneven or spread[0] != spread[1] or kernel.shape[2] != kernel.shape[3]:
+            taps = np.zeros((*kernel.shape[:2], *spread))
+            taps[:, :, :: dilation[0], :: dilation[1]] = kernel
             alike = [max(low, high, 0) for low, high in padding]
+            sizes = [n + 2 * most - low - high for n, most, (low, high) in zip(spread, alike, padding, strict=True)]
+            if (sizes[0] - sizes[1]) % 2:
+                raise InputError(
+                    f"NIR can't have the layer {label}: nir reads square kernels, and zeros make none of this"
+                )
+            alike = [most + (max(sizes) - n) // 2 for most, n in zip(alike, sizes, strict=True)]
             fill = [(most - low, most - high) for most, (low, high) in zip(alike, padding, strict=True)]
-            kernel, dilation, padding = np.pad(spread, [(0, 0), (0, 0), *fill]), (1, 1), [(n, n) for n in alike]
+            kernel, dilation, padding = np.pad(taps, [(0, 0), (0, 0), *fill]), (1, 1), [(n, n) for n in alike]
         space = self.shapes[source][1:]
         sizes = [
             (n + 2 * pad - d * (k - 1) - 1) // step + 1
@@ -62,16 +76,20 @@ class Layers:
 
     def affine(self, label: str, term: Term, matrix) -> str:
         """A matrix `[O, N]` times a term `[N]`, for the numbers of its node in their order."""
-        shape = self.shapes[term.node]
-        size, there, source = int(np.prod(shape)), term.places > 0, term.node
-        if len(shape) > 1:
-            flat = self.nir.Flatten(input_type={"input": np.array(shape)}, start_dim=-3, end_dim=-1)
-            known = [b for a, b in self.edges if a == source and isinstance(self.nodes.get(b), self.nir.Flatten)]
-            source = known[0] if known else self.add("flatten", flat, [source], (size,))
-        weights = np.zeros((len(matrix), size))
+        there, source = term.places > 0, self.flat(term.node)
+        weights = np.zeros((len(matrix), *self.shapes[source]))
         np.add.at(weights, (slice(None), term.places[there] - 1), (matrix * term.weights)[:, there])
         node = self.nir.Affine(weight=weights.astype(np.float32), bias=np.zeros(len(matrix), np.float32))
         return self.add(label, node, [source], (len(matrix),))
+
+    def flat(self, source: str) -> str:
+        """The vector of what a node sends; by negative axes, since tools differ in whether they count the batch."""
+        shape = self.shapes[source]
+        if len(shape) == 1:
+            return source
+        known = [b for a, b in self.edges if a == source and isinstance(self.nodes.get(b), self.nir.Flatten)]
+        flat = self.nir.Flatten(input_type={"input": np.array(shape)}, start_dim=-len(shape), end_dim=-1)
+        return known[0] if known else self.add("flatten", flat, [source], (np.prod(shape),))
 
     def sum_pool(self, label: str, source: str, window, strides, padding) -> str:
         """Sums over windows; padded by a convolution, since not all tools read the padding of a pool."""
@@ -90,8 +108,11 @@ class Layers:
         places = order(np.arange(1, 1 + np.prod(shape)).reshape(1, *shape))
         return Term(name, places, np.ones(places.shape), own=True)
 
+    def is_own_order(self, seen: Term) -> bool:
+        """Whether a term is what its node sends, flattened or not."""
+        places = np.arange(1, 1 + np.prod(self.shapes[seen.node]))
+        return np.array_equal(seen.places.ravel(), places) and bool(np.allclose(seen.weights, 1, rtol=1e-6))
+
     def is_whole(self, seen: Term) -> bool:
         """Whether a term is what its node sends, as it is."""
-        shape = self.shapes[seen.node]
-        whole = seen.places.shape == shape and np.array_equal(seen.places.ravel(), np.arange(1, 1 + seen.places.size))
-        return bool(whole and np.allclose(seen.weights, 1, rtol=1e-6))
+        return seen.places.shape == self.shapes[seen.node] and self.is_own_order(seen)

@@ -9,7 +9,7 @@ import numpy as np
 
 from convert.fold import fold_thresholds
 from convert.nir.layers import Layers
-from convert.nir.places import Term, Value, input_axis, picked, scattered
+from convert.nir.places import Picked, Term, Value, input_axis, merged, picked, scattered
 from tppjax.errors import InputError
 from tppjax.graph import Op, Site
 from tppjax.graph.operations import LAYOUT
@@ -17,12 +17,13 @@ from tppjax.network import OUTPUT, Network
 
 
 class Nodes:
-    """The nodes of a network, made as its graph is run: `op` and `site` for its items, then `output`.
+    """Makes the nodes of a network item by item of its graph, by `op` and `site`, and in the end by `output`.
 
     Attributes:
       network: with thresholds and batch norm folded.
       layers: what is made.
-      orders: `{site, or "input": the places of its numbers}` in what its node sends, from 1 on.
+      entry: the places of the numbers of the input in what the input node sends, from 1 on.
+      orders: `{site: places of its neurons}`, likewise.
     """
 
     def __init__(self, nir, network: Network):
@@ -36,7 +37,7 @@ class Nodes:
         self.layers = Layers(nir, shape)
         places = np.arange(1, 1 + np.prod(shape)).reshape(shape)
         places = (places if axis is None else np.moveaxis(places, 0, axis))[None]
-        self.orders = {"input": places[0]}
+        self.entry, self.orders = places[0], {}
         self.values = {0: Value([Term("input", places, np.ones(places.shape))], np.zeros(places.shape))}
 
     def op(self, op: Op) -> None:
@@ -54,7 +55,10 @@ class Nodes:
                 (number,) = (self.network.weights[v] for v in op.inputs if isinstance(v, str))
                 factor = np.asarray(number, np.float64)
                 value = self._read(next(v for v in op.inputs if isinstance(v, int)))
-                value = value.times(1 / factor if op.name == "div" else factor)
+                shape = np.broadcast_shapes(value.constant.shape, factor.shape)
+                value = value.each(lambda a: np.broadcast_to(a, shape)).times(
+                    1 / factor if op.name == "div" else factor
+                )
             case "conv_general_dilated":
                 value = self._convolution(op)
             case "dot_general":
@@ -96,7 +100,9 @@ class Nodes:
         """
         graph = self.network.graph
         if len(graph.outputs) > 1 or len(self.sizes[graph.outputs[0]]) != 2:
-            raise InputError("NIR: the tools that read it have one output, a vector; this network returns other things")
+            raise InputError(
+                "NIR: the tools that read it have one output, a vector; this network returns something else"
+            )
         value = self._read(graph.outputs[0])
         value = replace(value, constant=value.constant + np.asarray(self.network.offsets.get(OUTPUT, 0.0)))
         shape = value.constant.shape[1:]
@@ -113,15 +119,9 @@ class Nodes:
                 parts.append(Value([], np.asarray(self.network.weights[v], np.float64)).times(factor))
             else:
                 parts.append(self._read(v).times(factor))
-        shape = self.sizes.get(op.output, parts[0].constant.shape)
+        shape = np.broadcast_shapes(*(part.constant.shape for part in parts))
         first, second = (part.each(lambda array: np.broadcast_to(array, shape)) for part in parts)
-        terms = list(first.terms)
-        for term in second.terms:
-            same = [i for i, t in enumerate(terms) if t.node == term.node and np.array_equal(t.places, term.places)]
-            if same:
-                terms[same[0]] = replace(term, weights=terms[same[0]].weights + term.weights, own=False)
-            else:
-                terms.append(term)
+        terms = merged([*first.terms, *second.terms])
         return self._settled(Value(terms, first.constant + second.constant))
 
     def _moved(self, op: Op) -> Value:
@@ -163,10 +163,7 @@ class Nodes:
         kernel, terms = _ungrouped(kernel, options["feature_group_count"]), []
         for term in value.terms:
             seen = term.each(lambda a: np.transpose(a, image)[0])
-            part = picked(seen, self.layers.shapes[seen.node])
-            if part is None or not part.whole:
-                seen = self._image(op, seen)
-                part = picked(seen, self.layers.shapes[seen.node])
+            seen, part = self._part(op, seen)
             there = part.channels >= 0
             weights = np.zeros((len(kernel), self.layers.shapes[seen.node][0], *kernel.shape[2:]))
             weighted = kernel * part.weights[:, None, None]
@@ -193,7 +190,7 @@ class Nodes:
             if free:  # a convolution of one tap
                 seen = self._image(op, term.each(lambda a: np.moveaxis(a, sums[0][0], 1)[0]))
                 name = self.layers.convolution(_label(op), seen.node, kernel[:, :, None, None])
-                terms.append(self.layers.whole(name, lambda places: np.moveaxis(places, 1, -1)))
+                terms.append(self.layers.whole(name, lambda places: np.moveaxis(places, 1, -1).reshape(size)))
             else:
                 seen = term.each(lambda a: np.transpose(a[0], [i - 1 for i in sums[side]]).ravel())
                 name = self.layers.affine(_label(op), seen, kernel)
@@ -221,14 +218,7 @@ class Nodes:
         terms = []
         for term in value.terms:
             seen = term.each(lambda a: np.moveaxis(a, channel, 1)[0])
-            part = picked(seen, self.layers.shapes[seen.node])
-            if (
-                part is None
-                or not part.whole
-                or not np.array_equal(part.channels, np.arange(self.layers.shapes[seen.node][0]))
-            ):
-                seen = self._image(op, seen)
-                part = picked(seen, self.layers.shapes[seen.node])
+            seen, part = self._part(op, seen, all_channels=True)
             sizes, steps, edges = ([a[i] for i in space] for a in (window, strides, padding))
             name = self.layers.sum_pool(op.name, seen.node, sizes, steps, edges)
             whole = self.layers.whole(name, lambda places: np.moveaxis(places, 1, channel))
@@ -242,6 +232,15 @@ class Nodes:
         """A value, for one of its readers."""
         value, alone = self.values[v], self.readers.get(v, 1) == 1
         return replace(value, terms=[replace(term, own=term.own and alone) for term in value.terms])
+
+    def _part(self, op: Op, seen: Term, all_channels: bool = False) -> tuple[Term, Picked]:
+        """The term `[C, H, W]` as whole channels of an image, if need be of one that is made for it."""
+        part = picked(seen, self.layers.shapes[seen.node])
+        every = np.arange(self.layers.shapes[seen.node][0])
+        if part is None or not part.whole or (all_channels and not np.array_equal(part.channels, every)):
+            seen = self._image(op, seen)
+            part = picked(seen, self.layers.shapes[seen.node])
+        return seen, part
 
     def _ran(self, op: Op, v: int, constant):
         """What an operation makes of the constant of its input."""
@@ -262,18 +261,18 @@ class Nodes:
 
     def _sources(self, item: Op | Site, value: Value, places, shape) -> list[str]:
         """The nodes whose sum is the value, its numbers in the order of `places`."""
-        value, sources = self._settled(value), []
+        value, sources = self._settled(replace(value, terms=merged(value.terms))), []
         for term in value.terms:
             constant = value.constant if not sources else np.zeros(value.constant.shape)
             seen, constant = term.each(lambda a: scattered(a, places, shape)), scattered(constant, places, shape)
             if len(shape) == 3:
                 sources.append(self._image(item, seen, constant).node)
-            elif np.any(constant) or not self.layers.is_whole(seen):
+            elif np.any(constant) or not self.layers.is_own_order(seen):
                 name = self.layers.affine("pick", seen, np.eye(*shape))
                 self.layers.nodes[name].bias[:] = constant
                 sources.append(name)
             else:
-                sources.append(term.node)
+                sources.append(self.layers.flat(term.node))
         if not sources:
             raise self._refusal(item, "it does not depend on the input")
         return sources

@@ -123,21 +123,35 @@ def scattered(array, places, shape):
 
 
 def input_axis(network: Network) -> int | None:
-    """The axis of the channels in the input of an example, told by the first convolution; None if it is no image."""
-    shape = network.graph.shape
+    """The axis of the channels in the input of an example: by its preprocessing or the first convolution, else None."""
+    shape, like = network.graph.shape, network.preprocessing
     if len(shape) != 3:
         return None
+    if like is not None:
+        return 0 if like.channels_first else 2
     places = {0: np.arange(np.prod(shape), dtype=np.int32).reshape(1, *shape)}
     for item in network.graph.items:
         if isinstance(item, Site) or item.inputs[0] not in places:
             continue
         if item.name == "conv_general_dilated":
             seen = np.transpose(places[item.inputs[0]], dict(item.options)["dimension_numbers"][0])[0]
-            step = int(seen[1, 0, 0] - seen[0, 0, 0]) if len(seen) > 1 else 0
+            step = abs(int(seen[1, 0, 0] - seen[0, 0, 0])) if len(seen) > 1 else 0
             steps = [int(np.prod(shape[i + 1 :])) if n == len(seen) else -1 for i, n in enumerate(shape)]
             return steps.index(step) if step in steps else shape.index(1) if step == 0 else 2
         if item.name in LAYOUT - {"convert_element_type", "take"}:
             item.run(places)
         elif len(item.inputs) == 2 and item.name in ("add", "sub", "mul", "div", "pad"):
             places[item.output] = places[item.inputs[0]]
-    return 2
+    return None
+
+
+def merged(terms: list[Term]) -> list[Term]:
+    """The terms, those of one node at the same places added."""
+    kept: list[Term] = []
+    for term in terms:
+        same = [i for i, t in enumerate(kept) if t.node == term.node and np.array_equal(t.places, term.places)]
+        if same:
+            kept[same[0]] = replace(term, weights=kept[same[0]].weights + term.weights, own=False)
+        else:
+            kept.append(term)
+    return kept

@@ -1,6 +1,7 @@
 """`convert.from_nir(file)`: a network from another tool, read from its NIR file, to be measured here."""
 
 import graphlib
+import math
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from convert.nir.writing import read, text
-from tppjax.errors import InputError
+from tppjax.errors import InputError, brief
 from tppjax.network import Network
 from tppjax.tracing import trace
 
@@ -19,10 +20,10 @@ IMAGES = ("NCHW", "OIHW", "NCHW")
 def from_nir(file: str | os.PathLike, dt: float | None = None) -> Network:
     """The network in a NIR file: affine maps, convolutions, pools and integrate-and-fire neurons, images `[C, H, W]`.
 
-    As an ANN it has, where the file has neurons, the rate that they would have, were they not bound to one spike a
-    step: `relu(dt r x) / v_threshold`. Its thresholds are those of the file. All neurons here reset by subtraction,
-    whatever the file's tool does; `history` tells what the file says of that, of T and of initial potentials, which are
-    not a network's here but a field of its neurons: `to_snn(network, T, "baseline(v_init=0.5)")`.
+    A neuron of the file becomes a ReLU of what its input adds in a step, in thresholds: `relu(dt r x / v_threshold)`.
+    Every threshold is then 1. All neurons here reset by subtraction, whatever the file's tool does. `history` tells
+    what the file says of that, of T and of initial potentials, which are fields of neurons here, not the network's:
+    `to_snn(network, T, "baseline(v_init=0.5)")`.
 
     Args:
       file: the file.
@@ -30,14 +31,16 @@ def from_nir(file: str | os.PathLike, dt: float | None = None) -> Network:
 
     Raises:
       FileNotFoundError: if there is no file.
-      InputError: if it is damaged; recurrent; has a node of another kind, or uneven thresholds; or
-        if nir is not installed.
+      InputError: if it is damaged or recurrent; has a node of another kind, or one whose numbers can't be; or if nir is
+        not installed.
     """
     graph = read(Path(file))
     order, parents = _ordered(graph, file)
-    (entry,), (end,) = _named(graph, "Input", file), _named(graph, "Output", file)
-    step = float(graph.metadata.get("dt", 1.0) if dt is None else dt)
-    makers = {name: _maker(name, graph.nodes[name], step, file) for name in order}
+    entry, end = _named(graph, "Input", file), _named(graph, "Output", file)
+    step = _number(graph.metadata.get("dt", 1.0) if dt is None else dt)
+    if step is None or not 0 < step < math.inf:
+        raise InputError(f"dt is the duration of a step in seconds, finite and above 0; of {file} it is not")
+    makers = {name: _made(name, graph.nodes[name], step, file) for name in order}
     weights = {name: made[1] for name, made in makers.items() if made[1]}
 
     def run(weights, x):
@@ -50,9 +53,9 @@ def from_nir(file: str | os.PathLike, dt: float | None = None) -> Network:
     shape = [int(n) for n in next(iter(graph.nodes[entry].input_type.values()))]
     network = trace((run, weights), np.zeros((1, *shape), np.float32))
     neurons = [name for name in order if _kind(graph.nodes[name]) == "IF"]
-    thetas = {
-        site: _threshold(name, graph.nodes[name], file) for site, name in zip(network.sites, neurons, strict=True)
-    }
+    if len(neurons) != len(network.sites):
+        raise InputError(f"{file} has {len(neurons)} nodes of neurons, some of which do the same: keep one of each")
+    thetas = dict.fromkeys(network.sites, np.float32(1))
     return network.replace(thetas=thetas, history=(_history(graph, neurons, file),))
 
 
@@ -73,12 +76,31 @@ def _kind(node) -> str:
     return type(node).__name__
 
 
-def _named(graph, kind: str, file) -> list[str]:
+def _named(graph, kind: str, file) -> str:
     """The one node of a kind."""
     names = [name for name, node in graph.nodes.items() if _kind(node) == kind]
     if len(names) != 1:
-        raise InputError(f"{file} has {len(names)} nodes {kind}: one is possible")
-    return names
+        raise InputError(f"{file} has {len(names)} {kind} nodes; exactly one is supported")
+    return names[0]
+
+
+def _number(value) -> float | None:
+    """A number of the metadata; None if it is none."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _made(name: str, node, dt: float, file):
+    """`(f(weights, x), weights)` of a node, weights as float32; refusals say which node it is."""
+    try:
+        run, weights = _maker(name, node, dt, file)
+        return run, {key: np.asarray(value, np.float32) for key, value in weights.items()}
+    except InputError:
+        raise
+    except (TypeError, ValueError) as e:
+        raise InputError(f"{file}: the node {name} ({_kind(node)}) can't be read ({brief(e)})") from e
 
 
 def _maker(name: str, node, dt: float, file):
@@ -86,6 +108,8 @@ def _maker(name: str, node, dt: float, file):
     match _kind(node):
         case "Input" | "Output":
             return (lambda w, x: x), {}
+        case "Affine" | "Linear" if np.ndim(node.weight) != 2:
+            raise InputError(f"{file}: the weights of {name} have {np.ndim(node.weight)} axes; two are supported")
         case "Affine":
             return (lambda w, x: x @ w["weight"].T + w["bias"][None]), {"weight": node.weight, "bias": node.bias}
         case "Linear":
@@ -114,10 +138,13 @@ def _maker(name: str, node, dt: float, file):
         case "Flatten":
             return (lambda w, x: _flat(x, int(node.start_dim), int(node.end_dim))), {}
         case "IF":
-            factor, theta = np.float32(dt) * node.r.astype(np.float32), node.v_threshold.astype(np.float32)
-            if np.all(factor == 1) and np.all(theta == 1):
+            r, theta = (np.asarray(numbers, np.float32) for numbers in (node.r, node.v_threshold))
+            if not all(np.all((numbers > 0) & np.isfinite(numbers)) for numbers in (r, theta)):
+                raise InputError(f"{file}: r and v_threshold of {name} have to be finite and above 0")
+            factor = np.float32(dt) * r / theta
+            if np.all(factor == 1):
                 return (lambda w, x: jnp.maximum(x, 0)), {}
-            return (lambda w, x: jnp.maximum(factor[None] * x, 0) / theta[None]), {}
+            return (lambda w, x: jnp.maximum(w["factor"][None] * x, 0)), {"factor": factor}
     raise InputError(
         f"{file} has a node {name} of kind {_kind(node)}: what is read are affine maps, convolutions (2d), "
         "pools, scales and integrate-and-fire neurons"
@@ -135,25 +162,16 @@ def _flat(x, start: int, end: int):
     return x.reshape(*x.shape[:start], -1, *x.shape[end + 1 :])
 
 
-def _threshold(name: str, node, file) -> np.ndarray:
-    """One for each channel, or one for all."""
-    theta = np.asarray(node.v_threshold, np.float32)
-    by_channel = theta.reshape(len(theta), -1) if theta.ndim else theta.reshape(1, 1)
-    if not np.all(by_channel == by_channel[:, :1]):
-        raise InputError(f"{file}: the thresholds of {name} differ within a channel, and here a channel has one")
-    return by_channel[0, 0] if np.all(by_channel == by_channel[0, 0]) else by_channel[:, 0]
-
-
 def _history(graph, neurons: list[str], file) -> str:
     """What the file says of itself."""
     about = {key: text(graph.metadata[key]) for key in ("writer", "T", "dt", "reset") if key in graph.metadata}
     about.setdefault("reset", "not said; here it is by subtraction")
-    starts = [
-        np.asarray(graph.nodes[name].metadata["v_init"]) for name in neurons if "v_init" in graph.nodes[name].metadata
-    ]
-    numbers = sorted({float(n) for start in starts for n in np.unique(start)})
-    if len(numbers) == 1:
-        about["v_init"] = f"{numbers[0]:g}, as mode baseline(v_init={numbers[0]:g}) has it"
+    if any(np.any(np.ravel(getattr(graph.nodes[name], "v_reset", 0)) != 0) for name in neurons):
+        about["v_reset"] = "other than 0 in the file, left out"
+    starts = [graph.nodes[name].metadata["v_init"] for name in neurons if "v_init" in graph.nodes[name].metadata]
+    numbers = {_number(n) for start in starts for n in np.ravel(np.asarray(start, object))}
+    if len(numbers) == 1 and None not in numbers and math.isfinite(*numbers):
+        about["v_init"] = "{0:g}, as mode baseline(v_init={0:g}) has it".format(*numbers)
     elif numbers:
-        about["v_init"] = f"{numbers[0]:g} to {numbers[-1]:g}, left out"
+        about["v_init"] = "of several values, or no numbers: left out"
     return f"read from NIR, {Path(file).name}: " + "; ".join(f"{key}: {value}" for key, value in about.items())

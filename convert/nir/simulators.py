@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import numpy as np
 
+from tppjax.errors import InputError
+
 
 class Simulator:
     """A NIR graph in one of them.
@@ -113,7 +115,9 @@ class SnnTorch(Simulator):
         return import_from_nir(graph)
 
     def set(self, start):
-        """As `Simulator.set`."""
+        """As `Simulator.set`; it takes a potential of 1 or more for that of a neuron that has just fired."""
+        if max(float(v.max()) for v in start.values()) >= 1:
+            raise InputError("snnTorch loses a spike where an initial potential is 1 or more: compare with Sinabs")
         for name, layer in self.neurons.items():
             layer.init_hidden, layer.reset_delay = True, True
             layer.beta.fill_(1)

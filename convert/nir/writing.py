@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -40,16 +40,15 @@ def nir(
       dt: duration of a step in seconds, if the tool has one: it integrates `v += dt r x`.
       r: resistance of all neurons; `1 / dt` if None, so that a step adds its input.
       v_init: where initial potentials go: into metadata of each node of neurons, "v_init", in thresholds; or "bias":
-        spread over all steps as a bias of `v_init / T`, for tools whose neurons begin at 0. Neurons that fired early
-        then fire later, while their rate for a constant input is the same.
+        spread over all steps as a bias of `v_init / T`, for tools whose neurons begin at 0. Spikes then come later. The
+        rates of the first layer stay, whose input is the same at every step; those of deeper layers may change.
 
     Raises:
       InputError: if neurons are not integrate-and-fire, as two-phase ones are not; if a layer has no node of NIR; or if
         nir is not installed.
       OSError: if the file can't be written.
     """
-    graph, _ = build(snn, dt, r, v_init)
-    write(Path(file), graph)
+    write(Path(file), build(snn, dt, r, v_init).graph)
 
 
 def library():
@@ -88,13 +87,27 @@ def read(file: Path):
     try:
         return package.read(file)
     except Exception as e:  # of whatever kind: h5py and nir raise many
-        raise InputError(f"{file} can't be read as NIR ({brief(e)}): export it again") from e
+        raise InputError(f"{file} is damaged, or holds what the package nir refuses ({brief(e)})") from e
 
 
-def build(snn: Snn, dt: float = 1.0, r: float | None = None, v_init: str = "metadata"):
-    """`(graph of NIR, {site: places of its neurons in what its node sends, from 1 on})`; arguments as `nir`."""
-    check_number("dt", dt, 0, above=True)
-    check_number("r", r := 1 / dt if r is None else r, 0, above=True)
+class Built(NamedTuple):
+    """A graph of NIR, and where our numbers are in it.
+
+    Attributes:
+      graph: of the package nir.
+      entry: places of the numbers of an input in what the input node takes, from 1 on.
+      orders: `{site: places of its neurons}`, likewise.
+    """
+
+    graph: object
+    entry: np.ndarray
+    orders: dict[str, np.ndarray]
+
+
+def build(snn: Snn, dt: float = 1.0, r: float | None = None, v_init: str = "metadata") -> Built:
+    """The graph of `nir`, whose arguments and errors it has."""
+    check_number("dt", dt, 1e-30, 1e30)  # float32 in the file
+    check_number("r", r := 1 / dt if r is None else r, 1e-30, 1e30)
     if v_init not in ("metadata", "bias"):
         raise InputError(f'v_init goes into "metadata" or "bias"; got {v_init!r}')
     _check(snn)
@@ -119,7 +132,7 @@ def build(snn: Snn, dt: float = 1.0, r: float | None = None, v_init: str = "meta
         nodes.site(item, node, np.asarray(extra, np.float64) / snn.T)
     nodes.output()
     graph = package.NIRGraph(nodes=nodes.layers.nodes, edges=nodes.layers.edges, metadata=_metadata(snn, dt))
-    return graph, nodes.orders
+    return Built(graph, nodes.entry, nodes.orders)
 
 
 def _check(snn: Snn) -> None:
@@ -141,7 +154,8 @@ def _check(snn: Snn) -> None:
 def _metadata(snn: Snn, dt: float) -> dict:
     """What NIR has no word for."""
     like = snn.network.preprocessing
-    about = {"writer": f"tppjax {tppjax.__version__}", "reset": "subtract", "T": snn.T, "dt": dt, "coding": "constant"}
+    about = {"writer": f"tppjax {tppjax.__version__}", "reset": "subtract", "T": snn.T, "dt": dt}
+    about["coding"] = "constant" if like is None or like.frames is None else f"{like.frames} frames, one after another"
     if like is not None:
         about |= {"mean": np.array(like.mean, np.float32), "std": np.array(like.std, np.float32)}
     return about

@@ -41,6 +41,20 @@ class Blocks(nn.Module):
         return nn.Dense(3)(x)
 
 
+class Branches(nn.Module):
+    """An input of the length of its channels, a kernel that is wide, a crop, an activation without a layer, a value
+    added twice, a flattened activation, and two layers whose sum is the output."""
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.relu(nn.Conv(8, (1, 3), padding=((0, 0), (1, 1)))(x))
+        x = nn.relu((x + x)[:, 1:-1, 1:-1] - 0.3)
+        x = nn.Conv(4, (3, 3), padding=((-1, 0), (0, -1)))(x)
+        flat = nn.relu(x.reshape(len(x), -1) * jnp.linspace(-1, 1, x[0].size)[None])
+        w = self.param("own", nn.initializers.normal(0.5), (4, *x.shape[1:3], 3))
+        return nn.Dense(3)(flat) + jnp.einsum("bhwc,chwo->bo", nn.relu(x), w)
+
+
 class First(nn.Module):
     """For images as PyTorch has them."""
 
@@ -56,13 +70,14 @@ NETWORKS = {
     "resnet option A": lambda: network(models.create("resnet20", 4, ReLU(), blocks=(2, 2), channels=4, shortcut="pad")),
     "regnet": lambda: network(models.create("regnetx_4gf", 4, ReLU(), blocks=(1, 2), widths=(4, 8), group=2, stem=3)),
     "blocks": lambda: network(Blocks()),
+    "branches": lambda: network(Branches()),
     "channels first": lambda: network(First(), np.moveaxis(X, -1, 1)),
 }
 
 
 def rates_apart(snn, again, x, x_again):
     """`{site: (mean spikes of its neurons, share of those that spike less or more often in the other network)}`."""
-    ours, theirs, (_, orders) = snn.activity(x)[1], again.activity(x_again)[1], build(snn)
+    ours, theirs, orders = snn.activity(x)[1], again.activity(x_again)[1], build(snn).orders
     found = {}
     for site, other in zip(snn.network.sites, again.network.sites, strict=True):
         ordered = np.asarray(theirs[other])
@@ -125,8 +140,7 @@ def test_the_initial_potential_as_a_bias(tmp_path):
     export.nir(snn, file := tmp_path / "a.nir", v_init="bias")
     again = convert.to_snn(convert.from_nir(file), 8, "baseline(v_init=0)")
     assert "v_init" not in next(n for n in nir.read(file).nodes.values() if isinstance(n, nir.IF)).metadata
-    flat = np.moveaxis(x, -1, 1)
-    ours, theirs = snn.activity(x)[1], again.activity(flat)[1]
+    ours, theirs = snn.activity(x)[1], again.activity(x)[1]
     np.testing.assert_array_equal(ours["dense0"], next(iter(theirs.values())))
     assert np.asarray(ours["dense0"]).any()
     without = convert.to_snn(mlp(), 8, "baseline(v_init=0)").activity(x)[1]
@@ -141,7 +155,7 @@ def test_corrections_and_potentials_go_with_it(tmp_path):
         assert getattr(corrected, differs)
         snn = convert.to_snn(corrected, 4, "baseline(v_init=0.25)")
         found = compare(snn, x, np.zeros(40), "sinabs") if "sinabs" in installed() else None
-        graph, orders = build(snn)
+        graph, _, orders = build(snn)
         for node in graph.nodes.values():
             if isinstance(node, nir.IF) and node.metadata["site"] in corrected.potentials:
                 site = node.metadata["site"]
@@ -187,7 +201,7 @@ def test_the_digits_in_another_simulator(simulator, digits_ann, digits_test, cap
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["resnet option A", "blocks"])
+@pytest.mark.parametrize("name", ["resnet option A", "blocks", "branches"])
 def test_branches_in_another_simulator(simulator, name):
     snn = convert.to_snn(NETWORKS[name](), 6, "baseline")
     found = compare(snn, X[:20], np.zeros(20), simulator)
@@ -260,7 +274,7 @@ def test_what_has_no_node_is_refused(make, mode, message, tmp_path):
 
 def test_other_refusals(tmp_path, monkeypatch):
     snn = convert.to_snn(mlp(), 4, "baseline")
-    for options, message in (({"dt": 0}, "dt must be above 0"), ({"v_init": "zero"}, '"metadata" or "bias"')):
+    for options, message in (({"dt": 0}, "dt must be at least"), ({"v_init": "zero"}, '"metadata" or "bias"')):
         with pytest.raises(InputError, match=message):
             export.nir(snn, tmp_path / "a.nir", **options)
     by_step = convert.correct(mlp(), images(20), T=4, mode="baseline", method="steps")
@@ -311,7 +325,7 @@ def test_a_network_of_another_tool(tmp_path):
     network = convert.from_nir(file)
     snn = convert.to_snn(network, 8, "baseline(v_init=0)")
     np.testing.assert_allclose(snn.apply(x), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(np.asarray(network.thetas["convolve"]), [0.5, 2, 1])
+    assert network.thetas == {"convolve": 1}
     assert "reset: not said" in network.history[0]
     assert convert.to_snn(network, 8, "tpp").apply(x, jax.random.key(0)).shape == (6, 5)
     np.testing.assert_allclose(convert.from_nir(file, dt=0.5).apply(x) * 2, network.apply(x), rtol=1e-4, atol=1e-5)
@@ -323,18 +337,33 @@ def test_files_that_are_refused(tmp_path):
         convert.from_nir(file)
     ones = np.ones((3, 4, 4), np.float32)
     leaky, _ = from_another_tool(spike=nir.LIF(tau=ones, r=ones, v_leak=0 * ones, v_threshold=ones))
-    uneven, _ = from_another_tool(spike=nir.IF(r=ones, v_threshold=np.arange(1, 49, dtype="f4").reshape(3, 4, 4)))
+    dead, _ = from_another_tool(spike=nir.IF(r=ones, v_threshold=0 * ones))
+    padded, _ = from_another_tool(
+        convolve=nir.Conv2d((4, 4), np.ones((3, 2, 3, 3), "f4"), 1, [1, 1, 1], 1, 1, np.zeros(3, "f4"))
+    )
+    twice, nodes = from_another_tool(spike=nir.IF(r=ones, v_threshold=ones))
+    twice.nodes["again"] = nodes["spike"]
+    twice.edges += [("convolve", "again"), ("again", "pool")]
     looped, _ = from_another_tool()
     looped.edges.append(("spike", "spike"))
-    for graph, message in ((leaky, "spike of kind LIF"), (uneven, "differ within a channel"), (looped, "recurrent")):
+    refused = {
+        "spike of kind LIF": leaky,
+        "of spike have to be finite and above 0": dead,
+        "recurrent": looped,
+        "some of which do the same": twice,
+        r"convolve \(Conv2d\) can't be read": padded,
+    }
+    for message, graph in refused.items():
         nir.write(file, graph)
         with pytest.raises(InputError, match=message):
             convert.from_nir(file)
     export.nir(convert.to_snn(mlp(), 4, "baseline"), file)
     whole = file.read_bytes()
+    with pytest.raises(InputError, match="dt is the duration"):
+        convert.from_nir(file, dt=0)
     for damaged in (whole[: len(whole) // 2], b"\x89HDF nonsense", b""):
         file.write_bytes(damaged)
-        with pytest.raises(InputError, match="can't be read as NIR"):
+        with pytest.raises(InputError, match="is damaged, or holds what the package nir refuses"):
             convert.from_nir(file)
 
 
@@ -343,7 +372,7 @@ def test_neurons_of_both_kinds_of_thresholds():
     for act, extra in ((QCFS(L=4), 0.0), (ReLU(), 0.5 / 4)):
         trained = traced(Mlp(act))
         ready = trained.replace(thetas=dict.fromkeys(trained.sites, np.float32(1)) | trained.thetas)
-        graph, _ = build(convert.to_snn(ready, 4, "baseline"))
+        graph, *_ = build(convert.to_snn(ready, 4, "baseline"))
         node = next(n for name, n in graph.nodes.items() if name.endswith("dense0"))
         theta, bias = ready.thetas["dense0"], np.ravel(ready.weights["params/dense0/bias"])
         np.testing.assert_allclose(node.bias, bias / theta + extra, rtol=1e-6)
