@@ -26,10 +26,16 @@ def run(page):
     return names
 
 
-def test_readme(digits_run, tmp_path, monkeypatch):
+def test_readme():
+    """Its ten lines are whole; and it is short."""
+    assert run("README.md")["logits"].shape == (200, 10)
+    assert len((ROOT / "README.md").read_text().split()) <= 700
+
+
+def test_python(digits_run, tmp_path, monkeypatch):
     shutil.copytree(digits_run, tmp_path / "runs" / "digits")
     monkeypatch.chdir(tmp_path)
-    run("README.md")
+    run("docs/python.md")
 
 
 def test_streaming(digits_run, tmp_path, monkeypatch, capsys):
