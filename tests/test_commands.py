@@ -15,7 +15,7 @@ from tests.data.test_cifar import make_archive
 from tppjax.data import cifar, dvs
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 ELSEWHERE = "your_own_neuron.md"  # its commands need the page's neurons: test_pages runs them
 TRAINING = "--epochs 1 --batch_size 8 --validation 8 --limit_train 16"
 TINY = {  # what is added to the commands of a module, whose last word counts

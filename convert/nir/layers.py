@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from convert.nir.places import Term
+from convert.nir.terms import Term
 from tppjax.errors import InputError
 
 
@@ -76,9 +76,9 @@ class Layers:
 
     def affine(self, label: str, term: Term, matrix) -> str:
         """A matrix `[O, N]` times a term `[N]`, for the numbers of its node in their order."""
-        there, source = term.places > 0, self.flat(term.node)
+        valid, source = term.indices > 0, self.flat(term.node)
         weights = np.zeros((len(matrix), *self.shapes[source]))
-        np.add.at(weights, (slice(None), term.places[there] - 1), (matrix * term.weights)[:, there])
+        np.add.at(weights, (slice(None), term.indices[valid] - 1), (matrix * term.weights)[:, valid])
         node = self.nir.Affine(weight=weights.astype(np.float32), bias=np.zeros(len(matrix), np.float32))
         return self.add(label, node, [source], (len(matrix),))
 
@@ -103,16 +103,16 @@ class Layers:
         return self.add(label, node, [source], (channels, *sizes))
 
     def whole(self, name: str, order) -> Term:
-        """All that a node sends, its places `[1, ...]` brought to an order."""
+        """All that a node sends, its indices `[1, ...]` brought to an order."""
         shape = self.shapes[name]
-        places = order(np.arange(1, 1 + np.prod(shape)).reshape(1, *shape))
-        return Term(name, places, np.ones(places.shape), own=True)
+        indices = order(np.arange(1, 1 + np.prod(shape)).reshape(1, *shape))
+        return Term(name, indices, np.ones(indices.shape), own=True)
 
     def is_own_order(self, seen: Term) -> bool:
         """Whether a term is what its node sends, flattened or not."""
-        places = np.arange(1, 1 + np.prod(self.shapes[seen.node]))
-        return np.array_equal(seen.places.ravel(), places) and bool(np.allclose(seen.weights, 1, rtol=1e-6))
+        indices = np.arange(1, 1 + np.prod(self.shapes[seen.node]))
+        return np.array_equal(seen.indices.ravel(), indices) and bool(np.allclose(seen.weights, 1, rtol=1e-6))
 
     def is_whole(self, seen: Term) -> bool:
         """Whether a term is what its node sends, as it is."""
-        return seen.places.shape == self.shapes[seen.node] and self.is_own_order(seen)
+        return seen.indices.shape == self.shapes[seen.node] and self.is_own_order(seen)

@@ -1,6 +1,6 @@
 """From a graph to nodes of NIR: convolutions, affine maps, sums over windows, neurons; images have channels first.
 
-A value of the graph is a constant and a sum of terms, as `places` has them, so that only what computes is a node.
+A value of the graph is a constant and a sum of terms, as `terms` has them, so that only what computes is a node.
 """
 
 from dataclasses import replace
@@ -9,7 +9,7 @@ import numpy as np
 
 from convert.fold import fold_thresholds
 from convert.nir.layers import Layers
-from convert.nir.places import Picked, Term, Value, input_axis, merged, picked, scattered
+from convert.nir.terms import Picked, Term, Value, input_axis, merged, picked, scattered
 from tppjax.errors import InputError
 from tppjax.graph import Op, Site
 from tppjax.graph.operations import LAYOUT
@@ -22,8 +22,8 @@ class Nodes:
     Attributes:
       network: with thresholds and batch norm folded.
       layers: what is made.
-      entry: the places of the numbers of the input in what the input node sends, from 1 on.
-      orders: `{site: places of its neurons}`, likewise.
+      entry: the indices of the numbers of the input in what the input node sends, from 1 on.
+      orders: `{site: indices of its neurons}`, likewise.
     """
 
     def __init__(self, nir, network: Network):
@@ -35,10 +35,10 @@ class Nodes:
         axis = input_axis(self.network)
         shape = graph.shape if axis is None else (graph.shape[axis], *np.delete(graph.shape, axis).tolist())
         self.layers = Layers(nir, shape)
-        places = np.arange(1, 1 + np.prod(shape)).reshape(shape)
-        places = (places if axis is None else np.moveaxis(places, 0, axis))[None]
-        self.entry, self.orders = places[0], {}
-        self.values = {0: Value([Term("input", places, np.ones(places.shape))], np.zeros(places.shape))}
+        indices = np.arange(1, 1 + np.prod(shape)).reshape(shape)
+        indices = (indices if axis is None else np.moveaxis(indices, 0, axis))[None]
+        self.entry, self.orders = indices[0], {}
+        self.values = {0: Value([Term("input", indices, np.ones(indices.shape))], np.zeros(indices.shape))}
 
     def op(self, op: Op) -> None:
         """An operation, on values.
@@ -74,7 +74,7 @@ class Nodes:
         self.values[op.output] = value
 
     def site(self, site: Site, node, extra: float = 0.0) -> None:
-        """The neurons of a site: `node(shape, places)` makes theirs; `extra` is added to their input at each step."""
+        """The neurons of a site: `node(shape, indices)` makes theirs; `extra` is added to their input at each step."""
         reached = self.values[site.input]
         axes = [
             -1 if site.input_axis is not None and i == site.input_axis + 1 else 1 for i in range(reached.constant.ndim)
@@ -85,12 +85,12 @@ class Nodes:
         for op in site.before:
             self.op(op)
         value, self.values[site.input] = self._read(site.compared), reached
-        shape, places = self._arrangement(site)
+        shape, indices = self._arrangement(site)
         name = self.layers.add(
-            f"{site.name}_neurons", node(shape, places), self._sources(site, value, places, shape), shape
+            f"{site.name}_neurons", node(shape, indices), self._sources(site, value, indices, shape), shape
         )
-        self.orders[site.name] = places[0]
-        self.values[site.output] = Value([Term(name, places, np.ones(places.shape))], np.zeros(places.shape))
+        self.orders[site.name] = indices[0]
+        self.values[site.output] = Value([Term(name, indices, np.ones(indices.shape))], np.zeros(indices.shape))
 
     def output(self) -> None:
         """What the network returns.
@@ -125,7 +125,7 @@ class Nodes:
         return self._settled(Value(terms, first.constant + second.constant))
 
     def _moved(self, op: Op) -> Value:
-        """Of what moves numbers: the same done with places, weights and constants."""
+        """Of what moves numbers: the same done with indices, weights and constants."""
         values = {v: self._read(v) for v in op.inputs if isinstance(v, int)}
 
         def run(arrays: dict, fill=None):
@@ -139,14 +139,14 @@ class Nodes:
         terms = []
         for v, value in values.items():
             for term in value.terms:
-                places, weights = (
+                indices, weights = (
                     run(
                         {u: a if u == v else np.zeros(self.values[u].constant.shape, a.dtype) for u in values},
                         fill=a.dtype.type(0),
                     )
-                    for a in (term.places.astype(np.int32), term.weights.astype(np.float32))
+                    for a in (term.indices.astype(np.int32), term.weights.astype(np.float32))
                 )
-                terms.append(replace(term, places=places, weights=weights))
+                terms.append(replace(term, indices=indices, weights=weights))
         return Value(terms, run({v: value.constant.astype(np.float32) for v, value in values.items()}))
 
     def _convolution(self, op: Op) -> Value:
@@ -164,14 +164,14 @@ class Nodes:
         for term in value.terms:
             seen = term.each(lambda a: np.transpose(a, image)[0])
             seen, part = self._part(op, seen)
-            there = part.channels >= 0
+            valid = part.channels >= 0
             weights = np.zeros((len(kernel), self.layers.shapes[seen.node][0], *kernel.shape[2:]))
             weighted = kernel * part.weights[:, None, None]
-            np.add.at(weights, (slice(None), part.channels[there]), weighted[:, there])
+            np.add.at(weights, (slice(None), part.channels[valid]), weighted[:, valid])
             name = self.layers.convolution(
                 _label(op), seen.node, weights, options["window_strides"], padding, options["rhs_dilation"]
             )
-            terms.append(self.layers.whole(name, lambda places: np.transpose(places, np.argsort(out))))
+            terms.append(self.layers.whole(name, lambda indices: np.transpose(indices, np.argsort(out))))
         return self._settled(Value(terms, self._ran(op, v, value.constant)))
 
     def _product(self, op: Op) -> Value:
@@ -190,11 +190,11 @@ class Nodes:
             if free:  # a convolution of one tap
                 seen = self._image(op, term.each(lambda a: np.moveaxis(a, sums[0][0], 1)[0]))
                 name = self.layers.convolution(_label(op), seen.node, kernel[:, :, None, None])
-                terms.append(self.layers.whole(name, lambda places: np.moveaxis(places, 1, -1).reshape(size)))
+                terms.append(self.layers.whole(name, lambda indices: np.moveaxis(indices, 1, -1).reshape(size)))
             else:
                 seen = term.each(lambda a: np.transpose(a[0], [i - 1 for i in sums[side]]).ravel())
                 name = self.layers.affine(_label(op), seen, kernel)
-                terms.append(self.layers.whole(name, lambda places: places.reshape(size)))
+                terms.append(self.layers.whole(name, lambda indices: indices.reshape(size)))
         return self._settled(Value(terms, self._ran(op, v, value.constant)))
 
     def _pooled(self, op: Op) -> Value:
@@ -221,8 +221,8 @@ class Nodes:
             seen, part = self._part(op, seen, all_channels=True)
             sizes, steps, edges = ([a[i] for i in space] for a in (window, strides, padding))
             name = self.layers.sum_pool(op.name, seen.node, sizes, steps, edges)
-            whole = self.layers.whole(name, lambda places: np.moveaxis(places, 1, channel))
-            weights = np.broadcast_to(np.moveaxis(part.weights[None, :, None, None], 1, channel), whole.places.shape)
+            whole = self.layers.whole(name, lambda indices: np.moveaxis(indices, 1, channel))
+            weights = np.broadcast_to(np.moveaxis(part.weights[None, :, None, None], 1, channel), whole.indices.shape)
             terms.append(replace(whole, weights=weights).each(lambda a: a.reshape(self.sizes[op.output])))
         return Value(terms, self._ran(op, v, value.constant))
 
@@ -250,7 +250,7 @@ class Nodes:
         return np.asarray(env[op.output], np.float64)
 
     def _arrangement(self, site: Site):
-        """`(shape, places [1, ...])` of the neurons of a site: a vector, or an image with its channels first."""
+        """`(shape, indices [1, ...])` of the neurons of a site: a vector, or an image with its channels first."""
         if len(site.shape) == 1:
             return site.shape, np.arange(1, 1 + site.shape[0])[None]
         if len(site.shape) != 3:
@@ -259,12 +259,12 @@ class Nodes:
         shape = (site.shape[axis], *np.delete(site.shape, axis).tolist())
         return shape, np.moveaxis(np.arange(1, 1 + np.prod(shape)).reshape(shape), 0, axis)[None]
 
-    def _sources(self, item: Op | Site, value: Value, places, shape) -> list[str]:
-        """The nodes whose sum is the value, its numbers in the order of `places`."""
+    def _sources(self, item: Op | Site, value: Value, indices, shape) -> list[str]:
+        """The nodes whose sum is the value, its numbers in the order of `indices`."""
         value, sources = self._settled(replace(value, terms=merged(value.terms))), []
         for term in value.terms:
             constant = value.constant if not sources else np.zeros(value.constant.shape)
-            seen, constant = term.each(lambda a: scattered(a, places, shape)), scattered(constant, places, shape)
+            seen, constant = term.each(lambda a: scattered(a, indices, shape)), scattered(constant, indices, shape)
             if len(shape) == 3:
                 sources.append(self._image(item, seen, constant).node)
             elif np.any(constant) or not self.layers.is_own_order(seen):
@@ -287,14 +287,14 @@ class Nodes:
         channels, *space = self.layers.shapes[seen.node]
         padding = [
             (-offset, (n - 1) * stride + 1 - size + offset)
-            for n, size, stride, offset in zip(seen.places.shape[1:], space, part.strides, part.offsets, strict=True)
+            for n, size, stride, offset in zip(seen.indices.shape[1:], space, part.strides, part.offsets, strict=True)
         ]
-        kernel, there = np.zeros((len(part.channels), channels, 1, 1)), part.channels >= 0
-        kernel[there, part.channels[there], 0, 0] = part.weights[there]
+        kernel, valid = np.zeros((len(part.channels), channels, 1, 1)), part.channels >= 0
+        kernel[valid, part.channels[valid], 0, 0] = part.weights[valid]
         name = self.layers.convolution("pick", seen.node, kernel, part.strides, padding)
         if constant is not None:
             self.layers.nodes[name].bias[:] = self._by_channel(item, constant)
-        return replace(self.layers.whole(name, lambda places: places[0]), own=False)
+        return replace(self.layers.whole(name, lambda indices: indices[0]), own=False)
 
     def _settled(self, value: Value) -> Value:
         """The value with its constant in the bias of a node that only it reads, if there is one that can have it."""
@@ -302,10 +302,10 @@ class Nodes:
             return value
         for term in value.terms:
             node, shape = self.layers.nodes[term.node], self.layers.shapes[term.node]
-            order = np.sort(term.places, axis=None)
+            order = np.sort(term.indices, axis=None)
             if not (term.own and hasattr(node, "bias") and np.array_equal(order, np.arange(1, 1 + np.prod(shape)))):
                 continue
-            bias = scattered(value.constant, term.places, shape).reshape(len(node.bias), -1)
+            bias = scattered(value.constant, term.indices, shape).reshape(len(node.bias), -1)
             if np.all(term.weights == 1) and np.allclose(bias, bias[:, :1], rtol=1e-5, atol=1e-7):
                 node.bias[:] += bias[:, 0]
                 return replace(value, constant=np.zeros(value.constant.shape))

@@ -62,10 +62,10 @@ def from_nir(file: str | os.PathLike, dt: float | None = None) -> Network:
 def _ordered(graph, file) -> tuple[list[str], dict[str, list[str]]]:
     """The nodes in an order in which each comes after those that it reads, the file's if it can be; what each reads."""
     parents = {name: sorted(a for a, b in graph.edges if b == name) for name in graph.nodes}
-    places = {name: i for i, name in enumerate(graph.nodes)}
+    indices = {name: i for i, name in enumerate(graph.nodes)}
     try:
         order = list(graphlib.TopologicalSorter(parents).static_order())
-        return (order if any(places[a] > places[b] for a, b in graph.edges) else list(places)), parents
+        return (order if any(indices[a] > indices[b] for a, b in graph.edges) else list(indices)), parents
     except graphlib.CycleError as e:
         raise InputError(
             f"{file} holds a recurrent network, {' to '.join(e.args[1])}: those can't be measured here"

@@ -8,7 +8,7 @@ import numpy as np
 
 import tppjax
 from convert.nir.nodes import Nodes
-from convert.nir.places import scattered
+from convert.nir.terms import scattered
 from convert.snn import Snn
 from tppjax import files
 from tppjax.errors import InputError, brief, check_number, extra
@@ -95,8 +95,8 @@ class Built(NamedTuple):
 
     Attributes:
       graph: of the package nir.
-      entry: places of the numbers of an input in what the input node takes, from 1 on.
-      orders: `{site: places of its neurons}`, likewise.
+      entry: indices of the numbers of an input in what the input node takes, from 1 on.
+      orders: `{site: indices of its neurons}`, likewise.
     """
 
     graph: object
@@ -122,10 +122,10 @@ def build(snn: Snn, dt: float = 1.0, r: float | None = None, v_init: str = "meta
             np.float32(neuron.v_init) + np.asarray(snn.network.potentials.get(item.name, 0.0)), item.shape
         )
 
-        def node(shape, places, site=item.name, start=start):
+        def node(shape, indices, site=item.name, start=start):
             ones, metadata = np.ones(shape, np.float32), {"site": site}
             if v_init == "metadata":
-                metadata["v_init"] = scattered(start, places, shape)
+                metadata["v_init"] = scattered(start, indices, shape)
             return package.IF(r=np.float32(r) * ones, v_threshold=ones, metadata=metadata)
 
         extra = neuron.shift + (start if v_init == "bias" else 0.0)
