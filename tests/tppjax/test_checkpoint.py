@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import jax
@@ -231,3 +232,12 @@ def test_outputs_that_have_no_form_are_refused(tmp_path):
     with pytest.raises(InputError, match="the network returns a Pair: let it return tuples, lists or dictionaries"):
         network.save(tmp_path / "net")
     assert not list(tmp_path.iterdir())
+
+
+def test_no_folder_of_the_machine_is_in_the_file(folder):
+    """A network is given away: of the line where an operation was written, only the file and its folder are kept."""
+    text = (folder / "graph.json").read_text()
+    lines = re.findall(r'"line": "[^"@]*@([^"]+)"', text)
+    assert lines
+    assert all(line.count("/") <= 1 for line in lines), lines
+    assert str(Path.cwd()) not in text

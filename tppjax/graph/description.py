@@ -1,5 +1,7 @@
 """A graph as JSON: a list of operations from a short list, which holds no code and needs no model."""
 
+from pathlib import Path
+
 import jax
 
 from tppjax.errors import InputError
@@ -49,7 +51,8 @@ def graph_of(described: dict, weights: dict) -> Graph:
 
 def _item(item: Op | Site) -> dict:
     described = {name: value for name, value in item._asdict().items() if name != "place"}
-    described["line"] = f"{item.place.scope}@{item.place.line}"
+    file = Path(item.place.line)  # without the folders of this machine
+    described["line"] = f"{item.place.scope}@{'/'.join(file.parts[-2:])}"
     if isinstance(item, Site):
         return described | {"before": [_item(op) for op in item.before]}
     return described | {"options": dict(item.options)}

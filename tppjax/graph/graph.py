@@ -129,7 +129,8 @@ class Graph:
     @functools.cached_property
     def digest(self) -> str:
         """Tells it from other structures."""
-        structure = [self.shape, self.dtype, [item[:-1] for item in self.items], self.outputs, str(self.tree)]
+        items = [_without_place(item) for item in self.items]
+        structure = [self.shape, self.dtype, items, self.outputs, str(self.tree)]
         return hashlib.sha256(json.dumps(structure, default=list).encode()).hexdigest()
 
     def __eq__(self, other):
@@ -234,6 +235,13 @@ class Graph:
 
     def __repr__(self):
         return f"Graph({len(self.sites)} sites, {len(self.items) - len(self.sites)} operations)"
+
+
+def _without_place(item: Op | Site) -> tuple:
+    """All that an item does, wherever it was written."""
+    if isinstance(item, Site):
+        item = item._replace(before=tuple(op[:-1] for op in item.before))
+    return item[:-1]
 
 
 def check_same(wanted, got) -> None:
