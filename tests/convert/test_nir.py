@@ -90,9 +90,7 @@ def rates_apart(snn, again, x, x_again):
 slow = [pytest.mark.slow]
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=slow * (name not in ("blocks", "channels first"))) for name in NETWORKS]
-)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=slow * (name != "blocks")) for name in NETWORKS])
 def test_read_back_it_is_the_same_network(name, tmp_path):
     """Layer by layer, though the file knows neither our layouts nor what stood in the code."""
     original = NETWORKS[name]()
@@ -177,7 +175,7 @@ def installed():
     return found
 
 
-@pytest.fixture(params=["sinabs", pytest.param("snntorch", marks=pytest.mark.slow)])
+@pytest.fixture(params=["sinabs", "snntorch"])
 def simulator(request):
     torch = pytest.importorskip("torch", reason="simulators need PyTorch")
     if request.param not in installed():
@@ -188,6 +186,7 @@ def simulator(request):
     torch.set_num_threads(threads)
 
 
+@pytest.mark.slow
 def test_the_digits_in_another_simulator(simulator, digits_ann, digits_test, capsys):
     """Issue 18: the same answers on at least 99 % of the test images at T = 32."""
     snn = convert.to_snn(digits_ann, 32, "baseline")
