@@ -27,7 +27,6 @@ class Simulator:
         import torch
 
         names = [name for name, node in graph.nodes.items() if type(node).__name__ == "IF"]
-        self.order = sorted(graph.nodes)  # names sort so, "input" first and "output" last
         self.torch, self.module = torch, self.load(graph, batch)
         self.neurons = {name: module for name, module in self.module.named_modules() if name in names}
 
@@ -38,6 +37,10 @@ class Simulator:
     def set(self, start: dict[str, np.ndarray]) -> None:
         """Sets what differs, and initial potentials `{name of a node: [B, ...]}`."""
         raise NotImplementedError
+
+    def sort(self) -> None:
+        """Lets nirtorch run nodes in the order in which they need each other, that of their names."""
+        self.module.execution_order.sort(key=lambda node: node.name)
 
     def answers(self, x):
         """The output `[T, B, K]` for `x` `[T, B, ...]`."""
@@ -83,7 +86,7 @@ class Sinabs(Simulator):
         """As `Simulator.set`."""
         from sinabs.activation import SingleSpike
 
-        self.module.execution_order.sort(key=lambda node: self.order.index(node.name))
+        self.sort()
         for name, layer in self.neurons.items():
             layer.spike_fn, layer.min_v_mem = SingleSpike, None
             layer.register_buffer("v_mem", self.torch.from_numpy(start[name]))
@@ -138,7 +141,7 @@ class Norse(Simulator):
 
     def set(self, start):
         """As `Simulator.set`; the state comes with the first input, so initial potentials can't be set beforehand."""
-        self.module.execution_order.sort(key=lambda node: self.order.index(node.name))
+        self.sort()
 
 
 SIMULATORS = {"sinabs": Sinabs, "snntorch": SnnTorch, "norse": Norse}
