@@ -33,7 +33,7 @@ test-slow: setup  ## whole runs of commands and pages, on several hosts too (a q
 
 test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]'
-	$(BIN)/python -m pytest tests/convert/test_*torch*.py
+	$(BIN)/python -m pytest tests/convert/torch
 
 guard: setup  ## that the published costs hold, but for a factor that noise never reaches (two minutes)
 	$(BIN)/python -m benchmarks.guard

@@ -91,16 +91,16 @@ def training(net):
     from configs.cifar import Cifar, recipe
     from tppjax import data, memory, sharding
     from tppjax.data import Images
-    from train import cifar, feeds, loop
-    from train.start import start
+    from train import cifar, input_pipeline, loop
+    from train.initial_network import initial_network
 
     memory.keep()
     config = recipe(Cifar("", arch=net, shortcut="pad", batch_size=TRAIN_BATCH, validation=1))
     some = Images(pixels(10 * TRAIN_BATCH), np.zeros(10 * TRAIN_BATCH, np.int32))
-    network = start(config, cifar.new(config, 10), data.info("cifar10"), some)
-    over, tx = sharding.mesh(), loop.optimizer(config, 371)  # steps of an epoch
+    network = initial_network(config, cifar.new(config, 10), data.info("cifar10"), some)
+    mesh, tx = sharding.device_mesh(), loop.optimizer(config, 371)  # steps of an epoch
     step = functools.partial(loop.train_step, network, tx, cifar.augmentation(config, network.preprocessing), config)
-    feed, state = feeds.resident(step, some, over), sharding.replicate(loop.initial_state(network, tx), over)
+    feed, state = input_pipeline.resident(step, some, mesh), sharding.replicate(loop.initial_state(network, tx), mesh)
 
     def call():
         nonlocal state

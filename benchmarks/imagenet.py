@@ -17,7 +17,7 @@ import tyro
 from PIL import Image
 from tqdm import tqdm
 
-from convert.results import about
+from convert.experiments.results import about
 from tppjax import ann, data, files, models
 from tppjax.activations import QCFS
 from tppjax.ann import Ann
@@ -48,7 +48,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 class Imagenet:
     """Measure networks of ImageNet's size on made pictures."""
 
-    pictures: int = 64
+    plots: int = 64
     """To evaluate on."""
 
     out: Path = Path("benchmarks/imagenet.json")
@@ -66,7 +66,7 @@ def main(config: Imagenet) -> list[dict]:
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        make(Path(folder), config.pictures)
+        make(Path(folder), config.plots)
         for name, case in tqdm(CASES.items(), disable=None):
             rows.append({"case": name, **measure(Path(folder), *case)})
             print(json.dumps(rows[-1]), flush=True)

@@ -73,7 +73,7 @@ class Imagenet(Training):
     """Processes that decode pictures; 0 for threads [default: by the number of CPU cores]."""
 
 
-def recipe(config: Imagenet, given=None, like=None) -> Imagenet:
+def recipe(config: Imagenet, given=None, preprocessing=None) -> Imagenet:
     """`config` with every None filled in; by the model and the preprocessing to begin with, if they are `given`.
 
     Raises:
@@ -83,11 +83,13 @@ def recipe(config: Imagenet, given=None, like=None) -> Imagenet:
     own = {"regnetx_4gf": {}, "vgg16": {"pool": "avg", "hidden": (4096, 4096)}}
     network = {"arch": arch, **own.get(arch, {"stem": "imagenet", "pool": "avg"})}
     config = with_network(config, ("stem", "pool", "hidden"), network, given)
-    size = (like.input_shape[0] if like else 224) if config.size is None else config.size
+    size = (preprocessing.input_shape[0] if preprocessing else 224) if config.size is None else config.size
     reading = {"size": size, "resize": round(size * 8 / 7), "interpolation": "bilinear"}
-    if like:
-        reading |= {"resize": like.resize or reading["resize"], "interpolation": like.interpolation}
-        if size != like.input_shape[0]:
-            raise InputError(f"the network in --init_from takes {like.input_shape[0]} pixels a side; got --size {size}")
+    if preprocessing:
+        reading |= {"resize": preprocessing.resize or reading["resize"], "interpolation": preprocessing.interpolation}
+        if size != preprocessing.input_shape[0]:
+            raise InputError(
+                f"the network in --init_from takes {preprocessing.input_shape[0]} pixels a side; got --size {size}"
+            )
     L = {"vgg16": 16}.get(config.arch, 8) if config.act == "qcfs" else None
     return with_defaults(config, L=L, **reading)

@@ -51,16 +51,16 @@ def main(config: Classify) -> list[np.ndarray]:
     if not config.pictures:
         raise InputError("give at least one picture")
     snn = _network(config)
-    like = snn.network.preprocessing
-    images = folder.read(list(config.pictures), like)
+    preprocessing = snn.network.preprocessing
+    images = folder.read(list(config.pictures), preprocessing)
     keys = convert.example_keys(jax.random.key(config.seed, impl=prng.HASH), np.arange(len(images)))
     size, found = snn.batch_size(), []
     for x, key in zip(batches(images, size), batches(keys, size), strict=True):
         found += list(np.asarray(_probabilities(snn, x, key if snn.random else None)))
     for file, by_step in zip(config.pictures, found, strict=True):
-        print(f"{file}: {_line(by_step[-1], like.class_names, config.top)}")
+        print(f"{file}: {_line(by_step[-1], preprocessing.class_names, config.top)}")
         if len(by_step) > 1:
-            print("  after each step: " + "; ".join(_line(p, like.class_names, 1) for p in by_step))
+            print("  after each step: " + "; ".join(_line(p, preprocessing.class_names, 1) for p in by_step))
     return found
 
 
@@ -72,8 +72,8 @@ def _network(config: Classify) -> convert.Snn:
     elif config.T is None or config.mode is None:
         raise InputError(f"the network in {config.network} is not spiking yet: give --T and --mode")
     snn = found if isinstance(found, convert.Snn) else convert.to_snn(found, config.T, config.mode)
-    like = snn.network.preprocessing
-    if like is None or like.frames is not None:
+    preprocessing = snn.network.preprocessing
+    if preprocessing is None or preprocessing.frames is not None:
         raise InputError(f"the network in {config.network} has no preprocessing for pictures: it was saved without one")
     return snn
 

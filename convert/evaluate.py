@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import convert
-from convert import experiment, paper, pictures
-from convert.experiment import Experiment, Subject
-from convert.results import FILE, Results, all_or_none
+from convert.experiments import paper, plots
+from convert.experiments.options import Experiment, checked
+from convert.experiments.results import FILE, Results, all_or_none
+from convert.experiments.setup import Setup, over_seeds, set_up, source
 from tppjax import cli, data, files, sharding
 from tppjax.neurons import NEURONS, parse
 
@@ -51,29 +52,29 @@ def main(config: Evaluate, program: str = "convert.evaluate") -> dict:
 
 def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]]:
     """As `main`; returns the rows of the paper's tables too, by mode."""
-    config = experiment.checked(config)
-    subject = experiment.begin(config, config.modes)
-    images, settings = subject.images, subject.settings
+    config = checked(config)
+    setup = set_up(config, config.modes)
+    images, settings = setup.images, setup.settings
     out = config.out or config.ann / "snn"
     measured = Results.open(out, settings, program, config.overwrite, ENTRIES)
-    measured.ann = subject.accuracy
+    measured.ann = setup.accuracy
     print(f"{settings['dataset']}, {len(images)} test images, ANN {measured.ann:.2f} %", flush=True)
     for mode, T in itertools.product(config.modes, config.T):
-        version = experiment.source(mode)
+        version = source(mode)
         there, report = measured.find(mode=mode, T=T, **version), out / f"report-{_file_name(mode)}.txt"
         enough = there and len(there["accuracy"]) >= (config.seeds if parse(mode).random else 1)
         reported = T != min(config.T) or (enough and report.is_file())
         if enough and reported:
             continue
-        snn = subject.snn(T, mode)
+        snn = setup.conversion.snn(T, mode)
         if not enough:
             new = measured.add({"mode": mode, "T": T}, row(snn, images, config.seeds, config.batch_size) | version)
             print(f"{mode:10} T={T:<4} {_cell(new):>14} %  {new['seconds']:7.1f} s", flush=True)
         if not reported and sharding.primary():
-            files.write_text(report, f"{mode}: {convert.report(snn, images[:REPORTED].images, ann=subject.network)}\n")
+            files.write_text(report, f"{mode}: {convert.report(snn, images[:REPORTED].images, ann=setup.network)}\n")
     sharding.wait_for_all("all rows are in the file")
-    results = _draw(measured, str(subject)) if sharding.primary() else _ordered(measured)
-    print(table(results, theirs := published(subject)))
+    results = _plot(measured, str(setup)) if sharding.primary() else _ordered(measured)
+    print(table(results, theirs := published(setup)))
     print(f"wrote to {out}: {', '.join((FILE, *PICTURES))} and a report for each mode")
     return results, theirs
 
@@ -89,7 +90,7 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | Non
     started = time.perf_counter()
     batch_size = batch_size or snn.batch_size(seeds)
     progress = f"{snn.mode} T={snn.T}" if isinstance(snn.mode, str) else f"T={snn.T}"
-    correct, spikes = experiment.over_seeds(_outcome, snn.for_any_T(), images, seeds, batch_size, progress)
+    correct, spikes = over_seeds(_outcome, snn.for_any_T(), images, seeds, batch_size, progress)
     accuracy = 100 * correct.mean(axis=0)
     return {
         "accuracy": accuracy.tolist(),
@@ -109,11 +110,11 @@ def _outcome(snn, pixels, labels, index, key):
     return logits.argmax(-1) == labels, spikes / neurons
 
 
-def published(subject: Subject) -> dict[str, list[dict]]:
+def published(setup: Setup) -> dict[str, list[dict]]:
     """The paper's rows for this network, by mode: none if it is evaluated on other data or was corrected."""
-    how, dataset = subject.settings["conversion"], subject.settings["dataset"]
-    comparable = subject.model and dataset == subject.network.preprocessing.dataset and not how["correct"]
-    return {mode: paper.accuracy(subject.model, dataset, mode) for mode in paper.METHODS if comparable}
+    how, dataset = setup.settings["conversion"], setup.settings["dataset"]
+    comparable = setup.model and dataset == setup.network.preprocessing.dataset and not how["correct"]
+    return {mode: paper.accuracy(setup.model, dataset, mode) for mode in paper.METHODS if comparable}
 
 
 def table(results: dict, published: dict[str, list[dict]]) -> str:
@@ -161,7 +162,7 @@ def _file_name(mode: str) -> str:
     return re.sub(r"[^\w.=]+", "-", mode).strip("-")
 
 
-def _draw(measured: Results, title: str) -> dict:
+def _plot(measured: Results, title: str) -> dict:
     """Writes the table and the picture of all rows, and returns what results.json holds."""
     with all_or_none(measured.folder) as made:
         results = _ordered(measured)
@@ -169,7 +170,7 @@ def _draw(measured: Results, title: str) -> dict:
             writer = csv.writer(f)
             writer.writerow(["mode", "T", "seed", "accuracy"])
             writer.writerows((r["mode"], r["T"], s, a) for r in results["rows"] for s, a in enumerate(r["accuracy"]))
-        pictures.accuracy(results["rows"], results["ann"], title, made / "accuracy.png")
+        plots.accuracy(results["rows"], results["ann"], title, made / "accuracy.png")
     return results
 
 

@@ -23,7 +23,7 @@ def run(network: Network, x, key, neurons: dict[str, Neuron], time: dict):
       neurons: of each site, in the order in which they run; two-phase.
       time: of `in_time`.
     """
-    fired, T = {}, time["T"]
+    counts, T = {}, time["T"]
 
     def fire(site: Site, current):
         corrected = network.corrected(site.name, current, site.input_axis)
@@ -35,10 +35,10 @@ def run(network: Network, x, key, neurons: dict[str, Neuron], time: dict):
         # A compiler repeats cheap operations, and all before them, for each reader of the result: it would draw twice.
         # A division by what it doesn't know is not cheap; and the count is read off the rate, exactly.
         rate = theta * count / T
-        fired[site.name] = jnp.round(in_thresholds(T * rate, theta))
+        counts[site.name] = jnp.round(in_thresholds(T * rate, theta))
         return rate.astype(current.dtype)
 
-    return network.graph.run(network.weights, x, fire), fired
+    return network.graph.run(network.weights, x, fire), counts
 
 
 def in_time(neurons: dict[str, Neuron], T: int) -> dict:

@@ -112,7 +112,7 @@ class Snn(struct.PyTreeNode):
         if traced or not self.folded:
             bytes_of = {name: 8 + stepped.memory(neuron, self.T) for name, neuron in self.in_network.items()}
             kept = sum((bytes_of[name] + 12 * traced * self.T) * size for name, size in sizes.items())
-        return sharding.at_once(kept * sharding.side_by_side(sharding.mesh(jax.local_devices()), seeds))
+        return sharding.batch_size(kept * sharding.side_by_side(sharding.device_mesh(jax.local_devices()), seeds))
 
     def __repr__(self):
         modes = ", ".join(sorted(set(self.modes.values())))
@@ -129,7 +129,7 @@ class Snn(struct.PyTreeNode):
     def activity(self, x, key=None):
         """`(what the network returns, {site: number of spikes of each neuron, [B, ...]})`. Errors as `apply`."""
         run = self._run(x, key, counted=True)
-        return run.mean, run.fired
+        return run.mean, run.events
 
     def rates(self, x, key=None):
         """`(what the network returns, {site: rate of each neuron, [B, ...]})`, `theta count / T`. Errors as `apply`."""
@@ -195,10 +195,10 @@ class Snn(struct.PyTreeNode):
         key = self._key(key, len(x))
         # On several devices the examples lie side by side already.
         together = traced or self.folded or jax.local_device_count() > 1
-        at_once = len(x) if together else self.batch_size()
+        chunk_size = len(x) if together else self.batch_size()
         snn = self if traced else self.for_any_T()
         snn = snn.replace(network=snn.network.replace(history=()))  # nothing computed depends on it
-        return _compiled(snn, x, key, min(at_once, len(x)), counted, traced)
+        return _compiled(snn, x, key, min(chunk_size, len(x)), counted, traced)
 
     def _key(self, key, batch: int):
         """The key, or keys, that `prng.HASH` has for it; None if nothing is random."""
@@ -214,17 +214,17 @@ class Snn(struct.PyTreeNode):
         return prng.hashed(key) if key.ndim == 0 else jax.vmap(prng.hashed)(key)
 
 
-@partial(jax.jit, static_argnames=("at_once", "counted", "traced"))
-def _compiled(snn: Snn, x, key, at_once: int, counted: bool, traced: bool) -> Simulation:
+@partial(jax.jit, static_argnames=("chunk_size", "counted", "traced"))
+def _compiled(snn: Snn, x, key, chunk_size: int, counted: bool, traced: bool) -> Simulation:
     """What every example gives by itself; the spikes of each site if `counted`, every step if `traced`."""
     x = snn.network.frames(x)
     keys = example_keys(key, jnp.arange(len(x))) if key is not None and key.ndim == 0 else key
     one = partial(run_one, snn, traced=traced)
-    if len(x) <= at_once:
+    if len(x) <= chunk_size:
         run = jax.vmap(one)(x, keys)
     else:
-        lots = stepped.lots(len(x), at_once)
-        run = jax.lax.map(lambda lot: jax.vmap(one)(*jax.tree.map(lambda a: a[lot], (x, keys))), lots)
+        chunks = stepped.chunks(len(x), chunk_size)
+        run = jax.lax.map(lambda chunk: jax.vmap(one)(*jax.tree.map(lambda a: a[chunk], (x, keys))), chunks)
         run = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(x)], run)
     return run if counted or traced else Simulation(run.mean, {}, {})
 
@@ -238,8 +238,8 @@ def _folded(snn: Snn, x, key) -> Simulation:
     """One example, of a recording the mean of its frames."""
     x = x if x.ndim == len(snn.network.graph.shape) else x.mean(axis=0)
     mean, counts = folded.run(snn.network, x[None], key, snn.in_network, snn.time)
-    fired = jax.tree.map(jnp.abs, counts)
-    return jax.tree.map(lambda a: a[0], Simulation(_corrected(snn, mean), counts, fired))
+    events = jax.tree.map(jnp.abs, counts)
+    return jax.tree.map(lambda a: a[0], Simulation(_corrected(snn, mean), counts, events))
 
 
 def _stepped(snn: Snn, x, key, traced: bool) -> Simulation:
@@ -247,8 +247,8 @@ def _stepped(snn: Snn, x, key, traced: bool) -> Simulation:
     recorded = x.ndim > len(snn.network.graph.shape)
     x = stepped.at_steps(x, snn.T)[:, None] if recorded else x[None]
     run = stepped.simulate(snn.network, x, key, snn.in_network, snn.T, snn.time["tables"], traced)
-    mean, counts, fired, *over_time = run
-    at_end = jax.tree.map(lambda a: a[0], (_corrected(snn, mean), counts, fired))
+    mean, counts, events, *over_time = run
+    at_end = jax.tree.map(lambda a: a[0], (_corrected(snn, mean), counts, events))
     return Simulation(*at_end, *jax.tree.map(lambda a: a[:, 0], over_time))
 
 

@@ -29,14 +29,14 @@ class Simulation(NamedTuple):
     Attributes:
       mean: what it returned, mean over the steps.
       counts: `{site: [...]}`, spikes of each neuron, those of -1 taken off: its rate is `theta count / T`.
-      fired: `{site: [...]}`, number of spikes of each neuron, whatever their sign, those of a lead included.
+      events: `{site: [...]}`, number of spikes of each neuron, whatever their sign, those of a lead included.
       steps: what it returned at each step, `[T, ...]`.
       spikes, potentials, currents: as in `convert.Trace`, `{site: [T, ...]}`. Empty like `steps`, unless traced.
     """
 
     mean: Any
     counts: dict[str, jax.Array]
-    fired: dict[str, jax.Array]
+    events: dict[str, jax.Array]
     steps: Any = ()
     spikes: Any = ()
     potentials: Any = ()
@@ -66,12 +66,12 @@ def simulate(network: Network, x, key, neurons: dict[str, Neuron], T: int, table
             kept[name] = trace.get(name, {})
     state, (mean, steps), trace = run.over_time(x, frames, accumulated)
     counts = {name: state[name]["count"] for name in needed}
-    fired = {name: state[name].get("fired", counts[name]) for name in needed}
+    events = {name: state[name].get("events", counts[name]) for name in needed}
     if not traced:
-        return Simulation(mean, counts, fired)
+        return Simulation(mean, counts, events)
     trace = {name: kept.get(name, {}) | trace[name] for name in needed}  # the spikes of the run that sends them
     of = ({name: at[what] for name, at in trace.items() if what in at} for what in ("spikes", "potential", "current"))
-    return Simulation(mean, counts, fired, steps, *of)
+    return Simulation(mean, counts, events, steps, *of)
 
 
 class _Run(NamedTuple):
@@ -126,7 +126,7 @@ class _Run(NamedTuple):
         neuron, shape = self.neurons[site.name], (1, *site.shape)
         state = {} if last else {"count": jnp.zeros(shape)}
         if (neuron.signed or neuron.lead) and not last:
-            state["fired"] = jnp.zeros(shape)
+            state["events"] = jnp.zeros(shape)
         if not accumulated:
             state["neurons"] = neuron.init((1, *site.input_shape) if neuron.two_phase else shape, self.T)
         return state
@@ -153,8 +153,8 @@ class _Run(NamedTuple):
             state["neurons"], spikes = neuron.step(state["neurons"], x, t, self.T, key, **tables)
             seen = self.seen(site, prepared, state["neurons"])
         state["count"] += spikes * (t >= 0) if neuron.lead else spikes
-        if "fired" in state:
-            state["fired"] += jnp.abs(spikes)
+        if "events" in state:
+            state["events"] += jnp.abs(spikes)
         return state, spikes, seen | {"spikes": spikes}
 
     def seen(self, site: Site, current, state) -> dict:
@@ -189,12 +189,12 @@ def memory(neuron: Neuron, T: int) -> int:
     return 4 + sum(a.dtype.itemsize * math.prod(a.shape) for a in jax.tree.leaves(state))
 
 
-def lots(n: int, at_once: int) -> np.ndarray:
-    """Places of `n` examples in as few lots of at most `at_once` as there can be, `[lots, size]`, all of one size.
+def chunks(n: int, chunk_size: int) -> np.ndarray:
+    """Places of `n` examples in as few lots of at most `chunk_size` as there can be, `[chunks, size]`, all of one size.
 
     The last lot is filled up with the last example, which is lost work: less than one example a lot.
     """
-    number = -(-n // at_once)
+    number = -(-n // chunk_size)
     size = -(-n // number)
     return np.minimum(np.arange(number * size), n - 1).reshape(number, size)
 

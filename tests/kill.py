@@ -28,9 +28,9 @@ from convert.studies import spikes
 from convert.studies.spikes import Spikes
 from convert.torch import command
 from convert.torch.command import FromTorch
-from tests.convert.torch_states import akamaster_state
-from tests.data import pictures
-from tests.data.test_cifar import make_archive
+from tests.convert.torch.torch_states import akamaster_state
+from tests.tppjax.data import pictures
+from tests.tppjax.data.test_cifar import make_archive
 from tppjax import ann, data, files
 from tppjax.data import cifar, jpegs
 from train import digits

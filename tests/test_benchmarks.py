@@ -7,7 +7,7 @@ import pytest
 
 import convert
 from benchmarks.__main__ import LONG, Bench, cases_of, main, table
-from tests.convert.torch_states import akamaster_state
+from tests.convert.torch.torch_states import akamaster_state
 from tppjax import files
 from tppjax.activations import qcfs
 from tppjax.neurons.tpp import mean_count

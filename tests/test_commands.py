@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.convert.torch_states import akamaster_state
-from tests.data import aedat4_files, pictures
-from tests.data.test_cifar import make_archive
+from tests.convert.torch.torch_states import akamaster_state
+from tests.tppjax.data import aedat4_files, pictures
+from tests.tppjax.data.test_cifar import make_archive
 from tppjax.data import cifar, dvs
 
 ROOT = Path(__file__).parent.parent

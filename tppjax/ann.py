@@ -212,13 +212,13 @@ def _largest(network, pixels) -> int:
     return max(4 * math.prod(v.aval.shape) for eqn in closed.jaxpr.eqns for v in eqn.outvars)
 
 
-def accuracy(network, images: Images, at_once: int | None = None) -> float:
+def accuracy(network, images: Images, batch_size: int | None = None) -> float:
     """Share of images that the network names rightly, in percent.
 
     Args:
       network: an `Ann` or a `Network` that gives logits `[B, K]`.
       images: with their labels.
-      at_once: images a call; by default as many as suit the device's memory.
+      batch_size: images a call; by default as many as suit the device's memory.
 
     Raises:
       InputError: if the network can't be run on these images.
@@ -228,13 +228,13 @@ def accuracy(network, images: Images, at_once: int | None = None) -> float:
     in_memory = isinstance(images, Images)
     pixels = check_examples(network, images if in_memory else images[:1], "accuracy")
     images = Images(pixels, images.labels) if in_memory else images
-    if at_once is not None:
-        check_count("at_once", at_once)
+    if batch_size is not None:
+        check_count("batch_size", batch_size)
     logits = jax.eval_shape(network.apply, pixels[:1])
     if not hasattr(logits, "shape") or len(logits.shape) != 2:
         raise InputError(f"accuracy is of networks that return one array of logits [B, K]; this one returns {logits}")
-    at_once = at_once or min(250, sharding.at_once(4 * _largest(network, pixels)))
-    return 100 * float(np.mean(map_examples(functools.partial(_correct, network), images, at_once)))
+    batch_size = batch_size or min(250, sharding.batch_size(4 * _largest(network, pixels)))
+    return 100 * float(np.mean(map_examples(functools.partial(_correct, network), images, batch_size)))
 
 
 @jax.jit

@@ -78,7 +78,7 @@ def _observe(network: Network, images, batch_size: int | None) -> dict[str, Hist
     if batch_size is not None:
         check_count("batch_size", batch_size)
     found: dict[str, Histogram] = {}
-    for batch in batches(images, batch_size or network.at_once(kept=True)):
+    for batch in batches(images, batch_size or network.batch_size(kept=True)):
         for name, x in jax.tree.map(np.asarray, _at_sites(network, batch)).items():
             x = np.float32(x)
             if not np.isfinite([x.min(), x.max()]).all():

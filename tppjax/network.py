@@ -141,14 +141,14 @@ class Network(struct.PyTreeNode):
         """The sites without a threshold."""
         return [name for name in self.sites if name not in self.thetas]
 
-    def at_once(self, kept: bool = False) -> int:
+    def batch_size(self, kept: bool = False) -> int:
         """Examples a call, at most 250, that keep within `sharding.budget()` on each device of this host.
 
         Layers come one after another: some four floats a neuron of the largest; or, if all that reaches a site is
         `kept`, a float a neuron of every one.
         """
         neurons = [math.prod(site.shape) for site in self.sites.values()]
-        return min(250, sharding.at_once(4 * sum(neurons) if kept else 16 * max(neurons)))
+        return min(250, sharding.batch_size(4 * sum(neurons) if kept else 16 * max(neurons)))
 
 
 def network(graph: Graph, weights: dict, preprocessing=None, history=()) -> Network:

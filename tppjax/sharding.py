@@ -62,7 +62,7 @@ def of_all_hosts(tree):
     return multihost_utils.process_allgather(tree, tiled=True) if jax.process_count() > 1 else tree
 
 
-def mesh(devices=None) -> Mesh:
+def device_mesh(devices=None) -> Mesh:
     """All devices of all hosts, or those given, in one row."""
     devices = jax.devices() if devices is None else devices
     return Mesh(np.array(devices), (AXIS,), axis_types=(AxisType.Auto,))
@@ -77,19 +77,19 @@ def budget() -> int:
     return statistics["bytes_limit"] // 8 if statistics else 2**27
 
 
-def at_once(example: int) -> int:
+def batch_size(example: int) -> int:
     """How many examples of so many bytes each keep within `budget` on each device of this host: one at least."""
     return jax.local_device_count() * max(1, budget() // example)
 
 
-def replicate(tree, over: Mesh):
+def replicate(tree, mesh: Mesh):
     """The tree with a whole copy on each device; every host has the same to begin with."""
-    return jax.tree.map(lambda leaf: _placed(leaf, whole(over)), tree)
+    return jax.tree.map(lambda leaf: _placed(leaf, replicated(mesh)), tree)
 
 
-def whole(over: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on each device."""
-    return NamedSharding(over, PartitionSpec())
+    return NamedSharding(mesh, PartitionSpec())
 
 
 def _placed(array, sharding: NamedSharding):
@@ -99,46 +99,46 @@ def _placed(array, sharding: NamedSharding):
     return jax.make_array_from_callback(np.shape(array), sharding, lambda index: np.asarray(array)[index])
 
 
-def loops_are_fast(over: Mesh) -> bool:
+def loops_are_fast(mesh: Mesh) -> bool:
     """Whether a loop inside a compiled program, over training steps, is as fast as its steps one by one.
 
     It is on accelerators. On CPUs XLA computes the gradients of convolutions inside a loop, of any length, on a path
     without threads: a step of ResNet-20 was measured to take 26 times as long (jax 0.10).
     """
-    return over.devices.flat[0].platform != "cpu"
+    return mesh.devices.flat[0].platform != "cpu"
 
 
-def split(array, over: Mesh, axis: int = 0):
+def split(array, mesh: Mesh, axis: int = 0):
     """The array with one axis, the leading one by default, cut evenly over the devices.
 
     Raises:
       InputError: if the axis does not divide by the number of devices.
     """
-    if array.shape[axis] % over.shape[AXIS]:
-        raise InputError(f"{array.shape[axis]} do not divide evenly over {over.shape[AXIS]} devices")
-    return _placed(array, NamedSharding(over, PartitionSpec(*[None] * axis, AXIS)))
+    if array.shape[axis] % mesh.shape[AXIS]:
+        raise InputError(f"{array.shape[axis]} do not divide evenly over {mesh.shape[AXIS]} devices")
+    return _placed(array, NamedSharding(mesh, PartitionSpec(*[None] * axis, AXIS)))
 
 
-def batch_of_host(over: Mesh, batch_size: int) -> slice:
+def batch_of_host(mesh: Mesh, batch_size: int) -> slice:
     """Which examples of a batch that is `split` lie on this host's devices."""
-    index = NamedSharding(over, PartitionSpec(AXIS)).addressable_devices_indices_map((batch_size,)).values()
+    index = NamedSharding(mesh, PartitionSpec(AXIS)).addressable_devices_indices_map((batch_size,)).values()
     parts = [i.indices(batch_size) for (i,) in index]
     return slice(min(start for start, *_ in parts), max(stop for _, stop, _ in parts))
 
 
-def assemble(tree, over: Mesh):
+def assemble(tree, mesh: Mesh):
     """A batch cut over the devices, of which each host gives the examples of `batch_of_host`."""
-    cut = NamedSharding(over, PartitionSpec(AXIS))
+    cut = NamedSharding(mesh, PartitionSpec(AXIS))
     return jax.tree.map(lambda part: jax.make_array_from_process_local_data(cut, part), tree)
 
 
-def side_by_side(over: Mesh, seeds: int) -> int:
+def side_by_side(mesh: Mesh, seeds: int) -> int:
     """How many of the seeds `sweep` runs at once: all, but on a single CPU, where a larger batch is no faster, one."""
-    alone = over.size == 1 and over.devices.item().platform == "cpu"
+    alone = mesh.size == 1 and mesh.devices.item().platform == "cpu"
     return 1 if alone else seeds
 
 
-def sweep(fn, keys, *args, examples: tuple[int, ...] = (), over: Mesh | None = None):
+def sweep(fn, keys, *args, examples: tuple[int, ...] = (), mesh: Mesh | None = None):
     """`fn(*args, key)` for each of many PRNG keys, spread over devices: the keys, and examples too if they are named.
 
     The draws are those of `fn(*args, keys[i])` run alone. Compiled once for each `fn` and shape.
@@ -149,7 +149,7 @@ def sweep(fn, keys, *args, examples: tuple[int, ...] = (), over: Mesh | None = N
       *args: pytrees, the same for all seeds.
       examples: places in `args` of arrays whose leading axis counts examples, each of which `fn` treats by itself. As
         many devices share the seeds as divide them; the others share the examples, as many as divide those.
-      over: the devices; all of this host by default.
+      mesh: the devices; all of this host by default.
 
     Returns:
       The tree of `fn` with the seeds leading.
@@ -159,27 +159,27 @@ def sweep(fn, keys, *args, examples: tuple[int, ...] = (), over: Mesh | None = N
       >>> sweep(lambda x, key: x + jax.random.normal(key, x.shape), keys, np.zeros(2)).shape
       (3, 2)
     """
-    over, seeds = over or mesh(jax.local_devices()), len(keys)
-    at_once = side_by_side(over, seeds)
+    mesh, seeds = mesh or device_mesh(jax.local_devices()), len(keys)
+    parallel = side_by_side(mesh, seeds)
     if examples:
-        over, placed = _seeds_by_examples(over, seeds, len(args[examples[0]]))
-        args = [placed(arg) if i in examples else replicate(arg, over) for i, arg in enumerate(args)]
-        return _sweep(fn, at_once, split(keys, over), *args)
-    filled = keys[jnp.minimum(jnp.arange(-(-seeds // over.size) * over.size), seeds - 1)]
-    result = _sweep(fn, at_once, split(filled, over), *replicate(args, over))
+        mesh, placed = _seeds_by_examples(mesh, seeds, len(args[examples[0]]))
+        args = [placed(arg) if i in examples else replicate(arg, mesh) for i, arg in enumerate(args)]
+        return _sweep(fn, parallel, split(keys, mesh), *args)
+    filled = keys[jnp.minimum(jnp.arange(-(-seeds // mesh.size) * mesh.size), seeds - 1)]
+    result = _sweep(fn, parallel, split(filled, mesh), *replicate(args, mesh))
     return jax.tree.map(lambda a: a[:seeds], result)
 
 
-def _seeds_by_examples(over: Mesh, seeds: int, n: int):
+def _seeds_by_examples(mesh: Mesh, seeds: int, n: int):
     """The devices in rows for seeds and columns for examples, and what cuts an array of examples over the columns."""
-    rows = math.gcd(seeds, over.size)
-    columns = math.gcd(n, over.size // rows)
-    grid = over.devices.ravel()[: rows * columns].reshape(rows, columns)
-    over = Mesh(grid, (AXIS, EXAMPLES), axis_types=(AxisType.Auto,) * 2)
-    return over, lambda array: jax.device_put(array, NamedSharding(over, PartitionSpec(EXAMPLES)))
+    rows = math.gcd(seeds, mesh.size)
+    columns = math.gcd(n, mesh.size // rows)
+    grid = mesh.devices.ravel()[: rows * columns].reshape(rows, columns)
+    mesh = Mesh(grid, (AXIS, EXAMPLES), axis_types=(AxisType.Auto,) * 2)
+    return mesh, lambda array: jax.device_put(array, NamedSharding(mesh, PartitionSpec(EXAMPLES)))
 
 
 @partial(jax.jit, static_argnums=(0, 1))
-def _sweep(fn, at_once: int, keys, *args):
-    over_keys = jax.vmap if at_once > 1 else lambda run: partial(jax.lax.map, run)
+def _sweep(fn, parallel: int, keys, *args):
+    over_keys = jax.vmap if parallel > 1 else lambda run: partial(jax.lax.map, run)
     return over_keys(lambda key: fn(*args, key))(keys)

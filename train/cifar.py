@@ -9,8 +9,8 @@ from tppjax import ann, cli, data, models
 from tppjax.ann import Ann
 from tppjax.data import Images, Preprocessing, augment
 from tppjax.data.autoaugment import cifar10_policy
+from train.initial_network import activation, initial_network
 from train.loop import fit
-from train.start import activation, start
 
 
 def new(config: Cifar, classes: int) -> nn.Module:
@@ -31,7 +31,7 @@ def main(config: Cifar) -> Ann:
 def trained(config: Cifar, given: nn.Module | None, preprocessing: Preprocessing, images: Images) -> Ann:
     """Trains the model that is `given`, else the network of the `recipe`, on these images."""
     model = given.clone(act=activation(config)) if given else new(config, len(preprocessing.class_names))
-    network = start(config, model, preprocessing, images)
+    network = initial_network(config, model, preprocessing, images)
     return fit(network, images, config, augmentation(config, network.preprocessing))
 
 

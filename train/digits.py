@@ -5,8 +5,8 @@ from configs.training import check
 from tppjax import cli, data, models
 from tppjax.ann import Ann
 from tppjax.data import augment
+from train.initial_network import activation, initial_network
 from train.loop import fit
-from train.start import activation, start
 
 
 def main(config: Digits) -> Ann:
@@ -15,7 +15,7 @@ def main(config: Digits) -> Ann:
     preprocessing = data.info("digits")
     model = models.create("vgg_small", len(preprocessing.class_names), activation(config))
     images = data.load("digits", "train")
-    network = start(config, model, preprocessing, images)
+    network = initial_network(config, model, preprocessing, images)
     return fit(network, images, config, lambda pixels, key: augment.crop(pixels, key, pad=1))
 
 

@@ -8,8 +8,8 @@ from configs.training import check
 from tppjax import cli, data, models
 from tppjax.ann import Ann
 from tppjax.data import augment
+from train.initial_network import activation, initial_network
 from train.loop import fit
-from train.start import activation, start
 
 
 def new(config: Dvs, classes: int) -> nn.Module:
@@ -22,12 +22,12 @@ def main(config: Dvs) -> Ann:
     """Trains the network that `config` describes; all frames of a recording are shifted and mirrored alike."""
     check(config, config.size)
     config = recipe(config)
-    form = {name: getattr(config, name) for name in ("frames", "size", "constant")}
-    preprocessing = data.info("cifar10_dvs", **form)
+    options = {name: getattr(config, name) for name in ("frames", "size", "constant")}
+    preprocessing = data.info("cifar10_dvs", **options)
     model = new(config, len(preprocessing.class_names))
     damaged = {"skip_damaged": config.skip_damaged}
-    images = data.load("cifar10_dvs", "train", config.data_dir, like=preprocessing, **damaged)
-    network = start(config, model, preprocessing, images)
+    images = data.load("cifar10_dvs", "train", config.data_dir, preprocessing=preprocessing, **damaged)
+    network = initial_network(config, model, preprocessing, images)
 
     def moved(images, key):
         crop_key, flip_key = jax.random.split(key)

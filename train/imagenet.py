@@ -7,8 +7,8 @@ from configs.training import check
 from tppjax import ann, cli, data, models
 from tppjax.ann import Ann
 from tppjax.data import augment
+from train.initial_network import activation, initial_network
 from train.loop import fit
-from train.start import activation, start
 
 
 def new(config: Imagenet, classes: int) -> nn.Module:
@@ -23,11 +23,11 @@ def main(config: Imagenet) -> Ann:
     check(config)
     given = ann.load(config.init_from) if config.init_from else None
     config = recipe(config, given and given.model, given and given.preprocessing)
-    form = {name: getattr(config, name) for name in ("size", "resize", "interpolation")}
-    preprocessing = data.info("imagenet2012", config.data_dir, **form)
+    options = {name: getattr(config, name) for name in ("size", "resize", "interpolation")}
+    preprocessing = data.info("imagenet2012", config.data_dir, **options)
     model = given.model.clone(act=activation(config)) if given else new(config, len(preprocessing.class_names))
-    images = data.load("imagenet2012", "train", config.data_dir, like=preprocessing, workers=config.workers)
-    return fit(start(config, model, preprocessing, images), images, config, augment.flip)
+    images = data.load("imagenet2012", "train", config.data_dir, preprocessing=preprocessing, workers=config.workers)
+    return fit(initial_network(config, model, preprocessing, images), images, config, augment.flip)
 
 
 if __name__ == "__main__":

@@ -16,15 +16,15 @@ from tppjax.ann import Ann
 from tppjax.checks import check_ann
 from tppjax.data import Images
 from tppjax.errors import InputError, Stopped, extra
-from tppjax.models.layers import LANDMARK
-from train import feeds
+from tppjax.models.layers import REMAT_POINT
+from train import input_pipeline
 from train.run import Run, stop_requests
 
 with extra("train"):
     import optax
 
-CHECKED_EVERY = feeds.SCANNED  # steps, for a loss that is not finite
-LANDMARKS = jax.checkpoint_policies.save_only_these_names(LANDMARK)
+CHECKED_EVERY = input_pipeline.SCANNED  # steps, for a loss that is not finite
+REMAT_POINTS = jax.checkpoint_policies.save_only_these_names(REMAT_POINT)
 
 
 class State(struct.PyTreeNode):
@@ -49,7 +49,7 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
     """Trains `network` and leaves the network of the best validation accuracy in `config.out / "ann"`.
 
     Args:
-      network: what to begin with, see `start`.
+      network: what to begin with, see `initial_network`.
       images: the training images; `config.validation` of them are held out.
       config: the recipe, without None.
       augment: `(pixels [B, H, W, C], key) -> pixels`, run inside jit.
@@ -63,15 +63,15 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
       Stopped: on SIGINT or SIGTERM, once the step has ended and a checkpoint is written.
     """
     train, held_out = split(images, config)
-    over = sharding.mesh()
-    if config.batch_size % over.size:
-        raise InputError(f"--batch_size {config.batch_size} does not divide evenly over {over.size} devices")
+    mesh = sharding.device_mesh()
+    if config.batch_size % mesh.size:
+        raise InputError(f"--batch_size {config.batch_size} does not divide evenly over {mesh.size} devices")
     steps = len(train) // config.batch_size
     tx = optimizer(config, steps)
     step = partial(train_step, network, tx, augment, config)
-    feed = (feeds.resident if isinstance(train, Images) else feeds.streamed)(step, train, over)
+    feed = (input_pipeline.resident if isinstance(train, Images) else input_pipeline.streamed)(step, train, mesh)
     with Run.open(config) as run, stop_requests() as stop:
-        state = run.restore(sharding.replicate(initial_state(network, tx), over), steps)
+        state = run.restore(sharding.replicate(initial_state(network, tx), mesh), steps)
         for epoch in range(int(state.step) // steps, config.epochs):
             started = time.perf_counter()
             state = one_epoch(feed, state, epoch, steps, len(train), config, run, stop)
@@ -82,7 +82,7 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
                 ann.save(candidate, run.folder / "ann")
             loss, correct = (float(s) / steps for s in state.sums)
             best = jnp.maximum(float(state.best), score)
-            state = state.replace(**sharding.replicate({"best": best, "sums": jnp.zeros(2)}, over))
+            state = state.replace(**sharding.replicate({"best": best, "sums": jnp.zeros(2)}, mesh))
             measured = {"loss": loss, "train": 100 * correct, "validation": score}
             if config.act == "qcfs":
                 measured["theta"] = _median_theta(candidate)
@@ -110,14 +110,14 @@ def one_epoch(
     """
     key = jax.random.fold_in(jax.random.key(config.seed), epoch)
     order = np.random.default_rng((config.seed, epoch)).permutation(n)
-    places = order[: steps * config.batch_size].reshape(steps, config.batch_size)
+    indices = order[: steps * config.batch_size].reshape(steps, config.batch_size)
     done = int(state.step) - epoch * steps
     progress = {"desc": f"epoch {epoch + 1}/{config.epochs}", "unit": "step", "disable": None, "leave": False}
     every = config.checkpoint_every or steps
     with tqdm(total=steps, initial=done, **progress) as bar:
         while done < steps:
             until = min(steps, (done // every + 1) * every)
-            for now, latest in feed(state, places[:until], done, key, (config.seed, epoch)):
+            for now, latest in feed(state, indices[:until], done, key, (config.seed, epoch)):
                 bar.update(now - done)
                 done, state = now, latest
                 if done % CHECKED_EVERY == 0 or done == until:
@@ -201,7 +201,7 @@ def forward(network: Ann, config: Training, variables, pixels):
         with nn.intercept_methods(partial(multiply_in, jnp.dtype(config.dtype))):
             return network.model.apply(variables, network.input(pixels), train=True, mutable=["batch_stats"])
 
-    return (jax.checkpoint(apply, policy=LANDMARKS) if config.remat else apply)(variables)
+    return (jax.checkpoint(apply, policy=REMAT_POINTS) if config.remat else apply)(variables)
 
 
 def multiply_in(dtype, call, args, kwargs, context):

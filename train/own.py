@@ -16,14 +16,14 @@ def main(config: Own) -> Ann:
         raise InputError(f"--size is an option of the data set folder; got --dataset {config.dataset}")
     given = ann.load(config.init_from).model if config.init_from else None
     config = recipe(config, given)
-    form = {"size": config.size} if config.dataset == "folder" else {}
-    preprocessing = data.info(config.dataset, config.data_dir, **form)
+    options = {"size": config.size} if config.dataset == "folder" else {}
+    preprocessing = data.info(config.dataset, config.data_dir, **options)
     *sides, channels = preprocessing.input_shape
     if config.autoaugment and channels != 3:
         raise InputError(f"--autoaugment is for images of three channels; those in {config.data_dir} have {channels}")
     config = with_defaults(config, pad=min(sides) // 8)
     check(config, side=min(sides))
-    images = data.load(config.dataset, "train", config.data_dir, like=preprocessing)
+    images = data.load(config.dataset, "train", config.data_dir, preprocessing=preprocessing)
     return trained(with_defaults(config, validation=max(1, len(images) // 10)), given, preprocessing, images)
 
 

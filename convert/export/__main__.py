@@ -6,8 +6,8 @@ from typing import Literal
 
 import tyro
 
-from convert import experiment
-from convert.experiment import Experiment
+from convert.experiments.options import Experiment, checked
+from convert.experiments.setup import set_up
 from convert.export import nir, stablehlo
 from convert.nir.agreement import Agreement, compare
 from convert.nir.simulators import SIMULATORS
@@ -59,9 +59,9 @@ def main(config: Export) -> dict[str, tuple[Agreement, Agreement]]:
     """
     if not (config.nir or config.stablehlo or config.check):
         raise InputError("nothing to do: give --nir FILE, --stablehlo FILE or --check SIMULATOR")
-    config = experiment.checked(config)
-    subject = experiment.begin(config, (config.mode,))
-    snn = subject.snn(config.T, config.mode)
+    config = checked(config)
+    setup = set_up(config, (config.mode,))
+    snn = setup.conversion.snn(config.T, config.mode)
     if config.nir:
         nir(snn, config.nir, dt=config.dt, v_init=config.v_init)
         print(f"wrote {config.nir}: {len(snn.network.sites)} layers of neurons, T={snn.T}, dt={config.dt:g}")
@@ -70,11 +70,11 @@ def main(config: Export) -> dict[str, tuple[Agreement, Agreement]]:
         print(f"wrote {config.stablehlo}: mode {config.mode}, T={snn.T}")
     found = {}
     for name in config.check:
-        images, labels = subject.images.images, subject.images.labels
+        images, labels = setup.images.images, setup.images.labels
         found[name] = tuple(
             compare(snn, images, labels, name, as_imported, config.v_init) for as_imported in (True, False)
         )
-        print(f"\n{subject}, T={snn.T}, in {name}\n")
+        print(f"\n{setup}, T={snn.T}, in {name}\n")
         print(_table(snn, *found[name]))
         print(f"\nset after the import: {SIMULATORS[name].settings}; see docs/hardware.md")
     return found

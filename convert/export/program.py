@@ -77,10 +77,10 @@ def _tables(snn: Snn, most_T: int | None):
 
 def _shape(snn: Snn) -> tuple[int, ...]:
     """Of one input: pixels, with frames before them if these are recordings, or what the network itself takes."""
-    like = snn.network.preprocessing
-    if like is None:
+    preprocessing = snn.network.preprocessing
+    if preprocessing is None:
         return snn.network.graph.shape
-    return (*(() if like.frames is None else (like.frames,)), *like.input_shape)
+    return (*(() if preprocessing.frames is None else (preprocessing.frames,)), *preprocessing.input_shape)
 
 
 def _dtype(snn: Snn):

@@ -3,8 +3,9 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from convert import evaluate, paper
+from convert import evaluate
 from convert.evaluate import Evaluate
+from convert.experiments import paper
 from convert.studies import study
 from convert.studies.study import Section
 

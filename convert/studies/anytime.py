@@ -7,14 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 
 import convert
-from convert import experiment, paper, pictures
-from convert.experiment import Experiment, Subject
-from convert.pictures import Figure
+from convert.experiments import paper, plots
+from convert.experiments.options import Experiment, checked
+from convert.experiments.plots import Figure
+from convert.experiments.setup import Setup, set_up
 from convert.studies import early_exit, study
-from convert.studies.study import Section
-
-NAME = "anytime"
-TITLE = "Accuracy after t of T steps (table 11)"
+from convert.studies.study import Section, Study
 
 
 @dataclass(frozen=True)
@@ -34,25 +32,16 @@ class Anytime(Experiment):
 
 def main(config: Anytime) -> Section:
     """Runs the study."""
-    config = experiment.checked(config)
-    subject = experiment.begin(config, config.modes, trained=config.exit is not None)
+    config = checked(config)
+    setup = set_up(config, config.modes, trained=config.exit is not None)
     if config.exit:
-        return early_exit.main(config, subject)
+        return early_exit.main(config, setup)
 
     def run(mode, T, seeds):
-        correct = study.over_seeds(_correct_after, subject.snn(T, mode), config, subject, traced=True)
+        correct = study.over_seeds(_correct_after, setup.conversion.snn(T, mode), config, setup, traced=True)
         return {"accuracy": [study.percent(correct[:, :, t]) for t in range(T)]}
 
-    cases = study.product(mode=config.modes, T=config.T, seeds=[config.seeds])
-    rows = study.measure(config, NAME, subject, cases, run)
-    records = [
-        {"mode": r["mode"], "T": r["T"], "t": t, "seed": seed, "accuracy": value}
-        for r in rows
-        for t, values in enumerate(r["accuracy"], 1)
-        for seed, value in enumerate(values)
-    ]
-    section = Section(NAME, TITLE, _text(rows, subject, config), ("anytime.png",))
-    return study.write(study.folder(config, NAME), section, records, _draw(rows, subject))
+    return STUDY.run(config, setup, study.product(mode=config.modes, T=config.T, seeds=[config.seeds]), run)
 
 
 def _correct_after(snn, pixels, labels, index, key):
@@ -61,13 +50,22 @@ def _correct_after(snn, pixels, labels, index, key):
     return (jnp.cumsum(logits, axis=0).argmax(-1) == labels[None]).T
 
 
-def _text(rows, subject: Subject, config: Anytime) -> str:
+def _records(rows, setup: Setup, config: Anytime) -> list[dict]:
+    return [
+        {"mode": r["mode"], "T": r["T"], "t": t, "seed": seed, "accuracy": value}
+        for r in rows
+        for t, values in enumerate(r["accuracy"], 1)
+        for seed, value in enumerate(values)
+    ]
+
+
+def _text(rows, setup: Setup, config: Anytime) -> str:
     steps = sorted({t for r in rows for t in range(1, r["T"] + 1) if (t & (t - 1)) == 0} | set(config.T))
     lines = [
         [f"`{r['mode']}`", r["T"], *(study.spread(r["accuracy"][t - 1]) if t <= r["T"] else None for t in steps)]
         for r in rows
     ]
-    text = f"{study.about(subject, config.seeds)}\n\n" + study.table(["mode", "T", *(f"t = {t}" for t in steps)], lines)
+    text = f"{study.about(setup, config.seeds)}\n\n" + study.table(["mode", "T", *(f"t = {t}" for t in steps)], lines)
     published = paper.tables()["anytime_after_permutation"]
     theirs = [["`baseline`", None, *_at(published, published["qcfs"]["baseline"], steps)]]
     theirs += [["`shuffle`", T, *_at(published, row, steps)] for T, row in published["qcfs"]["permute"].items()]
@@ -81,18 +79,21 @@ def _at(published, row, steps):
     return (known.get(t) for t in steps)
 
 
-def _draw(rows, subject: Subject) -> Figure:
-    figure, latencies = pictures.figure(), sorted({r["T"] for r in rows})
+def _plot(rows, setup: Setup, config: Anytime) -> Figure:
+    figure, latencies = plots.figure(), sorted({r["T"] for r in rows})
     axes = figure.subplots()
-    pictures.reference(axes, subject.accuracy)
+    plots.reference(axes, setup.accuracy)
     for r in rows:
-        color, marker = pictures.style(r["mode"])
+        color, marker = plots.style(r["mode"])
         strength = 0.35 + 0.65 * (latencies.index(r["T"]) + 1) / len(latencies)
         t, mean = range(1, r["T"] + 1), np.mean(r["accuracy"], axis=1)
         label = r["mode"] if r["T"] == latencies[-1] else None
         axes.plot(t, mean, color=color, alpha=strength, linewidth=1.2, label=label)
         axes.plot(r["T"], mean[-1], color=color, alpha=strength, marker=marker, markersize=5)
-    pictures.steps_axis(axes, sorted({1, 2, *latencies}), "steps t read of the last layer; a mark where t = T")
-    axes.set(ylabel="test accuracy (%)", title=str(subject))
+    plots.steps_axis(axes, sorted({1, 2, *latencies}), "steps t read of the last layer; a mark where t = T")
+    axes.set(ylabel="test accuracy (%)", title=str(setup))
     axes.legend(loc="lower right")
     return figure
+
+
+STUDY = Study("anytime", "Accuracy after t of T steps (table 11)", _records, _text, _plot)

@@ -7,18 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import convert
-from convert import pictures
-from convert.experiment import Subject
-from convert.pictures import Figure
+from convert.experiments import plots
+from convert.experiments.plots import Figure
+from convert.experiments.setup import Setup
 from convert.studies import study
-from convert.studies.study import Section
+from convert.studies.study import Section, Study
 from tppjax.neurons import parse
 
-NAME = "early_exit"
-TITLE = "Exit by confidence: mean steps against accuracy"
 ALLOWED = (0.0, 0.25, 0.5, 1.0, 2.0)  # points of accuracy that an exit may cost on the calibration images
 NEVER = 2.0  # a threshold that no confidence reaches, since none is above 1
-ENTRIES = {"steps": list, "fixed": list, "exits": list}
 
 
 class Readings(NamedTuple):
@@ -50,11 +47,13 @@ class Readings(NamedTuple):
         return float(min((cost, c) for accuracy, cost, c in found if accuracy >= wanted)[1])
 
 
-def main(config, subject: Subject) -> Section:
+def main(config, setup: Setup) -> Section:
     """Runs the study; the options are those of `anytime`."""
 
     def run(mode, seeds):
-        chosen_on, measured_on = (_readings(mode, config, subject.with_images(i)) for i in (subject.training, None))
+        chosen_on, measured_on = (
+            _readings(mode, config, on) for on in (setup.with_images(setup.conversion.training), setup)
+        )
         exits = []
         for allowed in ALLOWED:
             threshold = chosen_on.threshold(allowed)
@@ -64,20 +63,21 @@ def main(config, subject: Subject) -> Section:
         return {"steps": measured_on.cost.tolist(), "fixed": fixed, "exits": exits}
 
     cases = study.product(mode=config.modes, seeds=[config.seeds])
-    rows = study.measure(config, NAME, subject, cases, run, ENTRIES, steps_tried=list(config.T))
-    records = [{"mode": r["mode"], **exit} for r in rows for exit in r["exits"]]
-    section = Section(NAME, TITLE, _text(rows, subject, config), (f"{NAME}.png",))
-    return study.write(study.folder(config, NAME), section, records, _draw(rows, subject, config))
+    return STUDY.run(config, setup, cases, run, steps_tried=list(config.T))
 
 
-def _readings(mode: str, config, subject: Subject) -> Readings:
+def _records(rows, setup: Setup, config) -> list[dict]:
+    return [{"mode": r["mode"], **exit} for r in rows for exit in r["exits"]]
+
+
+def _readings(mode: str, config, setup: Setup) -> Readings:
     """Of neurons that fire at once, after every step of one run; of those that wait, after one run for each T."""
     steps = sorted(config.T)
     if not parse(mode).waits:
-        snn = subject.snn(steps[-1], mode)
-        right, sure = study.over_seeds(_after_each_step, snn, config, subject, traced=True)
+        snn = setup.conversion.snn(steps[-1], mode)
+        right, sure = study.over_seeds(_after_each_step, snn, config, setup, traced=True)
         return Readings(right, sure, np.arange(1, steps[-1] + 1) + parse(mode).lead)
-    runs = [study.over_seeds(_at_the_end, subject.snn(T, mode), config, subject) for T in steps]
+    runs = [study.over_seeds(_at_the_end, setup.conversion.snn(T, mode), config, setup) for T in steps]
     right, sure = (np.stack(of_runs, axis=-1) for of_runs in zip(*runs, strict=True))
     return Readings(right, sure, np.cumsum(steps))
 
@@ -97,15 +97,16 @@ def _read(logits, labels):
     return logits.argmax(-1) == labels, jax.nn.softmax(logits).max(-1)
 
 
-def _text(rows, subject: Subject, config) -> str:
+def _text(rows, setup: Setup, config) -> str:
     header = ["mode", *(f"{points:g} points" for points in ALLOWED)]
     lines = [[f"`{r['mode']}`", *(f"{e['accuracy']:.2f} % in {e['steps']:.2f}" for e in r["exits"])] for r in rows]
     fixed = [[f"`{r['mode']}`", *(f"{r['fixed'][i]:.2f}" for i in _shown(r, config))] for r in rows]
     tried = ", ".join(map(str, sorted(config.T)))
     return (
-        f"{study.about(subject, config.seeds)} An image leaves when the largest softmax of its mean output reaches a "
-        f"threshold: the one of least cost that loses at most so many points on {len(subject.training):,} training "
-        "images, which the network knows better than those of the test. Accuracy and mean steps on the test images:\n\n"
+        f"{study.about(setup, config.seeds)} An image leaves when the largest softmax of its mean output reaches a "
+        f"threshold: the one of least cost that loses at most so many points on {len(setup.conversion.training):,} "
+        "training images, which the network knows better than those of the test. Accuracy and mean steps on the test "
+        "images:\n\n"
         f"{study.table(header, lines)}\n\nAccuracy (%) without an exit, after t steps for all images:\n\n"
         f"{study.table(['mode', *(f't = {T}' for T in sorted(config.T))], fixed)}\n\n"
         f"Neurons that fire at once are read after every step of one run of {max(config.T)} steps, for which their "
@@ -121,18 +122,24 @@ def _shown(row, config) -> list[int]:
     return list(range(len(config.T))) if parse(row["mode"]).waits else [T - 1 for T in sorted(config.T)]
 
 
-def _draw(rows, subject: Subject, config) -> Figure:
-    figure = pictures.figure()
+def _plot(rows, setup: Setup, config) -> Figure:
+    figure = plots.figure()
     axes = figure.subplots()
-    pictures.reference(axes, subject.accuracy)
+    plots.reference(axes, setup.accuracy)
     for n, r in enumerate(rows):
-        color, marker = pictures.style(r["mode"])
+        color, marker = plots.style(r["mode"])
         steps, accuracy = zip(*sorted((e["steps"], e["accuracy"]) for e in r["exits"]), strict=True)
         axes.plot(steps, accuracy, color=color, marker=marker, markersize=5, label=r["mode"])
         fixed = [r["fixed"][i] for i in _shown(r, config)]
         label = None if n else "without an exit"
         axes.plot(sorted(config.T), fixed, color=color, linestyle=":", linewidth=1, label=label)
-    pictures.steps_axis(axes, sorted(config.T), "steps of all runs made, mean over images")
-    axes.set(ylabel="test accuracy (%)", title=str(subject))
+    plots.steps_axis(axes, sorted(config.T), "steps of all runs made, mean over images")
+    axes.set(ylabel="test accuracy (%)", title=str(setup))
     axes.legend(loc="lower right", fontsize=8)
     return figure
+
+
+STUDY = Study(
+    *("early_exit", "Exit by confidence: mean steps against accuracy", _records, _text, _plot),
+    entries={"steps": list, "fixed": list, "exits": list},
+)

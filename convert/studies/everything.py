@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from convert import experiment
-from convert.experiment import Experiment, Subject
-from convert.results import FILE, REMEDY, about, make_folder, read
+from convert.experiments.options import Experiment
+from convert.experiments.results import FILE, REMEDY, about, make_folder, read
+from convert.experiments.setup import Setup, set_up
 from convert.studies import accuracy, anytime, misalignment, orders, potentials, single_layer, spikes, study, theorem
 from tppjax import ann, files
 from tppjax.errors import InputError, check_number
@@ -62,11 +62,11 @@ class All(Experiment):
 def main(config: All) -> str:
     """Runs the studies and writes the report."""
     check_number("--minutes", config.minutes, 0, 2**20, above=True)
-    subject = experiment.begin(config, ("baseline", "shuffle", "tpp"))
+    setup = set_up(config, ("baseline", "shuffle", "tpp"))
     out = config.out or config.ann / "studies"
     make_folder(out)
     with files.locked(out):  # another process at the same time abides by the same plan
-        limits = _plan(config, subject, out)
+        limits = _plan(config, setup, out)
     given = {f.name: getattr(config, f.name) for f in fields(Experiment)}
     sections = []
     for name, planned in STUDIES.items():
@@ -74,27 +74,27 @@ def main(config: All) -> str:
         sections.append(planned.module.main(planned.options(**{**given, "out": out, "limit": limits[name]})))
         print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes on {limits[name]} images", flush=True)
     sections.append(theorem.main(theorem.Theorem(out=out, overwrite=config.overwrite)))
-    text = _report(subject, sections, config, limits, out)
+    text = _report(setup, sections, config, limits, out)
     files.write_text(out / "report.md", text)
     print(f"wrote {out / 'report.md'}")
     return text
 
 
-def _plan(config: All, subject: Subject, out: Path) -> dict[str, int]:
+def _plan(config: All, setup: Setup, out: Path) -> dict[str, int]:
     """Test images of each study: as many as fit the time, in steps of 1, 2 and 5, or those of an earlier run."""
     file, asked = out / "plan.json", {"minutes": config.minutes, "seeds": config.seeds, "limit": config.limit}
     if file.is_file() and not config.overwrite:
-        before, images = _planned_before(file, len(subject.images))
+        before, images = _planned_before(file, len(setup.images))
         if before == asked:
             return images
         raise FileExistsError(f"{file} is for {before}, not {asked}: choose another --out, or give --overwrite")
-    speed = _images_a_second(subject)
-    n = len(subject.network.sites)
+    speed = _images_a_second(setup)
+    n = len(setup.network.sites)
     images = {}
     for name, planned in STUDIES.items():
         fit = planned.share * 60 * config.minutes * speed / planned.forwards(config.seeds, n)
         rounded = max(step * 10**e for e in range(7) for step in (1, 2, 5) if step * 10**e <= max(fit, FEWEST))
-        images[name] = min(rounded, len(subject.images))
+        images[name] = min(rounded, len(setup.images))
     files.write_json(file, {"asked": asked, "ann_images_per_second": speed, "images": images})
     return images
 
@@ -111,24 +111,26 @@ def _planned_before(file: Path, n: int) -> tuple[dict, dict[str, int]]:
     return asked, images
 
 
-def _images_a_second(subject: Subject) -> float:
+def _images_a_second(setup: Setup) -> float:
     """Of the ANN: the fastest of four times, the first of which compiles."""
-    some, seconds = subject.images[: min(500, len(subject.images))], []
+    some, seconds = setup.images[: min(500, len(setup.images))], []
     for _ in range(4):
         started = time.perf_counter()
-        ann.accuracy(subject.network, some)
+        ann.accuracy(setup.network, some)
         seconds.append(time.perf_counter() - started)
     return len(some) / min(seconds)
 
 
-def _report(subject: Subject, sections, config: All, limits, out: Path) -> str:
-    history = "".join(f"- {step}\n" for step in subject.snn(8, "baseline", like="baseline").network.history)
+def _report(setup: Setup, sections, config: All, limits, out: Path) -> str:
+    history = "".join(
+        f"- {step}\n" for step in setup.conversion.snn(8, "baseline", prepared_for="baseline").network.history
+    )
     made = about(study.PROGRAM)
     versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
     images = ", ".join(f"{limits[s.name]:,} ({s.name})" for s in sections if s.name in limits)
     few, many = min(limits.values()), max(limits.values())
     head = (
-        f"# Temporal misalignment, measured: {subject.settings['model']['name']} on {subject.settings['dataset']}\n\n"
+        f"# Temporal misalignment, measured: {setup.settings['model']['name']} on {setup.settings['dataset']}\n\n"
         f"Every experiment of the paper, by\n\n    {made['command']}\n\non {made['hardware']}, {versions}. Of the "
         f"test images the studies use the first {images}; random modes run with {config.seeds} seeds. An accuracy near "
         f"90 % has a standard error of {_standard_error(few)} points on {few:,} images and {_standard_error(many)} on "
@@ -148,7 +150,7 @@ def _related(out: Path, seeds: int) -> str:
     _, rows = read(out / "single_layer" / FILE, {"accuracy": list})
     wanted = {"mode": "shuffle", "T": 4, "seeds": seeds}
     gained = single_layer.gains([r for r in rows if wanted.items() <= r.items()])
-    _, found = read(out / "misalignment" / FILE, misalignment.ENTRIES)
+    _, found = read(out / "misalignment" / FILE, misalignment.STUDY.entries)
     at = {r["mode"]: r for r in found if (r["T"], r["seeds"]) == (4, seeds)}
     saved = [_wrong(at["baseline"], site) - _wrong(at["shuffle"], site) for site in gained]
     rank = study.rank_correlation(list(gained.values())[:-1], saved[1:])

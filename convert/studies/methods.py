@@ -6,19 +6,19 @@ from dataclasses import dataclass
 import jax
 import numpy as np
 
-from convert import evaluate, experiment, paper, pictures
+from convert import evaluate
 from convert.correction import check_method
 from convert.energy import multiply_adds
-from convert.experiment import Experiment, Subject
-from convert.pictures import Figure
+from convert.experiments import paper, plots
+from convert.experiments.options import Experiment, checked
+from convert.experiments.plots import Figure
+from convert.experiments.setup import Setup, set_up
 from convert.studies import spikes, study
 from convert.studies.spikes import ACCUMULATE, MULTIPLY_ACCUMULATE
-from convert.studies.study import Section
+from convert.studies.study import Section, Study
 from tppjax.errors import InputError, check_number
 from tppjax.neurons import parse
 
-NAME = "methods"
-TITLE = "Methods of the field on equal terms"
 METHODS = (
     *("baseline(v_init=0)", "baseline(v_init=0.5)", "shuffle", "snm", "burst(gamma=2)", "burst", "srp"),
     *("baseline+rates", "baseline+potential", "baseline+steps"),
@@ -38,7 +38,6 @@ WHOSE = {
     "shuffle": "the paper, ICML 2025",
 }
 ACROSS = {"T": "time steps T", "latency": "steps from image to answer", "energy": "energy, share of the ANN's"}
-ENTRIES = {"accuracy": list, "ann": float, "n": int, "latency": int, "spikes_per_neuron": float, "additions": float}
 
 
 @dataclass(frozen=True)
@@ -69,13 +68,12 @@ def main(config: Methods) -> Section:
         raise InputError("--correct is not for all methods here: name what is to be corrected, as in baseline+steps")
     if config.limit_stepped is not None:
         check_number("--limit_stepped", config.limit_stepped, 1)
-    experiment.checked(config)
-    subject = experiment.begin(config, tuple(mode for mode, _ in methods.values()), trained=True)
-    macs, analog = multiply_adds(subject.network)
+    checked(config)
+    setup = set_up(config, tuple(mode for mode, _ in methods.values()), trained=True)
 
     def run(method, T, seeds, n):
         mode, correct = methods[method]
-        part, snn = parts[n], subject.snn(T, mode, correct=correct)
+        part, snn = parts[n], setup.conversion.snn(T, mode, correct=correct)
         correct, counts, operations = study.over_seeds(spikes.outcome, snn, config, part)
         neurons = sum(np.prod(site.shape) for site in snn.network.sites.values())
         means = jax.tree.map(lambda a: float(a.mean()), (counts, operations))
@@ -89,25 +87,30 @@ def main(config: Methods) -> Section:
             "history": list(snn.network.history),
         }
 
-    def images(mode: str) -> int:
-        n = len(subject.images)
-        return n if parse(mode).two_phase or config.limit_stepped is None else min(n, config.limit_stepped)
-
+    images = {True: len(setup.images), False: min(len(setup.images), config.limit_stepped or len(setup.images))}
+    parts = {n: setup.with_images(setup.images[:n]) for n in images.values()}
     cases = [
-        {"method": method, "T": T, "seeds": config.seeds, "n": images(mode)}
+        {"method": method, "T": T, "seeds": config.seeds, "n": images[parse(mode).two_phase]}
         for method, (mode, _) in methods.items()
         for T in config.T
     ]
-    parts = {n: subject.with_images(subject.images[:n]) for n in {case["n"] for case in cases}}
-    rows = study.measure(config, NAME, subject, cases, run, ENTRIES)
-    for r in rows:
-        r["bits"] = parse(methods[r["method"]][0]).bits
-        r["energy"] = (analog * MULTIPLY_ACCUMULATE + r["additions"] * ACCUMULATE) / (macs * MULTIPLY_ACCUMULATE)
-        r["lost"] = r["ann"] - float(np.mean(r["accuracy"]))
-    kept = ("method", "T", "latency", "bits", "n", "ann", "lost", "spikes_per_neuron", "energy")
-    records = [{name: r[name] for name in kept} | {"accuracy": float(np.mean(r["accuracy"]))} for r in rows]
-    section = Section(NAME, TITLE, _text(rows, subject, config), ("methods.png",))
-    return study.write(study.folder(config, NAME), section, records, _draw(rows, subject))
+    return STUDY.run(config, setup, cases, run)
+
+
+def _records(rows, setup: Setup, config: Methods) -> list[dict]:
+    """Of each row: accuracy over seeds, points lost to the ANN, bits a step, and energy as a share of the ANN's."""
+    macs, analog = multiply_adds(setup.network)
+    return [
+        {
+            **{name: r[name] for name in ("method", "T", "latency", "n", "ann", "spikes_per_neuron")},
+            "accuracy": (accuracy := float(np.mean(r["accuracy"]))),
+            "std": float(np.std(r["accuracy"], ddof=1)) if len(r["accuracy"]) > 1 else None,
+            "lost": r["ann"] - accuracy,
+            "bits": parse(_parts(r["method"])[0]).bits,
+            "energy": (analog * MULTIPLY_ACCUMULATE + r["additions"] * ACCUMULATE) / (macs * MULTIPLY_ACCUMULATE),
+        }
+        for r in rows
+    ]
 
 
 def _parts(method: str) -> tuple[str, str | None]:
@@ -134,12 +137,13 @@ LATENCY = (
 )
 
 
-def _text(rows, subject: Subject, config: Methods) -> str:
-    steps, published = sorted({r["T"] for r in rows}), evaluate.published(subject)
+def _text(rows, setup: Setup, config: Methods) -> str:
+    rows, published = _records(rows, setup, config), evaluate.published(setup)
+    steps = sorted({r["T"] for r in rows})
     lines, costs = [], []
     for method in dict.fromkeys(r["method"] for r in rows):
         ours = [r for T in steps for r in rows if (r["method"], r["T"]) == (method, T)]
-        lost = (f"{r['lost']:.2f}{_std(r)}" for r in ours)
+        lost = (f"{r['lost']:.2f}" + ("" if r["std"] is None else f" ({r['std']:.2f})") for r in ours)
         lines.append([f"`{method}`", _whose(method), f"{ours[0]['bits']:.2g}", ours[0]["n"], *lost])
         for theirs in published.get(method, ()):
             cells = (_lost_by_theirs(theirs, T) for T in steps)
@@ -148,7 +152,7 @@ def _text(rows, subject: Subject, config: Methods) -> str:
     losses = study.table(["method", "whose", "bits a step", "images", *(f"T = {T}" for T in steps)], lines)
     header = [f"{what}, T = {T}" for what in ("steps", "energy") for T in steps]
     return (
-        f"{study.about(subject, config.seeds)} Thresholds that were not trained, and corrections, are chosen on "
+        f"{study.about(setup, config.seeds)} Thresholds that were not trained, and corrections, are chosen on "
         "training images, anew for each method and T, by the same rule. Points of accuracy lost to the ANN on the same "
         "images, mean (std):\n\n"
         f"{losses}\n\nSteps from an image to its answer, and the energy of an image as a share of the ANN's:\n\n"
@@ -159,10 +163,6 @@ def _text(rows, subject: Subject, config: Methods) -> str:
 def _lost_by_theirs(row: dict, T: int) -> str | None:
     known = row["ann"] is not None and T in row["accuracy"]
     return f"{row['ann'] - row['accuracy'][T]:.2f}" if known else None
-
-
-def _std(row) -> str:
-    return f" ({np.std(row['accuracy'], ddof=1):.2f})" if len(row["accuracy"]) > 1 else ""
 
 
 def _first_within(rows, points: float) -> str:
@@ -176,24 +176,30 @@ def _first_within(rows, points: float) -> str:
     return f"Steps until at most {points:g} points are lost: {listed or 'none of them'}."
 
 
-def _draw(rows, subject: Subject) -> Figure:
-    figure = pictures.figure(14, 5.2)
+def _plot(rows, setup: Setup, config: Methods) -> Figure:
+    rows, figure = _records(rows, setup, config), plots.figure(14, 5.2)
     axes = figure.subplots(1, 3, sharey=True)
     names = list(dict.fromkeys(r["method"] for r in rows))
     for ax, (x, label) in zip(axes, ACROSS.items(), strict=True):
         for i, name in enumerate(names):
             points = [(r[x], r["lost"]) for r in rows if r["method"] == name]
-            color, marker = pictures.one_of_many(i, len(names))
+            color, marker = plots.one_of_many(i, len(names))
             ax.plot(*zip(*points, strict=True), color=color, marker=marker, markersize=4, linewidth=1.1, label=name)
         ax.set_xscale("log", base=2)
         ax.set_yscale("symlog", linthresh=1)
         ax.invert_yaxis()
         ax.axhline(0, color="black", linestyle="--", linewidth=1)
-        pictures.plain(ax.xaxis)
-        pictures.plain(ax.yaxis)
+        plots.plain(ax.xaxis)
+        plots.plain(ax.yaxis)
         ax.set_xlabel(label)
         ax.grid(alpha=0.3)
     axes[0].set_ylabel("points lost to the ANN")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
-    figure.suptitle(str(subject))
+    figure.suptitle(str(setup))
     return figure
+
+
+STUDY = Study(
+    *("methods", "Methods of the field on equal terms", _records, _text, _plot),
+    entries={"accuracy": list, "ann": float, "n": int, "latency": int, "spikes_per_neuron": float, "additions": float},
+)

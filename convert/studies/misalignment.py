@@ -7,15 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import convert
-from convert import experiment, pictures
-from convert.experiment import Experiment, Subject
-from convert.pictures import Figure
+from convert.experiments import plots
+from convert.experiments.options import Experiment, checked
+from convert.experiments.plots import Figure
+from convert.experiments.setup import Setup, set_up
 from convert.studies import study
-from convert.studies.study import Section
+from convert.studies.study import Section, Study
 from tppjax.neurons import Baseline, in_thresholds, parse, simulate
 
-NAME = "misalignment"
-TITLE = "Temporal misalignment: how unevenly the input of a layer arrives (section 3, appendix G)"
+MEASURES = ("unevenness", "early", "superfluous", "missing")
 
 
 @dataclass(frozen=True)
@@ -31,27 +31,22 @@ class Misalignment(Experiment):
 
 def main(config: Misalignment) -> Section:
     """Runs the study."""
-    config = experiment.checked(config)
-    subject = experiment.begin(config, config.modes)
-    order = list(subject.network.sites)
+    config = checked(config)
+    setup = set_up(config, config.modes)
 
     def run(mode, T, seeds):
-        correct, found = study.over_seeds(_outcome, subject.snn(T, mode), config, subject, traced=True)
+        correct, found = study.over_seeds(_outcome, setup.conversion.snn(T, mode), config, setup, traced=True)
         return {"accuracy": study.percent(correct), **jax.tree.map(lambda a: float(a.mean()), found)}
 
-    cases = study.product(mode=config.modes, T=config.T, seeds=[config.seeds])
-    rows = study.measure(config, NAME, subject, cases, run, ENTRIES)
-    records = [
+    return STUDY.run(config, setup, study.product(mode=config.modes, T=config.T, seeds=[config.seeds]), run)
+
+
+def _records(rows, setup: Setup, config: Misalignment) -> list[dict]:
+    return [
         {"mode": r["mode"], "T": r["T"], "site": site, **{name: r[name][site] for name in MEASURES}}
         for r in rows
-        for site in order
+        for site in setup.network.sites
     ]
-    section = Section(NAME, TITLE, _text(rows, order, subject, config), ("misalignment.png",))
-    return study.write(study.folder(config, NAME), section, records, _draw(rows, order, subject, config))
-
-
-MEASURES = ("unevenness", "early", "superfluous", "missing")
-ENTRIES = {"accuracy": list, **dict.fromkeys(MEASURES, dict)}
 
 
 def _outcome(snn, pixels, labels, index, key):
@@ -94,14 +89,14 @@ def _over_sites(row, name: str) -> float:
     return np.mean(list(row[name].values()))
 
 
-def _text(rows, order, subject: Subject, config: Misalignment) -> str:
+def _text(rows, setup: Setup, config: Misalignment) -> str:
     lines = [
         [f"`{r['mode']}`", r["T"], *(f"{_over_sites(r, name):.3f}" for name in MEASURES), study.spread(r["accuracy"])]
         for r in rows
     ]
     header = ["", "T", "unevenness", "early", "superfluous (%)", "missing (%)", "accuracy (%)"]
     text = (
-        f"{study.about(subject, config.seeds)} The input that reaches a neuron, mean over the layers' means. "
+        f"{study.about(setup, config.seeds)} The input that reaches a neuron, mean over the layers' means. "
         "*Unevenness*: by how many thresholds the input so far ever differs from the same input spread evenly over the "
         "steps; *early*: the same with its sign, above 0 if the input comes too early; *superfluous* and *missing*: "
         "spikes that the integrate-and-fire `neuron` fires too many or too few for it, in percent of the steps (a "
@@ -119,19 +114,20 @@ def _text(rows, order, subject: Subject, config: Misalignment) -> str:
     middle = sorted({r["T"] for r in rows})[(len(config.T) - 1) // 2]
     there = [r for r in rows if r["T"] == middle]
     cells = (
-        [s, *(f"{r['unevenness'][s]:.3f}, {r['superfluous'][s] + r['missing'][s]:.2f}" for r in there)] for s in order
+        [s, *(f"{r['unevenness'][s]:.3f}, {r['superfluous'][s] + r['missing'][s]:.2f}" for r in there)]
+        for s in setup.network.sites
     )
     header = [f"T = {middle}: unevenness, wrong spikes (%)", *(f"`{r['mode']}`" for r in there)]
     text += f"\n\nIn which layers:\n\n{study.table(header, cells)}"
     return text
 
 
-def _draw(rows, order, subject: Subject, config: Misalignment) -> Figure:
-    figure = pictures.figure(12, 4.6)
+def _plot(rows, setup: Setup, config: Misalignment) -> Figure:
+    figure, order = plots.figure(12, 4.6), list(setup.network.sites)
     uneven, wrong, cost = figure.subplots(1, 3)
     T = sorted(config.T)[(len(config.T) - 1) // 2]
     for r in rows:
-        color, marker = pictures.style(r["mode"])
+        color, marker = plots.style(r["mode"])
         spikes = {s: r["superfluous"][s] + r["missing"][s] for s in order}
         if r["T"] == T:
             style = {"color": color, "marker": marker, "markersize": 4, "linewidth": 1.2, "label": r["mode"]}
@@ -140,19 +136,26 @@ def _draw(rows, order, subject: Subject, config: Misalignment) -> Figure:
         if parse(r["mode"]).two_phase:
             continue  # neurons that read the sum only make no such spikes
         label = r["mode"] if r["T"] == T else None
-        x, y = np.mean(list(spikes.values())), subject.accuracy - np.mean(r["accuracy"])
+        x, y = np.mean(list(spikes.values())), setup.accuracy - np.mean(r["accuracy"])
         cost.scatter(x, y, color=color, marker=marker, label=label, zorder=3)
         cost.annotate(f"T={r['T']}", (x, y), textcoords="offset points", xytext=(5, 3), fontsize=7)
     uneven.set(ylabel="unevenness (thresholds)", title=f"how far the input strays from uniform, T = {T}")
     wrong.set(ylabel="wrong spikes (% of steps)", title=f"what integrate and fire makes of it, T = {T}")
     for axes in (uneven, wrong):
         axes.set_ylim(bottom=0)
-        pictures.sites_axis(axes, order)
+        plots.sites_axis(axes, order)
         axes.legend(fontsize=8)
     cost.set(xlabel="wrong spikes (% of steps), mean over layers", ylabel="accuracy below the ANN's (points)")
     cost.set_title("and what that costs")
     cost.grid(alpha=0.3)
     if cost.collections:
         cost.legend(fontsize=8)
-    figure.suptitle(str(subject))
+    figure.suptitle(str(setup))
     return figure
+
+
+STUDY = Study(
+    *("misalignment", "Temporal misalignment: how unevenly the input of a layer arrives (section 3, appendix G)"),
+    *(_records, _text, _plot),
+    entries={"accuracy": list, **dict.fromkeys(MEASURES, dict)},
+)

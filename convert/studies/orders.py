@@ -6,16 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convert import evaluate, experiment, pictures
-from convert.experiment import Experiment, Subject
-from convert.pictures import Figure
+from convert import evaluate
+from convert.experiments import plots
+from convert.experiments.options import Experiment
+from convert.experiments.plots import Figure
+from convert.experiments.setup import Setup, set_up
 from convert.studies import study
-from convert.studies.study import Section
+from convert.studies.study import Section, Study
 from tppjax.errors import InputError
 from tppjax.neurons import Ordered
-
-NAME = "orders"
-TITLE = "One given order of the steps at every layer (figures 11 and 12)"
 
 
 @dataclass(frozen=True)
@@ -39,18 +38,20 @@ def main(config: Orders) -> Section:
       InputError: if there are too many orders to try, or no two steps can be fixed while others move.
     """
     _check(config)
-    subject = experiment.begin(config, ("baseline", "shuffle"))
+    setup = set_up(config, ("baseline", "shuffle"))
 
     def run(T, order, fixed=None):
-        snn = subject.snn(T, Ordered(order=tuple(order)), like="baseline")
-        return {"accuracy": evaluate.row(snn, subject.images, 1, config.batch_size)["mean"]}
+        snn = setup.conversion.snn(T, Ordered(order=tuple(order)), prepared_for="baseline")
+        return {"accuracy": evaluate.row(snn, setup.images, 1, config.batch_size)["mean"]}
 
     cases = [{"T": config.T, "order": list(order)} for order in itertools.permutations(range(config.T))]
-    of_all = len(cases)
     if config.T_pairs:
         cases += [{"T": config.T_pairs, "order": list(range(config.T_pairs))}, *_pairs(config)]
-    rows = study.measure(config, NAME, subject, cases, run, {"accuracy": float, "order": list})
-    records = [
+    return STUDY.run(config, setup, cases, run)
+
+
+def _records(rows, setup: Setup, config: Orders) -> list[dict]:
+    return [
         {
             "T": r["T"],
             "order": " ".join(map(str, r["order"])),
@@ -59,8 +60,6 @@ def main(config: Orders) -> Section:
         }
         for r in rows
     ]
-    text, figure = _text(rows[:of_all], rows[of_all:], subject), _draw(rows[:of_all], rows[of_all:], subject)
-    return study.write(study.folder(config, NAME), Section(NAME, TITLE, text, ("orders.png",)), records, figure)
 
 
 def _check(config: Orders) -> None:
@@ -87,13 +86,20 @@ def _pairs(config: Orders):
                 yield {"T": T, "order": list(order), "fixed": list(fixed)}
 
 
-def _text(of_all, of_pairs, subject: Subject) -> str:
+def _apart(rows, config: Orders) -> tuple[list[dict], list[dict]]:
+    """Rows of all orders, and those of orders with two steps fixed."""
+    n = math.factorial(config.T)
+    return rows[:n], rows[n:]
+
+
+def _text(rows, setup: Setup, config: Orders) -> str:
+    of_all, of_pairs = _apart(rows, config)
     given, *others = of_all
     better = sum(r["accuracy"] > given["accuracy"] for r in others)
     values = [r["accuracy"] for r in others]
     T = given["T"]
     text = (
-        f"{study.about(subject)}\n\nT = {T}: in the given order (baseline) {given['accuracy']:.2f} %; the other "
+        f"{study.about(setup)}\n\nT = {T}: in the given order (baseline) {given['accuracy']:.2f} %; the other "
         f"{len(others)} orders {np.mean(values):.2f} % on average, {min(values):.2f} to {max(values):.2f} %. {better} "
         f"of {len(others)} beat the given one. In the paper (figure 11, VGG-16 on CIFAR-100, given order 69.31 %) "
         "all do."
@@ -115,24 +121,25 @@ def _text(of_all, of_pairs, subject: Subject) -> str:
     return text
 
 
-def _draw(of_all, of_pairs, subject: Subject) -> Figure:
-    figure = pictures.figure(11 if of_pairs else 6.4)
+def _plot(rows, setup: Setup, config: Orders) -> Figure:
+    of_all, of_pairs = _apart(rows, config)
+    figure = plots.figure(11 if of_pairs else 6.4)
     axes = np.atleast_1d(figure.subplots(1, 2 if of_pairs else 1))
-    given, color = of_all[0], pictures.style("shuffle")[0]
+    given, color = of_all[0], plots.style("shuffle")[0]
     ordered = sorted(of_all, key=lambda r: r["accuracy"])
-    colors = [pictures.style("baseline")[0] if r is given else color for r in ordered]
+    colors = [plots.style("baseline")[0] if r is given else color for r in ordered]
     values = [r["accuracy"] for r in ordered]
     axes[0].scatter(values, range(len(ordered)), color=colors, s=18, zorder=3)
     labels = ["".join(str(t + 1) for t in r["order"]) for r in ordered]
     axes[0].set_yticks(range(len(ordered)), labels, fontsize=6 if len(ordered) < 30 else 3)
-    axes[0].axvline(given["accuracy"], color=pictures.style("baseline")[0], linewidth=1, label="given order: baseline")
-    axes[0].axvline(subject.accuracy, color="black", linestyle="--", linewidth=1, label=f"ANN {subject.accuracy:.2f} %")
+    axes[0].axvline(given["accuracy"], color=plots.style("baseline")[0], linewidth=1, label="given order: baseline")
+    axes[0].axvline(setup.accuracy, color="black", linestyle="--", linewidth=1, label=f"ANN {setup.accuracy:.2f} %")
     axes[0].set(xlabel="test accuracy (%)", ylabel="order of the steps", title=f"all orders of T = {given['T']} steps")
     axes[0].grid(alpha=0.3)
     axes[0].legend(loc="lower right", fontsize=8)
     if of_pairs:
         _draw_pairs(axes[1], figure, of_pairs)
-    figure.suptitle(str(subject))
+    figure.suptitle(str(setup))
     return figure
 
 
@@ -154,3 +161,9 @@ def _draw_pairs(axes, figure, of_pairs) -> None:
     axes.set_yticks(range(T), range(1, T + 1))
     axes.set(xlabel="one fixed step", ylabel="the other", title=f"T = {T}, two steps fixed, the others in random order")
     figure.colorbar(image, ax=axes, label="percentage points above the given order")
+
+
+STUDY = Study(
+    *("orders", "One given order of the steps at every layer (figures 11 and 12)", _records, _text, _plot),
+    entries={"accuracy": float, "order": list},
+)

@@ -7,16 +7,15 @@ import jax.numpy as jnp
 import numpy as np
 
 import convert
-from convert import experiment, pictures
-from convert.experiment import Experiment, Subject
-from convert.pictures import Figure
+from convert.experiments import plots
+from convert.experiments.options import Experiment, checked
+from convert.experiments.plots import Figure
+from convert.experiments.setup import Setup, set_up
 from convert.studies import study
-from convert.studies.study import Section
+from convert.studies.study import Section, Study
 from tppjax.errors import InputError
 from tppjax.neurons import in_thresholds, parse
 
-NAME = "potentials"
-TITLE = "Membrane potential before firing (figures 4 and 7 to 10)"
 EDGES = np.linspace(-4.0, 4.0, 81)  # thresholds; what lies beyond is counted in the outermost bins
 
 
@@ -46,38 +45,39 @@ def main(config: Potentials) -> Section:
     Raises:
       InputError: on a step, layer or channel that is not there.
     """
-    config = experiment.checked(config)
+    config = checked(config)
     if config.steps is None:
         config = replace(config, steps=tuple(2**i for i in range(config.T.bit_length())))
     if not config.steps or not all(1 <= t <= config.T for t in config.steps):
         raise InputError(f"--steps lie between 1 and --T {config.T}; got {config.steps}")
-    subject = experiment.begin(config, config.modes)
+    setup = set_up(config, config.modes)
     for mode in config.modes:
         neuron = parse(mode)
         if not neuron.two_phase and np.shape(neuron.potential(neuron.init((1,), config.T))) != (1,):
             raise InputError(f"{mode} has no potential to show: give its class a method potential(state)")
-    chosen = _sites(subject.network, config)
-    outcome = _Outcome(tuple(chosen), tuple(config.steps), config.channel)
+    config = replace(config, sites=tuple(_sites(setup.network, config)))
+    outcome = _Outcome(config.sites, config.steps, config.channel)
 
     def run(mode, T, seeds):
-        correct, counts = study.over_seeds(outcome, subject.snn(T, mode), config, subject, traced=True)
+        correct, counts = study.over_seeds(outcome, setup.conversion.snn(T, mode), config, setup, traced=True)
         return {
             "accuracy": study.percent(correct),
-            "counts": {s: np.sum(counts[s], axis=(0, 1)).tolist() for s in chosen},
+            "counts": {s: np.sum(counts[s], axis=(0, 1)).tolist() for s in config.sites},
         }
 
-    settings = {"sites": chosen, "steps": config.steps, "channel": config.channel, "edges": EDGES.tolist()}
+    settings = {"sites": list(config.sites), "steps": config.steps, "channel": config.channel, "edges": EDGES.tolist()}
     cases = study.product(mode=config.modes, T=[config.T], seeds=[config.seeds])
-    rows = study.measure(config, NAME, subject, cases, run, {"accuracy": list, "counts": dict}, **settings)
-    records = [
+    return STUDY.run(config, setup, cases, run, **settings)
+
+
+def _records(rows, setup: Setup, config: Potentials) -> list[dict]:
+    return [
         {"mode": r["mode"], "site": site, "t": t, "from": low, "to": high, "neurons": n}
         for r in rows
-        for site in chosen
+        for site in config.sites
         for t, counts in zip(config.steps, r["counts"][site], strict=True)
         for low, high, n in zip(EDGES[:-1].round(6), EDGES[1:].round(6), counts, strict=True)
     ]
-    section = Section(NAME, TITLE, _text(rows, chosen, subject, config), ("potentials.png",))
-    return study.write(study.folder(config, NAME), section, records, _draw(rows, chosen, subject, config))
 
 
 def _sites(network, config: Potentials) -> list[str]:
@@ -126,30 +126,30 @@ def _moments(counts) -> tuple[float, float, float]:
     return mean, np.sqrt(np.average((middle - mean) ** 2, weights=counts)), counts[middle > 1].sum() / counts.sum()
 
 
-def _text(rows, chosen, subject: Subject, config: Potentials) -> str:
+def _text(rows, setup: Setup, config: Potentials) -> str:
     lines = []
-    for site in chosen:
+    for site in config.sites:
         for t, *counts in zip(config.steps, *(r["counts"][site] for r in rows), strict=True):
             cells = [f"{mean:+.2f} ± {std:.2f}, {above:.1%}" for mean, std, above in map(_moments, counts)]
             lines.append([site, t, *cells])
     whose = "all neurons" if config.channel is None else f"channel {config.channel}"
     accuracies = ", ".join(f"`{r['mode']}` {study.spread(r['accuracy'])} %" for r in rows)
     return (
-        f"{study.about(subject, config.seeds)} T = {config.T}, {whose}; accuracy {accuracies}. Mean and std of the "
+        f"{study.about(setup, config.seeds)} T = {config.T}, {whose}; accuracy {accuracies}. Mean and std of the "
         "potential in thresholds (what lies beyond -4 and 4 counted there), and the share of neurons that reach the "
         f"threshold, before firing at step t. Two-phase neurons begin with all that they have accumulated.\n\n"
     ) + study.table(["layer", "t", *(f"`{r['mode']}`" for r in rows)], lines)
 
 
-def _draw(rows, chosen, subject: Subject, config: Potentials) -> Figure:
-    figure = pictures.figure(2.6 * len(config.steps) + 1, 1.9 * len(chosen) + 0.8)
-    grid = figure.subplots(len(chosen), len(config.steps), sharex=True, squeeze=False)
-    for axes, site in zip(grid, chosen, strict=True):
+def _plot(rows, setup: Setup, config: Potentials) -> Figure:
+    figure = plots.figure(2.6 * len(config.steps) + 1, 1.9 * len(config.sites) + 0.8)
+    grid = figure.subplots(len(config.sites), len(config.steps), sharex=True, squeeze=False)
+    for axes, site in zip(grid, config.sites, strict=True):
         for i, (ax, t) in enumerate(zip(axes, config.steps, strict=True)):
             for r in rows:
                 share = 100 * np.array(r["counts"][site][i]) / np.sum(r["counts"][site][i])
                 wide = 2.4 if r["mode"] == "baseline" else 1.1  # often hidden by shuffle
-                ax.stairs(share, EDGES, color=pictures.style(r["mode"])[0], linewidth=wide, label=r["mode"])
+                ax.stairs(share, EDGES, color=plots.style(r["mode"])[0], linewidth=wide, label=r["mode"])
             ax.axvline(1, color="black", linestyle="--", linewidth=1, label="threshold")
             ax.set_yscale("log")
             ax.set_ylim(0.01, 100)
@@ -159,5 +159,11 @@ def _draw(rows, chosen, subject: Subject, config: Potentials) -> Figure:
     for ax in grid[-1]:
         ax.set_xlabel("potential (thresholds)")
     grid[0, 0].legend(fontsize=7)
-    figure.suptitle(f"{subject}, T = {config.T}")
+    figure.suptitle(f"{setup}, T = {config.T}")
     return figure
+
+
+STUDY = Study(
+    *("potentials", "Membrane potential before firing (figures 4 and 7 to 10)", _records, _text, _plot),
+    entries={"accuracy": list, "counts": dict},
+)

@@ -4,14 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convert import evaluate, experiment, pictures
-from convert.experiment import Experiment, Subject
-from convert.pictures import Figure
+from convert import evaluate
+from convert.experiments import plots
+from convert.experiments.options import Experiment, checked
+from convert.experiments.plots import Figure
+from convert.experiments.setup import Setup, set_up
 from convert.studies import study
-from convert.studies.study import Section
-
-NAME = "single_layer"
-TITLE = "One layer at a time (figures 13 and 14)"
+from convert.studies.study import Section, Study
 
 
 @dataclass(frozen=True)
@@ -27,25 +26,26 @@ class SingleLayer(Experiment):
 
 def main(config: SingleLayer) -> Section:
     """Runs the study."""
-    config = experiment.checked(config)
-    subject = experiment.begin(config, ("baseline", config.mode))
-    order = list(subject.network.sites)
+    config = checked(config)
+    setup = set_up(config, ("baseline", config.mode))
+    order = list(setup.network.sites)
 
     def run(site, mode, T, seeds):
         at = {"no layer": "baseline", "all layers": mode}.get(site, dict.fromkeys(order, "baseline") | {site: mode})
-        row = evaluate.row(subject.snn(T, at, like="baseline"), subject.images, seeds, config.batch_size)
+        row = evaluate.row(setup.conversion.snn(T, at, prepared_for="baseline"), setup.images, seeds, config.batch_size)
         return {"accuracy": row["accuracy"]}
 
-    places = ["no layer", *order, "all layers"]
-    cases = study.product(site=places, mode=[config.mode], T=[config.T], seeds=[config.seeds])
-    rows = study.measure(config, NAME, subject, cases, run)
-    records = [
+    sites = ["no layer", *order, "all layers"]
+    cases = study.product(site=sites, mode=[config.mode], T=[config.T], seeds=[config.seeds])
+    return STUDY.run(config, setup, cases, run)
+
+
+def _records(rows, setup: Setup, config: SingleLayer) -> list[dict]:
+    return [
         {"site": r["site"], "mode": r["mode"], "T": r["T"], "seed": seed, "accuracy": value}
         for r in rows
         for seed, value in enumerate(r["accuracy"])
     ]
-    section = Section(NAME, TITLE, _text(rows, subject, config), ("single_layer.png",))
-    return study.write(study.folder(config, NAME), section, records, _draw(rows, subject, config))
 
 
 def gains(rows) -> dict[str, float]:
@@ -54,7 +54,7 @@ def gains(rows) -> dict[str, float]:
     return {r["site"]: np.mean(r["accuracy"]) - np.mean(none["accuracy"]) for r in single}
 
 
-def _text(rows, subject: Subject, config: SingleLayer) -> str:
+def _text(rows, setup: Setup, config: SingleLayer) -> str:
     none, *single, everywhere = rows
     gained = gains(rows)
     best = sorted(gained, key=gained.get, reverse=True)[:3]
@@ -66,7 +66,7 @@ def _text(rows, subject: Subject, config: SingleLayer) -> str:
     ]
     harmed = sum(value < 0 for value in gained.values())
     return (
-        f"{study.about(subject, config.seeds)}\n\n`{config.mode}` at one layer, T = {config.T}: most at "
+        f"{study.about(setup, config.seeds)}\n\n`{config.mode}` at one layer, T = {config.T}: most at "
         + ", ".join(f"{site} ({gained[site]:+.2f})" for site in best)
         + f"; least at {worst} ({gained[worst]:+.2f}); below baseline at {harmed} of {len(single)} layers. At all "
         f"layers {whole:+.2f} points; single layers gain {sum(gained.values()):+.2f} in sum."
@@ -77,11 +77,11 @@ def _text(rows, subject: Subject, config: SingleLayer) -> str:
     )
 
 
-def _draw(rows, subject: Subject, config: SingleLayer) -> Figure:
+def _plot(rows, setup: Setup, config: SingleLayer) -> Figure:
     none, *single, everywhere = rows
-    figure = pictures.figure(8.5)
+    figure = plots.figure(8.5)
     axes = figure.subplots()
-    color, baseline = pictures.style(config.mode)[0], pictures.style("baseline")[0]
+    color, baseline = plots.style(config.mode)[0], plots.style("baseline")[0]
     accuracies = np.array([r["accuracy"] for r in single])
     mean, std = accuracies.mean(axis=1), accuracies.std(axis=1, ddof=1) if accuracies.shape[1] > 1 else None
     bottom = np.mean(none["accuracy"])
@@ -89,8 +89,11 @@ def _draw(rows, subject: Subject, config: SingleLayer) -> Figure:
     axes.axhline(bottom, color=baseline, linewidth=1.2, label=f"no layer: baseline, {bottom:.2f} %")
     whole = np.mean(everywhere["accuracy"])
     axes.axhline(whole, color=color, linestyle=":", linewidth=1.5, label=f"{config.mode} at all layers, {whole:.2f} %")
-    pictures.reference(axes, subject.accuracy)
-    pictures.sites_axis(axes, [r["site"] for r in single])
-    axes.set(ylabel="test accuracy (%)", title=f"{subject}\n{config.mode} at one layer, T = {config.T}")
+    plots.reference(axes, setup.accuracy)
+    plots.sites_axis(axes, [r["site"] for r in single])
+    axes.set(ylabel="test accuracy (%)", title=f"{setup}\n{config.mode} at one layer, T = {config.T}")
     axes.legend(fontsize=8)
     return figure
+
+
+STUDY = Study("single_layer", "One layer at a time (figures 13 and 14)", _records, _text, _plot)

@@ -1,20 +1,20 @@
 """Figures 5 and 6, tables 8 to 10: spikes per layer; synaptic operations, and an energy estimate against the ANN."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import jax
 import numpy as np
 
 import convert
-from convert import experiment, paper, pictures
 from convert.energy import additions, multiply_adds
-from convert.experiment import Experiment, Subject
-from convert.pictures import Figure
+from convert.experiments import paper, plots
+from convert.experiments.options import Experiment, checked
+from convert.experiments.plots import Figure
+from convert.experiments.setup import Setup, set_up
 from convert.studies import study
-from convert.studies.study import Section
+from convert.studies.study import Section, Study
 
-NAME = "spikes"
-TITLE = "Spikes, synaptic operations and energy (figures 5 and 6, tables 8 to 10)"
 MULTIPLY_ACCUMULATE, ACCUMULATE = 4.6, 0.9  # picojoules, float32 at 45 nm (Horowitz, ISSCC 2014)
 
 
@@ -31,25 +31,15 @@ class Spikes(Experiment):
 
 def main(config: Spikes) -> Section:
     """Runs the study."""
-    config = experiment.checked(config)
-    subject = experiment.begin(config, config.modes)
+    config = checked(config)
+    setup = set_up(config, config.modes)
 
     def run(mode, T, seeds):
-        correct, spikes, operations = study.over_seeds(outcome, subject.snn(T, mode), config, subject)
+        correct, spikes, operations = study.over_seeds(outcome, setup.conversion.snn(T, mode), config, setup)
         means = {"spikes": spikes, "additions": operations}
         return {"accuracy": study.percent(correct), **jax.tree.map(lambda a: float(a.mean()), means)}
 
-    rows = study.measure(config, NAME, subject, study.product(mode=config.modes, T=config.T, seeds=[config.seeds]), run)
-    neurons = {name: int(np.prod(site.shape)) for name, site in subject.network.sites.items()}
-    rows = [{**r, "spikes": {site: r["spikes"][site] for site in neurons}} for r in rows]  # jax sorts names
-    cost = energy(subject.network, rows)
-    records = [
-        {"mode": r["mode"], "T": r["T"], "site": site, "neurons": neurons[site], "spikes_per_image": value}
-        for r in rows
-        for site, value in r["spikes"].items()
-    ]
-    section = Section(NAME, TITLE, _text(rows, neurons, cost, subject, config), ("spikes.png",))
-    return study.write(study.folder(config, NAME), section, records, _draw(rows, neurons, cost, subject))
+    return STUDY.run(config, setup, study.product(mode=config.modes, T=config.T, seeds=[config.seeds]), run)
 
 
 def outcome(snn, pixels, labels, index, key):
@@ -74,19 +64,33 @@ def energy(network: convert.Network, rows) -> dict:
     return cost
 
 
-def difference(rows, mode: str, reference: str) -> dict[int, list[float]]:
+def difference(rows, sites: Iterable[str], mode: str, reference: str) -> dict[int, list[float]]:
     """`{T: [percent for each site]}`: (ours - baseline) / baseline, as tables 8 to 10 have it."""
-    of = {(r["mode"], r["T"]): np.array(list(r["spikes"].values())) for r in rows}
+    of = {(r["mode"], r["T"]): np.array([r["spikes"][site] for site in sites]) for r in rows}
     steps = [T for m, T in of if m == mode]
     with np.errstate(divide="ignore", invalid="ignore"):  # a site may be silent
         return {T: (100 * (of[mode, T] - of[reference, T]) / of[reference, T]).tolist() for T in steps}
 
 
-def _text(rows, neurons, cost, subject: Subject, config: Spikes) -> str:
+def _neurons(setup: Setup) -> dict[str, int]:
+    """The number of neurons of each site, in the order in which they run."""
+    return {name: int(np.prod(site.shape)) for name, site in setup.network.sites.items()}
+
+
+def _records(rows, setup: Setup, config: Spikes) -> list[dict]:
+    return [
+        {"mode": r["mode"], "T": r["T"], "site": site, "neurons": n, "spikes_per_image": r["spikes"][site]}
+        for r in rows
+        for site, n in _neurons(setup).items()
+    ]
+
+
+def _text(rows, setup: Setup, config: Spikes) -> str:
+    neurons, cost = _neurons(setup), energy(setup.network, rows)
     total = sum(neurons.values())
     whole = cost["ann"]
     lines = [["ANN", None, None, f"{whole['operations'] / 1e6:.2f} (multiply-adds)", f"{whole['energy'] / 1e6:.1f}", 1,
-              f"{subject.accuracy:.2f}"]]  # fmt: skip
+              f"{setup.accuracy:.2f}"]]  # fmt: skip
     for r in rows:
         spent = cost[r["mode"], r["T"]]
         lines.append([
@@ -96,7 +100,7 @@ def _text(rows, neurons, cost, subject: Subject, config: Spikes) -> str:
         ])  # fmt: skip
     header = ["", "T", "spikes per neuron", "additions (M)", "energy (µJ)", "of the ANN's", "accuracy (%)"]
     text = (
-        f"{study.about(subject, config.seeds)} {total:,} neurons. For one image:\n\n{study.table(header, lines)}\n\n"
+        f"{study.about(setup, config.seeds)} {total:,} neurons. For one image:\n\n{study.table(header, lines)}\n\n"
         f"Energy: {MULTIPLY_ACCUMULATE} pJ for a multiply-add, {ACCUMULATE} pJ for an addition (float32, 45 nm; "
         f"Horowitz, ISSCC 2014). The first layer, {cost['analog'] / 1e6:.2f} M multiply-adds, sees pixels and is "
         "computed "
@@ -106,7 +110,7 @@ def _text(rows, neurons, cost, subject: Subject, config: Spikes) -> str:
     )
     reference, *others = config.modes
     for mode in others:
-        differ = difference(rows, mode, reference)
+        differ = difference(rows, neurons, mode, reference)
         header = [f"spikes, `{mode}` against `{reference}` (%)", *(f"T = {T}" for T in differ)]
         by_site = zip(neurons, *differ.values(), strict=True)
         text += "\n\n" + study.table(header, ([site, *(f"{d:+.2f}" for d in values)] for site, *values in by_site))
@@ -118,32 +122,33 @@ def _text(rows, neurons, cost, subject: Subject, config: Spikes) -> str:
     return text + f"\n\nIn the paper `tpp` against the QCFS baseline, T = 4 to 128: {'; '.join(ranges)}."
 
 
-def _draw(rows, neurons, cost, subject: Subject) -> Figure:
-    figure = pictures.figure(12, 4.6)
+def _plot(rows, setup: Setup, config: Spikes) -> Figure:
+    neurons, cost = _neurons(setup), energy(setup.network, rows)
+    figure = plots.figure(12, 4.6)
     layers, differences, bought = figure.subplots(1, 3)
     latencies, modes = sorted({r["T"] for r in rows}), list(dict.fromkeys(r["mode"] for r in rows))
     size = np.array(list(neurons.values()))
     strength = {T: 0.3 + 0.7 * (i + 1) / len(latencies) for i, T in enumerate(latencies)}
     for r in rows:
-        color, marker = pictures.style(r["mode"])
+        color, marker = plots.style(r["mode"])
         label = r["mode"] if r["T"] == latencies[-1] else None
-        per_neuron = np.array(list(r["spikes"].values())) / size
+        per_neuron = np.array([r["spikes"][site] for site in neurons]) / size
         style = {"color": color, "alpha": strength[r["T"]], "linewidth": 1.2}
         layers.plot(per_neuron, marker=marker, markersize=3, label=label, **style)
     layers.set_yscale("log", base=2)
     layers.set(ylabel="spikes per neuron and image", title=f"T = {', '.join(map(str, latencies))} (paler is shorter)")
     layers.legend(fontsize=8)
     for mode in modes[1:]:
-        for T, values in difference(rows, mode, modes[0]).items():
-            color, marker = pictures.style(mode)
+        for T, values in difference(rows, neurons, mode, modes[0]).items():
+            color, marker = plots.style(mode)
             differences.plot(values, color=color, marker=marker, markersize=3, alpha=strength[T], linewidth=1.2)
-    differences.axhline(0, color=pictures.style(modes[0])[0], linewidth=1)
+    differences.axhline(0, color=plots.style(modes[0])[0], linewidth=1)
     differences.set(ylabel=f"spikes against {modes[0]} (%)", title="difference, layer by layer")
     for axes in (layers, differences):
-        pictures.sites_axis(axes, list(neurons))
-    pictures.reference(bought, subject.accuracy)
+        plots.sites_axis(axes, list(neurons))
+    plots.reference(bought, setup.accuracy)
     for mode in modes:
-        color, marker = pictures.style(mode)
+        color, marker = plots.style(mode)
         points = [
             (cost[mode, r["T"]]["energy"] / 1e6, np.mean(r["accuracy"]), r["T"]) for r in rows if r["mode"] == mode
         ]
@@ -155,5 +160,9 @@ def _draw(rows, neurons, cost, subject: Subject) -> Figure:
     bought.set(xlabel="energy of an image (µJ, estimate)", ylabel="test accuracy (%)", title="what the energy buys")
     bought.grid(alpha=0.3)
     bought.legend(loc="lower right", fontsize=8)
-    figure.suptitle(str(subject))
+    figure.suptitle(str(setup))
     return figure
+
+
+TITLE = "Spikes, synaptic operations and energy (figures 5 and 6, tables 8 to 10)"
+STUDY = Study("spikes", TITLE, _records, _text, _plot)

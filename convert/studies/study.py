@@ -5,15 +5,16 @@ import itertools
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from tqdm import tqdm
 
-from convert import experiment
-from convert.experiment import Experiment, Subject
-from convert.pictures import Figure
-from convert.results import Results, all_or_none
+from convert.experiments import setup as experiment
+from convert.experiments.options import Experiment
+from convert.experiments.plots import Figure
+from convert.experiments.results import Results, all_or_none
+from convert.experiments.setup import Setup, source
 from convert.snn import Snn
 
 PROGRAM = "convert.studies"
@@ -26,17 +27,46 @@ class Section(NamedTuple):
       name: of the study, whose folder holds its files.
       title: a line.
       text: Markdown, what was found.
-      pictures: files in the study's folder.
+      plots: files in the study's folder.
     """
 
     name: str
     title: str
     text: str
-    pictures: tuple[str, ...]
+    plots: tuple[str, ...]
 
     def __str__(self):
-        pictures = "".join(f"\n![{self.title}]({self.name}/{file})\n" for file in self.pictures)
-        return f"## {self.title}\n\n{self.text}\n{pictures}"
+        plots = "".join(f"\n![{self.title}]({self.name}/{file})\n" for file in self.plots)
+        return f"## {self.title}\n\n{self.text}\n{plots}"
+
+
+class Study(NamedTuple):
+    """A study of a network: how its files are made of what was measured.
+
+    Attributes:
+      name: of the study, its folder and its files.
+      title: a line.
+      records: `(rows, setup, config)` to the lines of NAME.csv.
+      text: `(rows, setup, config)` to Markdown.
+      plot: `(rows, setup, config)` to a figure.
+      entries: of a row, as `measure` takes them.
+    """
+
+    name: str
+    title: str
+    records: Callable[[list[dict], Setup, Any], list[dict]]
+    text: Callable[[list[dict], Setup, Any], str]
+    plot: Callable[[list[dict], Setup, Any], Figure]
+    entries: dict[str, type] | None = None
+
+    def run(
+        self, config: Experiment, setup: Setup, cases: Iterable[dict], measured: Callable[..., dict], **settings
+    ) -> Section:
+        """Measures a row for each case and writes the files; arguments as `measure`."""
+        rows = measure(config, self.name, setup, cases, measured, self.entries, **settings)
+        section = Section(self.name, self.title, self.text(rows, setup, config), (f"{self.name}.png",))
+        records, figure = self.records(rows, setup, config), self.plot(rows, setup, config)
+        return write(folder(config, self.name), section, records, figure)
 
 
 def folder(config, name: str) -> Path:
@@ -47,7 +77,7 @@ def folder(config, name: str) -> Path:
 def measure(
     config: Experiment,
     name: str,
-    subject: Subject,
+    setup: Setup,
     cases: Iterable[dict],
     run: Callable[..., dict],
     entries: dict[str, type] | None = None,
@@ -58,7 +88,7 @@ def measure(
     Args:
       config: the options.
       name: of the study.
-      subject: what is experimented on.
+      setup: what is experimented on.
       cases: what tells one row from the other, as JSON has it (lists, not tuples).
       run: takes a case, returns what was measured.
       entries: what that holds, with its type; by default an accuracy for each seed.
@@ -66,12 +96,12 @@ def measure(
     """
     cases = list(cases)
     entries = entries or {"accuracy": list}
-    results = Results.open(folder(config, name), {**subject.settings, **settings}, PROGRAM, config.overwrite, entries)
-    results.ann = subject.accuracy
+    results = Results.open(folder(config, name), {**setup.settings, **settings}, PROGRAM, config.overwrite, entries)
+    results.ann = setup.accuracy
     rows = []
     for case in tqdm(cases, desc=name, disable=None, leave=False):
         modes = [case[name].rpartition("+")[0] or case[name] for name in ("mode", "method") if name in case]
-        version = experiment.source(modes[0]) if modes else {}
+        version = source(modes[0]) if modes else {}
         rows.append(results.find(**case, **version) or results.add(case, run(**case) | version))
     return rows
 
@@ -110,16 +140,16 @@ def spread(values) -> str:
     return f"{statistics.fmean(values):.2f}{several}"
 
 
-def about(subject: Subject, seeds: int | None = None) -> str:
+def about(setup: Setup, seeds: int | None = None) -> str:
     """The sentence under which a study's figures stand."""
     over = f"; mean (std) over {seeds} seed{'s' * (seeds > 1)} of random modes" if seeds else ""
-    return f"{subject}, ANN {subject.accuracy:.2f} %{over}."
+    return f"{setup}, ANN {setup.accuracy:.2f} %{over}."
 
 
-def over_seeds(fn, snn: Snn, config: Experiment, subject: Subject, traced: bool = False):
-    """`experiment.over_seeds` with the options' seeds and batches; folded networks are compiled once for every T."""
+def over_seeds(fn, snn: Snn, config: Experiment, setup: Setup, traced: bool = False):
+    """`setup.over_seeds` with the options' seeds and batches; folded networks are compiled once for every T."""
     size = config.batch_size or snn.batch_size(config.seeds, traced)
-    return experiment.over_seeds(fn, snn if traced else snn.for_any_T(), subject.images, config.seeds, size)
+    return experiment.over_seeds(fn, snn if traced else snn.for_any_T(), setup.images, config.seeds, size)
 
 
 def rank_correlation(a, b) -> float:

@@ -8,9 +8,10 @@ import jax
 import numpy as np
 from tqdm import tqdm
 
-from convert import experiment, pictures
-from convert.pictures import Figure
-from convert.results import Results, about
+from convert.experiments import plots
+from convert.experiments.options import checked
+from convert.experiments.plots import Figure
+from convert.experiments.results import Results, about
 from convert.studies import study
 from convert.studies.study import Section
 from tppjax.errors import InputError, check_number
@@ -44,7 +45,7 @@ class Theorem:
 
 def main(config: Theorem) -> Section:
     """Runs the study."""
-    experiment.checked(config)
+    checked(config)
     if not all(2 <= T <= 128 for T in config.T):
         raise InputError(f"--T is 2 to 128 here: at 1 there is nothing to say, beyond it memory ends; got {config.T}")
     check_number("--draws", config.draws, 1, 10**6)
@@ -56,7 +57,7 @@ def main(config: Theorem) -> Section:
     ]
     records = [{name: r[name] for name in r if name not in about(study.PROGRAM)} for r in rows]
     section = Section(NAME, TITLE, _text(rows, config), ("theorem.png",))
-    return study.write(config.out / NAME, section, records, _draw(config.T))
+    return study.write(config.out / NAME, section, records, _plot(config.T))
 
 
 def check(T: int, draws: int) -> dict:
@@ -188,10 +189,10 @@ def _text(rows, config: Theorem) -> str:
     )
 
 
-def _draw(steps) -> Figure:
-    figure = pictures.figure(12, 4.2)
+def _plot(steps) -> Figure:
+    figure = plots.figure(12, 4.2)
     means, bias, printed = figure.subplots(1, 3)
-    shades = pictures.shades(len(steps))
+    shades = plots.shades(len(steps))
     for color, T in zip(shades, steps, strict=True):
         near, u = np.linspace(0, min(T, 3), 193), np.linspace(0, T, 64 * min(T, 8) + 1)
         means.plot(near, mean_count(near, T), color=color, label=f"T = {T}")

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from tests.convert.plain import Network
+from tests.convert.studies.plain import Network
 from tppjax import ann, models
 from tppjax.activations import QCFS
 from tppjax.data import npz
@@ -13,7 +13,7 @@ N, SHAPE = 60, (8, 8, 1)
 
 
 @pytest.fixture(scope="session")
-def subject(tmp_path_factory):
+def setup(tmp_path_factory):
     """Options that name a small network with random weights and 60 random images, which it tells apart somewhat."""
     folder = tmp_path_factory.mktemp("studies")
     rng = np.random.default_rng(1)
@@ -33,8 +33,8 @@ def subject(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def known(subject):
+def known(setup):
     """The network in NumPy, its input, its labels, and the `Ann`."""
-    network, images = ann.load(subject["ann"]), npz.load("npz", "test", subject["data_dir"])
+    network, images = ann.load(setup["ann"]), npz.load("npz", "test", setup["data_dir"])
     x = np.asarray(network.input(images.images), np.float64)
     return Network(network.variables), x, images.labels, network

@@ -214,7 +214,7 @@ def test_images_on_a_device_are_not_waited_for():
     ("given", "options", "message"),
     [
         (X, {}, r"accuracy takes tppjax\.data\.Images\(images, labels\); got ndarray"),
-        (Images(X, LABELS), {"at_once": 0}, "at_once must be a whole number of at least 1; got 0"),
+        (Images(X, LABELS), {"batch_size": 0}, "batch_size must be a whole number of at least 1; got 0"),
         (Images(X[:0], LABELS[:0]), {}, "accuracy needs images"),
     ],
 )

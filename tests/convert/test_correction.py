@@ -14,7 +14,7 @@ import pytest
 import convert
 from convert import evaluate
 from convert.correction import METHODS, places
-from convert.experiment import Experiment
+from convert.experiments.options import Experiment
 from tests.convert.networks import images, mlp
 from tppjax import models
 from tppjax.activations import ReLU

@@ -14,7 +14,7 @@ from PIL import Image
 import convert
 from convert import evaluate
 from convert.evaluate import Evaluate
-from convert.results import Results
+from convert.experiments.results import Results
 from tests.convert import networks
 from tppjax import ann, cli, prng
 from tppjax.ann import Ann

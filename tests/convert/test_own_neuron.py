@@ -220,10 +220,10 @@ def test_fields_tell_neurons_apart():
 
 
 @pytest.mark.slow
-def test_rows_of_a_neuron_that_has_changed_are_measured_again(subject, tmp_path, monkeypatch):
+def test_rows_of_a_neuron_that_has_changed_are_measured_again(setup, tmp_path, monkeypatch):
     (tmp_path / "changing.py").write_text(VERSION.format(more=0.5))
     monkeypatch.syspath_prepend(tmp_path)
-    options = accuracy.Accuracy(**subject, out=tmp_path / "out", modes=("changing:Changing", "rounded"), T=(2,))
+    options = accuracy.Accuracy(**setup, out=tmp_path / "out", modes=("changing:Changing", "rounded"), T=(2,))
     accuracy.main(options)
     file = tmp_path / "out" / "accuracy" / "results.json"
     first = json.loads(file.read_text())["rows"]
@@ -249,9 +249,9 @@ class Changing(TwoPhase):
 
 
 @pytest.mark.slow
-def test_studies(subject, tmp_path):
+def test_studies(setup, tmp_path):
     """QCFS has its thresholds; every study has a row for each neuron."""
-    options = {**subject, "out": tmp_path}
+    options = {**setup, "out": tmp_path}
     accuracy.main(accuracy.Accuracy(**options, modes=("tpp", *NAMES), T=(2, 4)))
     anytime.main(anytime.Anytime(**options, modes=tuple(NAMES), T=(2, 4)))
     anytime.main(anytime.Anytime(**options, modes=tuple(NAMES), T=(2, 4), exit="confidence"))
@@ -268,11 +268,11 @@ def test_studies(subject, tmp_path):
         single_layer.main(single_layer.SingleLayer(**options, mode=mode, T=4, overwrite=True))
 
 
-def test_a_potential_that_is_not_there(subject, tmp_path):
+def test_a_potential_that_is_not_there(setup, tmp_path):
     class Hidden(Noisy):
         def potential(self, state):
             return None
 
     globals()["Hidden"], Hidden.__qualname__ = Hidden, "Hidden"
     with pytest.raises(ValueError, match=r"test_own_neuron:Hidden has no potential to show"):
-        potentials.main(potentials.Potentials(**subject, modes=(f"{__name__}:Hidden",), out=tmp_path))
+        potentials.main(potentials.Potentials(**setup, modes=(f"{__name__}:Hidden",), out=tmp_path))

@@ -116,7 +116,7 @@ network = mlp()
 snn, x = convert.to_snn(network, T=8, mode="tpp"), images(8)
 keys = jax.vmap(jax.random.key)(np.arange(6, dtype=np.uint32))
 seeds = sharding.sweep(convert.Snn.activity, keys, snn, x)[1]
-by_example = [sharding.split(a, sharding.mesh()) for a in (x, convert.example_keys(keys[0], np.arange(8)))]
+by_example = [sharding.split(a, sharding.device_mesh()) for a in (x, convert.example_keys(keys[0], np.arange(8)))]
 examples = jax.jit(snn.activity)(*by_example)[1]
 def activity(snn, x, index, key):
     return snn.activity(x, convert.example_keys(key, index))[1]

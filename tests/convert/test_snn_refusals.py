@@ -70,13 +70,13 @@ def test_inputs_are_refused(digits_ann, digits_test):
         convert.to_snn(mlp(), mode="rounded").apply(np.zeros((1, 2, 2, 2), np.uint8))
 
 
-@pytest.mark.parametrize("subject", [{"kernel": 1}, nn.Dense(3), 5, (1, 2, 3), None])
-def test_what_is_no_network_is_refused(subject):
+@pytest.mark.parametrize("network", [{"kernel": 1}, nn.Dense(3), 5, (1, 2, 3), None])
+def test_what_is_no_network_is_refused(network):
     expected = (
-        rf"a network is an Ann, \(module, variables\) of Flax linen, .* got {type(subject).__name__}\. Of PyTorch"
+        rf"a network is an Ann, \(module, variables\) of Flax linen, .* got {type(network).__name__}\. Of PyTorch"
     )
     with pytest.raises(InputError, match=expected):
-        convert.to_snn(subject, example=images(1))
+        convert.to_snn(network, example=images(1))
 
 
 def test_the_shape_of_ones_own_network_is_asked_for():

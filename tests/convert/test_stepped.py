@@ -201,10 +201,10 @@ def test_each_layer_is_computed_once_a_step_and_the_first_once_in_all(mode):
 
 
 @pytest.mark.parametrize(
-    ("n", "at_once", "shape"), [(50, 44, (2, 25)), (7, 3, (3, 3)), (101, 50, (3, 34)), (5, 1, (5, 1))]
+    ("n", "chunk_size", "shape"), [(50, 44, (2, 25)), (7, 3, (3, 3)), (101, 50, (3, 34)), (5, 1, (5, 1))]
 )
-def test_lots_are_even(n, at_once, shape):
+def test_chunks_are_even(n, chunk_size, shape):
     """So that two lots are not paid where one example more than fits is run."""
-    lots = stepped.lots(n, at_once)
-    assert lots.shape == shape
-    np.testing.assert_array_equal(np.minimum(np.arange(lots.size), n - 1), lots.ravel())
+    chunks = stepped.chunks(n, chunk_size)
+    assert chunks.shape == shape
+    np.testing.assert_array_equal(np.minimum(np.arange(chunks.size), n - 1), chunks.ravel())

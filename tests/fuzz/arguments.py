@@ -7,7 +7,7 @@ import numpy as np
 
 import convert
 from convert.torch import import_state_dict
-from tests.convert.torch_states import akamaster_state
+from tests.convert.torch.torch_states import akamaster_state
 from tests.fuzz.damage import network
 from tests.fuzz.outcome import choose, refused
 from tppjax import activations, ann, data, models, neurons

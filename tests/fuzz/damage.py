@@ -13,12 +13,12 @@ import jax
 import numpy as np
 import safetensors.numpy
 
-from convert.results import Results
+from convert.experiments.results import Results
 from convert.torch import files, import_state_dict
-from tests.convert.torch_states import akamaster_state
-from tests.data import aedat4_files
-from tests.data.test_cifar import make_archive
+from tests.convert.torch.torch_states import akamaster_state
 from tests.fuzz.outcome import refused
+from tests.tppjax.data import aedat4_files
+from tests.tppjax.data.test_cifar import make_archive
 from tppjax import activations, ann, data, models
 from tppjax.data import cifar, recordings
 
@@ -26,7 +26,7 @@ WORDS = [b"-1", b"1e999", b"NaN", b"null", b'"x"', b"[]", b"{}", b"1.5", b"9" * 
 
 
 @dataclass(frozen=True)
-class Subject:
+class Setup:
     """A file or folder that can be damaged.
 
     Attributes:
@@ -40,7 +40,7 @@ class Subject:
     checked: bool = True
 
 
-def subjects(folder: Path) -> dict[str, Subject]:
+def subjects(folder: Path) -> dict[str, Setup]:
     """One of each kind of file that the library reads, made in `folder`."""
     rng = np.random.default_rng(0)
     x, y = rng.integers(0, 256, (20, 8, 8, 1), dtype=np.uint8), rng.integers(0, 3, 20)
@@ -65,12 +65,12 @@ def subjects(folder: Path) -> dict[str, Subject]:
         return [data.load("cifar10", split, path).digest() for split in ("train", "test")]
 
     return {
-        "npz": Subject(folder / "images.npz", lambda path: data.load("npz", "train", path).digest()),
-        "tfds": Subject(folder / "tfds", tfds),
-        "network": Subject(folder / "network", lambda path: ann.fingerprint(ann.load(path))),
-        "safetensors": Subject(folder / "weights.safetensors", imported, checked=False),
-        "results": Subject(folder / "results", lambda path: Results.open(path, settings, "x").rows, checked=False),
-        "recording": Subject(folder / "recording.aedat4", lambda path: recordings.read(path).tolist(), checked=False),
+        "npz": Setup(folder / "images.npz", lambda path: data.load("npz", "train", path).digest()),
+        "tfds": Setup(folder / "tfds", tfds),
+        "network": Setup(folder / "network", lambda path: ann.fingerprint(ann.load(path))),
+        "safetensors": Setup(folder / "weights.safetensors", imported, checked=False),
+        "results": Setup(folder / "results", lambda path: Results.open(path, settings, "x").rows, checked=False),
+        "recording": Setup(folder / "recording.aedat4", lambda path: recordings.read(path).tolist(), checked=False),
     }
 
 
@@ -110,13 +110,13 @@ def damaged(content: bytes, rng: np.random.Generator) -> bytes:
     return bytes(changed)
 
 
-def fuzz_file(rng: np.random.Generator, made: dict[str, Subject]) -> str | None:
+def fuzz_file(rng: np.random.Generator, made: dict[str, Setup]) -> str | None:
     """Damages one file."""
     name = str(rng.choice(list(made)))
-    subject = made[name]
+    setup = made[name]
     with tempfile.TemporaryDirectory() as folder:
-        copy = Path(folder) / subject.path.name
-        (shutil.copytree if subject.path.is_dir() else shutil.copy)(subject.path, copy)
+        copy = Path(folder) / setup.path.name
+        (shutil.copytree if setup.path.is_dir() else shutil.copy)(setup.path, copy)
         files = sorted(f for f in copy.rglob("*") if f.is_file() and f.name != ".lock") or [copy]
         file = files[int(rng.integers(len(files)))]
         before, what = file.read_bytes(), "changed"
@@ -135,9 +135,9 @@ def fuzz_file(rng: np.random.Generator, made: dict[str, Subject]) -> str | None:
             case _:
                 file.write_bytes(damaged(before, rng))
         where = f"{name}: {file.relative_to(folder)} {what}"
-        content, problem = refused(lambda: subject.read(copy))
+        content, problem = refused(lambda: setup.read(copy))
         if problem:
             return f"{where}: {problem}"
-        if content is not None and subject.checked and content != subject.read(subject.path):
+        if content is not None and setup.checked and content != setup.read(setup.path):
             return f"{where}: read as something else"
     return None

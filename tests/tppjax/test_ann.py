@@ -22,7 +22,7 @@ def test_saved_and_loaded_it_is_the_same(network, tmp_path, digits_test):
     loaded = ann.load(tmp_path / "net")
     assert (loaded.model, loaded.preprocessing) == (network.model, network.preprocessing)
     jax.tree.map(np.testing.assert_array_equal, loaded.variables, network.variables)
-    assert ann.accuracy(loaded, digits_test) == ann.accuracy(network, digits_test, at_once=7)
+    assert ann.accuracy(loaded, digits_test) == ann.accuracy(network, digits_test, batch_size=7)
 
 
 def test_what_training_leaves_is_found_by_its_run_folder(digits_run):
@@ -71,7 +71,7 @@ def test_preprocessing_normalises_pixels_and_refuses_what_does_not_fit(network):
 def test_images_a_call_keep_within_the_budget(network, digits_test, monkeypatch):
     """An image has four times the largest array on the way, the stem's 8 x 8 x 2."""
     sizes = []
-    monkeypatch.setattr(ann, "map_examples", lambda fn, images, at_once: sizes.append(at_once) or [1.0])
+    monkeypatch.setattr(ann, "map_examples", lambda fn, images, batch_size: sizes.append(batch_size) or [1.0])
     for budget in (10 * 4 * 4 * 8 * 8 * 2, 1):
         monkeypatch.setattr(sharding, "budget", lambda budget=budget: budget)
         ann.accuracy(network, digits_test)

@@ -214,10 +214,10 @@ def test_examples_a_call_keep_within_the_budget(monkeypatch):
     """Four floats a neuron of the largest site, 8 x 8 x 16; or one of every neuron that is kept."""
     found = traced(models.create("vgg_small", 10, QCFS()), (8, 8, 1))
     monkeypatch.setattr(sharding, "budget", lambda: 2**18)
-    assert found.at_once() == 2**18 // (16 * 1024)
-    assert found.at_once(kept=True) == 2**18 // (4 * 2 * (1024 + 512))
+    assert found.batch_size() == 2**18 // (16 * 1024)
+    assert found.batch_size(kept=True) == 2**18 // (4 * 2 * (1024 + 512))
     monkeypatch.setattr(sharding, "budget", lambda: 1)
-    assert found.at_once() == 1
+    assert found.batch_size() == 1
 
 
 def test_a_network_of_a_graph():

@@ -9,7 +9,7 @@ from configs import cifar as cifar_recipes
 from configs import dvs as dvs_recipes
 from configs import imagenet as imagenet_recipes
 from configs.training import NUMBERS
-from convert import paper
+from convert.experiments import paper
 from tppjax.errors import InputError
 from tppjax.neurons import MAX_STEPS
 from train import cifar, dvs, imagenet

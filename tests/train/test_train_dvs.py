@@ -9,7 +9,7 @@ import pytest
 from configs.dvs import Dvs
 from convert import evaluate
 from convert.evaluate import Evaluate
-from tests.data import aedat4_files
+from tests.tppjax.data import aedat4_files
 from tppjax import data
 from tppjax.data import dvs as recordings
 from train import dvs
@@ -24,8 +24,8 @@ def folder(tmp_path_factory):
     rng = np.random.default_rng(0)
     for label, name in enumerate(recordings.CLASSES):
         for number in range(10):
-            places = rng.integers(0, 128, (200, 2))
-            events = [(1000 * i, x, y, int(i % 10 < label)) for i, (x, y) in enumerate(places.tolist())]
+            positions = rng.integers(0, 128, (200, 2))
+            events = [(1000 * i, x, y, int(i % 10 < label)) for i, (x, y) in enumerate(positions.tolist())]
             aedat4_files.write(root / "cifar10_dvs" / name / f"cifar10_{name}_{number}.aedat4", events)
     (root / "cifar10_dvs" / "dog" / "cifar10_dog_9.aedat4").write_bytes(b"")  # the one that tests
     return root

@@ -10,7 +10,7 @@ import pytest
 from configs.imagenet import Imagenet, recipe
 from convert import evaluate
 from convert.evaluate import Evaluate
-from tests.data import pictures
+from tests.tppjax.data import pictures
 from tppjax import ann, models
 from tppjax.activations import QCFS
 from tppjax.data import Preprocessing, jpegs
@@ -97,8 +97,8 @@ def test_recipes_fill_in_what_depends_on_the_network():
     with pytest.raises(ValueError, match="regnetx_4gf has stem=None; got --stem deep"):
         recipe(Imagenet("x", arch="regnetx_4gf", stem="deep"))
     given = models.create("resnet18", 3, QCFS(), stem="deep")
-    like = Preprocessing("imagenet2012", (32, 32, 3), (0,) * 3, (1,) * 3, ("a", "b", "c"), None, 40, "bicubic")
-    filled = recipe(Imagenet("x", init_from="y"), given, like)
+    preprocessing = Preprocessing("imagenet2012", (32, 32, 3), (0,) * 3, (1,) * 3, ("a", "b", "c"), None, 40, "bicubic")
+    filled = recipe(Imagenet("x", init_from="y"), given, preprocessing)
     assert (filled.arch, filled.stem, filled.size, filled.resize, filled.interpolation) == (
         "resnet18",
         "deep",
@@ -110,4 +110,4 @@ def test_recipes_fill_in_what_depends_on_the_network():
         with pytest.raises(ValueError, match=said):
             imagenet.main(Imagenet("x", **options))
     with pytest.raises(ValueError, match="takes 32 pixels a side; got --size 64"):
-        recipe(Imagenet("x", init_from="y", size=64), given, like)
+        recipe(Imagenet("x", init_from="y", size=64), given, preprocessing)

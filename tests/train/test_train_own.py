@@ -13,7 +13,7 @@ from convert.evaluate import Evaluate
 from tppjax import models
 from tppjax.errors import InputError
 from train import cifar, own
-from train.start import activation
+from train.initial_network import activation
 
 SMALL = {"act": "relu", "epochs": 1, "batch_size": 8}
 MEASURED = {"modes": ("rounded",), "T": (4,), "calibrate": "mse", "calibration_images": 16}

@@ -18,12 +18,12 @@ import pytest
 import convert
 from configs.cifar import Cifar, recipe
 from configs.digits import Digits
-from tests.data.test_cifar import make_archive
+from tests.tppjax.data.test_cifar import make_archive
 from tppjax import ann, cli, data, models, sharding
 from tppjax.activations import QCFS
 from tppjax.data import cifar as cifar_data
 from tppjax.errors import InputError
-from train import cifar, digits, feeds, loop
+from train import cifar, digits, input_pipeline, loop
 from train.run import Run, stop_requests
 
 SMALL = Digits(limit_train=256, epochs=3, L=4)
@@ -119,10 +119,10 @@ def test_a_signal_ends_training_after_the_step_and_resume_goes_on_bit_for_bit(tm
     whole = digits.main(replace(config, out=tmp_path / "whole"))
     calls, split = iter(range(1000)), sharding.split
 
-    def signalled(array, over):
+    def signalled(array, mesh):
         if next(calls) == 5:  # before the sixth step of four an epoch
             signal.raise_signal(signum)
-        return split(array, over)
+        return split(array, mesh)
 
     monkeypatch.setattr(sharding, "split", signalled)
     options = "--limit_train 256 --epochs 2 --L 4 --out".split()
@@ -202,22 +202,22 @@ def test_a_damaged_checkpoint_is_not_continued(tmp_path):
 
 def test_a_step_as_the_command_runs_it_costs_what_the_step_costs(digits_ann):
     """On CPUs XLA computes a convolution's gradient some 10 times slower in a loop, even one of length 1."""
-    images, over = data.load("digits", "train"), sharding.mesh()
-    tx, places = loop.optimizer(SMALL, 10), np.arange(640).reshape(10, 64)
+    images, mesh = data.load("digits", "train"), sharding.device_mesh()
+    tx, indices = loop.optimizer(SMALL, 10), np.arange(640).reshape(10, 64)
     step = partial(loop.train_step, digits_ann, tx, lambda x, key: x, SMALL)
-    feed, plain = feeds.resident(step, images, over), jax.jit(step)
+    feed, plain = input_pipeline.resident(step, images, mesh), jax.jit(step)
 
     def begun():
         variables = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), digits_ann.variables)  # steps donate theirs
         return loop.initial_state(digits_ann.replace(variables=variables), tx)
 
     def as_command():
-        for _, state in feed(sharding.replicate(begun(), over), places, 0, jax.random.key(0), (0, 0)):
+        for _, state in feed(sharding.replicate(begun(), mesh), indices, 0, jax.random.key(0), (0, 0)):
             jax.block_until_ready(state)
 
     def as_step():
         state = begun()
-        for row in places:
+        for row in indices:
             state = jax.block_until_ready(plain(state, images.images[row], images.labels[row], jax.random.key(0)))
 
     def seconds(fn):
@@ -274,7 +274,7 @@ def test_an_epoch_as_one_scan_is_the_epoch_step_by_step(tmp_path, monkeypatch):
     """What accelerators run, where a run on CPUs calls each step."""
     config = replace(SMALL, epochs=2)
     by_step = digits.main(replace(config, out=tmp_path / "by_step"))
-    monkeypatch.setattr(sharding, "loops_are_fast", lambda over: True)
+    monkeypatch.setattr(sharding, "loops_are_fast", lambda mesh: True)
     at_once = digits.main(replace(config, out=tmp_path / "at_once"))
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-5), at_once.variables, by_step.variables)
     lines = [json.loads(line) for line in (tmp_path / "at_once" / "metrics.jsonl").read_text().splitlines()]

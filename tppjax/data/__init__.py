@@ -44,15 +44,15 @@ class Images:
     def __getitem__(self, index) -> "Images":
         return Images(self.images[index], self.labels[index])
 
-    def stream(self, places, draw: tuple[int, ...] | None = None):
-        """The pixels `[B, H, W, C]` and labels `[B]` of each row of `places` `[steps, B]`, one after another.
+    def stream(self, indices, seed: tuple[int, ...] | None = None):
+        """The pixels `[B, H, W, C]` and labels `[B]` of each row of `indices` `[steps, B]`, one after another.
 
         Args:
-          places: of the images, from 0.
-          draw: numbers that seed what is drawn at random on reading, such as where a picture is cropped: the same
+          indices: of the images, from 0.
+          seed: numbers that seed what is drawn at random on reading, such as where a picture is cropped: the same
             numbers, the same crops. Without, nothing is random; and nothing ever is of images in memory.
         """
-        return ((self.images[row], self.labels[row]) for row in places)
+        return ((self.images[row], self.labels[row]) for row in indices)
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that tell these images from others."""
@@ -183,30 +183,31 @@ _MODULES = {
     "npz": "npz",
 }
 NAMES = tuple(_MODULES)
-READ_LIKE = ("cifar10_dvs", "folder", "imagenet2012")  # can be read in several sizes and forms
+READ_WITH_PREPROCESSING = ("cifar10_dvs", "folder", "imagenet2012")  # can be read in several sizes and forms
 
 
-def info(name: str, data_dir: str | os.PathLike | None = None, **form) -> Preprocessing:
+def info(name: str, data_dir: str | os.PathLike | None = None, **options) -> Preprocessing:
     """Shape, statistics and class names of the data set called `name`.
 
     Args:
       name: one of `NAMES`.
       data_dir: as in `load`.
-      **form: how to read a data set of `READ_LIKE`, as its module's `info` has it; such as `size=64, frames=8`.
+      **options: how to read a data set of `READ_WITH_PREPROCESSING`, those of its module's `info`, such as
+        `size=64, frames=8`.
 
     Raises:
       InputError: on an unknown name, or damaged data.
       FileNotFoundError: if it takes the data to tell, and the data is not there.
     """
-    return _module(name).info(name, data_dir, **form)
+    return _module(name).info(name, data_dir, **options)
 
 
 def load(
     name: str,
     split: str,
     data_dir: str | os.PathLike | None = None,
-    choose=np.arange,
-    like: Preprocessing | None = None,
+    select=np.arange,
+    preprocessing: Preprocessing | None = None,
     **options,
 ) -> Images:
     """The images of one split, or some of them.
@@ -216,8 +217,8 @@ def load(
       split: "train" or "test".
       data_dir: folder of TFDS data sets, otherwise `$TFDS_DATA_DIR`, or ~/tensorflow_datasets; the file for npz, the
         folder of both splits for folder.
-      choose: from the number of images there are to the places of those to read, in this order; all by default.
-      like: what the network takes, for data sets of `READ_LIKE`; by default what `info` says.
+      select: from the number of images there are to the places of those to read, in this order; all by default.
+      preprocessing: what the network takes, for data sets of `READ_WITH_PREPROCESSING`; by default what `info` says.
       **options: of the data set's own module.
 
     Returns:
@@ -229,9 +230,9 @@ def load(
     """
     if split not in ("train", "test"):
         raise InputError(f"unknown split {split!r}; known: train, test")
-    if name in READ_LIKE:
-        options["like"] = like or info(name, data_dir)
-    return _module(name).load(name, split, data_dir, choose, **options)
+    if name in READ_WITH_PREPROCESSING:
+        options["preprocessing"] = preprocessing or info(name, data_dir)
+    return _module(name).load(name, split, data_dir, select, **options)
 
 
 def digest(*arrays) -> str:

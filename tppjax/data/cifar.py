@@ -96,7 +96,7 @@ def info(name: str, data_dir=None) -> Preprocessing:
     return Preprocessing(name, SHAPE, mean, std, tuple(CLASSES[name][FINE]))
 
 
-def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choose=np.arange) -> Images:
+def load(name: str, split: str, data_dir: str | os.PathLike | None = None, select=np.arange) -> Images:
     """Images uint8 `[N, 32, 32, 3]` and labels (fine ones for CIFAR-100) of prepared TFDS data; only those chosen.
 
     Raises:
@@ -107,7 +107,7 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None, choos
     if (classes := list(folder.classes())) != CLASSES[name][FINE]:
         raise InputError(f"{folder.path} has other classes than {name}: {', '.join(classes[:5])}, ...; {folder.remedy}")
     source = folder.records(split, _features(name, FINE), len(classes))
-    chosen = choose(len(source))
+    chosen = select(len(source))
     with extra("data"):
         from PIL import Image
     images, labels = np.empty((len(chosen), *SHAPE), np.uint8), np.empty(len(chosen), np.int32)

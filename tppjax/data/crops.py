@@ -27,30 +27,34 @@ def decoding(sentence: str) -> Iterator[None]:
         raise InputError(f"{sentence}{e or type(e).__name__}") from e
 
 
-def check(like: Preprocessing) -> None:
-    """Raises an InputError unless `like` says how pictures of any size become images."""
-    if like.resize is None or like.resize < max(like.input_shape[:2]) or like.input_shape[2] != 3:
+def check(preprocessing: Preprocessing) -> None:
+    """Raises an InputError unless `preprocessing` says how pictures of any size become images."""
+    if (
+        preprocessing.resize is None
+        or preprocessing.resize < max(preprocessing.input_shape[:2])
+        or preprocessing.input_shape[2] != 3
+    ):
         raise InputError(
             f"pictures become images [H, W, 3] cut out of what has the shorter side resize, which is at least H and "
-            f"W; got input_shape {like.input_shape} and resize {like.resize}"
+            f"W; got input_shape {preprocessing.input_shape} and resize {preprocessing.resize}"
         )
 
 
-def centre(picture: "Image.Image", like: Preprocessing) -> "Image.Image":
-    """The middle of the picture once its shorter side is `like.resize`."""
+def centre(picture: "Image.Image", preprocessing: Preprocessing) -> "Image.Image":
+    """The middle of the picture once its shorter side is `preprocessing.resize`."""
     left, top = (max(0, side - LONGEST * min(picture.size)) // 2 for side in picture.size)
     if left or top:
         picture = picture.crop((left, top, picture.width - left, picture.height - top))
-    shorter, (height, width, _) = min(picture.size), like.input_shape
-    picture = _bring(picture, [like.resize * side // shorter for side in picture.size], like)
+    shorter, (height, width, _) = min(picture.size), preprocessing.input_shape
+    picture = _bring(picture, [preprocessing.resize * side // shorter for side in picture.size], preprocessing)
     left, top = round((picture.width - width) / 2), round((picture.height - height) / 2)
     return picture.crop((left, top, left + width, top + height))
 
 
-def drawn(picture: "Image.Image", like: Preprocessing, rng: np.random.Generator) -> "Image.Image":
+def drawn(picture: "Image.Image", preprocessing: Preprocessing, rng: np.random.Generator) -> "Image.Image":
     """A part of the picture drawn at random (Szegedy et al., 2015), brought to size."""
-    height, width, _ = like.input_shape
-    return _bring(picture.crop(random_box(*picture.size, rng)), (width, height), like)
+    height, width, _ = preprocessing.input_shape
+    return _bring(picture.crop(random_box(*picture.size, rng)), (width, height), preprocessing)
 
 
 def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, int, int, int]:
@@ -71,7 +75,7 @@ def random_box(width: int, height: int, rng: np.random.Generator) -> tuple[int, 
     return left, top, left + w, top + h
 
 
-def _bring(picture: "Image.Image", size, like: Preprocessing) -> "Image.Image":
+def _bring(picture: "Image.Image", size, preprocessing: Preprocessing) -> "Image.Image":
     with extra("data"):
         from PIL import Image
-    return picture.resize(tuple(size), Image.Resampling[like.interpolation.upper()])
+    return picture.resize(tuple(size), Image.Resampling[preprocessing.interpolation.upper()])

@@ -19,7 +19,7 @@ def info(name="digits", data_dir=None) -> Preprocessing:
     return Preprocessing(name, (8, 8, 1), mean=(0.3049,), std=(0.3757,), class_names=tuple("0123456789"))
 
 
-def load(name="digits", split="train", data_dir=None, choose=np.arange) -> Images:
+def load(name="digits", split="train", data_dir=None, select=np.arange) -> Images:
     """1,437 training or 360 test images, uint8 (the original's 0 to 16 scaled to 0 to 255); the split never changes."""
     with extra("data"):
         from sklearn.datasets import load_digits
@@ -33,4 +33,4 @@ def load(name="digits", split="train", data_dir=None, choose=np.arange) -> Image
     chosen = (rank < TEST // 10) == (split == "test")
     pixels = np.round(digits.images[chosen] * 255 / 16).astype(np.uint8)
     images = Images(pixels[..., None], digits.target[chosen].astype(np.int32))
-    return images[choose(len(images))]
+    return images[select(len(images))]

@@ -47,18 +47,18 @@ def info(
     channels = 2 * frames if constant else 2
     # Pixels are divided by 255 on their way into the network: this standard deviation takes that back.
     statistics = (0.0,) * channels, (1 / 255,) * channels
-    like = Preprocessing(name, (size, size, channels), *statistics, CLASSES, None if constant else frames)
-    _frames_and_size(like)
-    return like
+    preprocessing = Preprocessing(name, (size, size, channels), *statistics, CLASSES, None if constant else frames)
+    _frames_and_size(preprocessing)
+    return preprocessing
 
 
 def load(
     name: str = "cifar10_dvs",
     split: str = "train",
     data_dir: str | os.PathLike | None = None,
-    choose=np.arange,
+    select=np.arange,
     *,
-    like: Preprocessing,
+    preprocessing: Preprocessing,
     skip_damaged: bool = False,
 ) -> Images:
     """Counts of events in frames: of each class, the first 90 % of the recordings to train, the rest to test.
@@ -70,8 +70,8 @@ def load(
       name: of the data set, and of its folder.
       split: "train" or "test".
       data_dir: where that folder lies [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets].
-      choose: from the number of recordings there are to the places of those to read, in this order; all by default.
-      like: what `info` gave; says how many frames, how large, and in which form.
+      select: from the number of recordings there are to the places of those to read, in this order; all by default.
+      preprocessing: what `info` gave; says how many frames, how large, and in which form.
       skip_damaged: leaves out recordings that can't be read whole, with a line that counts them.
 
     Returns:
@@ -79,15 +79,22 @@ def load(
 
     Raises:
       FileNotFoundError: if there are no recordings of some class; says where they were looked for.
-      InputError: if some are damaged, cut short, empty or of another camera, and names them; or if `like` does not fit.
+      InputError: if some are damaged, cut short, empty or of another camera, and names them; or if
+        `preprocessing` does not fit.
     """
-    frames, size = _frames_and_size(like)
+    frames, size = _frames_and_size(preprocessing)
     files = _files(prepared.root(data_dir) / name, split)
-    chosen = [files[int(place)] for place in choose(len(files))]
+    chosen = [files[int(place)] for place in select(len(files))]
     if any(file.suffix == ".aedat4" for file, _ in chosen):
         recordings.decoder()  # if it is missing, that is said once, not of every file
-    check_memory(f"the frames of {len(chosen)} recordings", len(chosen) * math.prod(like.shape), "ask for fewer frames")
-    images, labels, damaged = np.empty((len(chosen), *like.shape), np.uint8), np.empty(len(chosen), np.int32), {}
+    check_memory(
+        f"the frames of {len(chosen)} recordings", len(chosen) * math.prod(preprocessing.shape), "ask for fewer frames"
+    )
+    images, labels, damaged = (
+        np.empty((len(chosen), *preprocessing.shape), np.uint8),
+        np.empty(len(chosen), np.int32),
+        {},
+    )
     # One after the other: threads were measured to be slower.
     for i, (file, label) in enumerate(tqdm(chosen, desc=f"reading {name} {split}", disable=None, leave=False)):
         try:
@@ -95,7 +102,9 @@ def load(
         except (InputError, OSError) as e:
             damaged[i] = f"{file}: {e}"
             continue
-        images[i] = counts.transpose(1, 2, 0, 3).reshape(like.shape) if like.frames is None else counts
+        images[i] = (
+            counts.transpose(1, 2, 0, 3).reshape(preprocessing.shape) if preprocessing.frames is None else counts
+        )
         labels[i] = label
     if not damaged:
         return Images(images, labels)
@@ -122,15 +131,15 @@ def count(events: np.ndarray, frames: int, size: int) -> np.ndarray:
         raise InputError(f"its times are damaged: from {events['t'].min()} to {events['t'].max()} microseconds")
     block = recordings.SIDE // size
     frame, y, x = t * frames // (t.max() + 1), events["y"] // block, events["x"] // block
-    places = ((frame * size + y) * size + x) * 2 + events["on"]
-    counts = np.bincount(places, minlength=frames * size * size * 2)
+    indices = ((frame * size + y) * size + x) * 2 + events["on"]
+    counts = np.bincount(indices, minlength=frames * size * size * 2)
     return np.minimum(counts, 255).astype(np.uint8).reshape(frames, size, size, 2)
 
 
-def _frames_and_size(like: Preprocessing) -> tuple[int, int]:
-    height, width, channels = like.input_shape
-    frames = channels // 2 if like.frames is None else like.frames
-    if frames < 1 or channels != (2 * frames if like.frames is None else 2):
+def _frames_and_size(preprocessing: Preprocessing) -> tuple[int, int]:
+    height, width, channels = preprocessing.input_shape
+    frames = channels // 2 if preprocessing.frames is None else preprocessing.frames
+    if frames < 1 or channels != (2 * frames if preprocessing.frames is None else 2):
         raise InputError(f"recordings have 1 frame or more, with 2 channels each; got {frames} and {channels} channels")
     if height != width or height < 1 or recordings.SIDE % height:
         raise InputError(f"frames are square, of a size that divides {recordings.SIDE}; got {height} x {width}")

@@ -50,30 +50,37 @@ def info(
     height, width = (size, size) if isinstance(size, int) else size or _common_size(found)
     if channels is None:
         channels = 3 if any(_header(file)[1] in COLOUR for file, _ in found) else 1
-    like = Preprocessing(name, (height, width, channels), (0.0,) * channels, (1.0,) * channels, tuple(classes))
+    preprocessing = Preprocessing(name, (height, width, channels), (0.0,) * channels, (1.0,) * channels, tuple(classes))
     some = [found[i] for i in np.random.default_rng(0).permutation(len(found))[:MEASURED]]
-    return like.measured(read([file for file, _ in some], like, f"measuring {name}"))
+    return preprocessing.measured(read([file for file, _ in some], preprocessing, f"measuring {name}"))
 
 
 def load(
-    name="folder", split="train", data_dir: str | os.PathLike | None = None, choose=np.arange, *, like: Preprocessing
+    name="folder",
+    split="train",
+    data_dir: str | os.PathLike | None = None,
+    select=np.arange,
+    *,
+    preprocessing: Preprocessing,
 ) -> Images:
-    """Images uint8 `[N, *like.input_shape]`, in an order drawn once for all, so that the first few are of any class.
+    """Images uint8 `[N, *preprocessing.input_shape]`, in a fixed random order, so that the first few are of any class.
 
-    A picture of another size is brought to the network's: by `like.resize`, if that is given, as ImageNet's are; else
-    as much of its middle as has the right proportions. How a camera was held (EXIF) is not looked at.
+    A picture of another size is brought to the network's: by `preprocessing.resize`, if that is given, as for
+    ImageNet; else the largest central part with the right proportions is taken. EXIF orientation is ignored.
 
     Raises:
       FileNotFoundError: if there are no pictures of this split.
-      InputError: if some are damaged, or do not fit `like` or the memory; names them.
+      InputError: if some are damaged, or do not fit `preprocessing` or the memory; names them.
     """
-    if like.frames is not None or like.input_shape[2] not in (1, 3):
-        raise InputError(f"pictures have 1 or 3 channels and no frames; the network takes inputs of shape {like.shape}")
+    if preprocessing.frames is not None or preprocessing.input_shape[2] not in (1, 3):
+        raise InputError(
+            f"pictures have 1 or 3 channels and no frames; the network takes inputs of shape {preprocessing.shape}"
+        )
     folder = split_folder(_root(data_dir), SPLITS[split])
-    found = _listed(folder, _known(folder, like))
-    places = np.random.default_rng(0).permutation(len(found))[choose(len(found))]
-    chosen = [found[place] for place in places]
-    images = read([file for file, _ in chosen], like, f"reading {name} {split}")
+    found = _listed(folder, _known(folder, preprocessing))
+    indices = np.random.default_rng(0).permutation(len(found))[select(len(found))]
+    chosen = [found[place] for place in indices]
+    images = read([file for file, _ in chosen], preprocessing, f"reading {name} {split}")
     return Images(images, np.array([label for _, label in chosen], np.int32))
 
 
@@ -161,19 +168,19 @@ def _listed(folder: Path, known: list[str]) -> list[tuple[Path, int]]:
     ]
 
 
-def _known(folder: Path, like: Preprocessing) -> list[str]:
+def _known(folder: Path, preprocessing: Preprocessing) -> list[str]:
     """The classes in the order of the network's labels."""
     classes = class_names(folder)
-    unknown = [name for name in classes if name not in like.class_names]
-    if unknown and like.class_names == tuple(map(str, range(len(classes)))):
+    unknown = [name for name in classes if name not in preprocessing.class_names]
+    if unknown and preprocessing.class_names == tuple(map(str, range(len(classes)))):
         return classes  # of a network whose classes have no names
     if unknown:
-        named = ", ".join(like.class_names[:NAMED]) + ", ..." * (len(like.class_names) > NAMED)
+        named = ", ".join(preprocessing.class_names[:NAMED]) + ", ..." * (len(preprocessing.class_names) > NAMED)
         raise InputError(
-            f"{folder} has the class {unknown[0]}, which the network does not know; its {len(like.class_names)} "
-            f"classes are {named}"
+            f"{folder} has the class {unknown[0]}, which the network does not know; its "
+            f"{len(preprocessing.class_names)} classes are {named}"
         )
-    return list(like.class_names)
+    return list(preprocessing.class_names)
 
 
 def _header(file: Path) -> tuple[tuple[int, int], str]:
@@ -198,20 +205,20 @@ def _common_size(found: list[tuple[Path, int]]) -> tuple[int, int]:
     return size
 
 
-def read(chosen: list[Path], like: Preprocessing, progress: str | None = None) -> np.ndarray:
+def read(chosen: list[Path], preprocessing: Preprocessing, progress: str | None = None) -> np.ndarray:
     """Pictures as a network takes them, one array `[N, H, W, C]` of uint8.
 
     Raises:
       InputError: if some can't be read, or have other than 8 bits a channel; names all of them, or the first few.
     """
-    shape = (len(chosen), *like.input_shape)
+    shape = (len(chosen), *preprocessing.input_shape)
     remedy = "give a smaller --size, or prepare them for train.imagenet by python -m tppjax.data.jpegs"
-    check_memory(f"{len(chosen)} pictures of {like.input_shape}", int(np.prod(shape, dtype=float)), remedy)
+    check_memory(f"{len(chosen)} pictures of {preprocessing.input_shape}", int(np.prod(shape, dtype=float)), remedy)
     images, damaged = np.empty(shape, np.uint8), []
 
     def read(i: int) -> str:
         try:
-            images[i] = _pixels(chosen[i], like)
+            images[i] = _pixels(chosen[i], preprocessing)
         except InputError as e:
             return str(e)
         return ""
@@ -230,14 +237,14 @@ def read(chosen: list[Path], like: Preprocessing, progress: str | None = None) -
     return images
 
 
-def _pixels(file: Path, like: Preprocessing) -> np.ndarray:
+def _pixels(file: Path, preprocessing: Preprocessing) -> np.ndarray:
     """`[H, W, C]` of one picture."""
-    height, width, channels = like.input_shape
+    height, width, channels = preprocessing.input_shape
     _header(file)
     with crops.decoding(f"{file} can't be read: "), Image.open(file) as picture:
         picture = picture.convert("L" if channels == 1 else "RGB")
-        if like.resize is not None:
-            picture = crops.centre(picture, like)
+        if preprocessing.resize is not None:
+            picture = crops.centre(picture, preprocessing)
         elif picture.size != (width, height):
-            picture = ImageOps.fit(picture, (width, height), Image.Resampling[like.interpolation.upper()])
+            picture = ImageOps.fit(picture, (width, height), Image.Resampling[preprocessing.interpolation.upper()])
     return np.asarray(picture).reshape(height, width, channels)

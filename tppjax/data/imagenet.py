@@ -51,18 +51,18 @@ def info(
       InputError: if it is incomplete or damaged, or `size`, `resize` or `interpolation` can't be.
     """
     resizing = {"resize": resize, "interpolation": interpolation}
-    like = Preprocessing(name, (size, size, 3), MEAN, STD, _folder(name, data_dir).classes(), **resizing)
-    crops.check(like)
-    return like
+    preprocessing = Preprocessing(name, (size, size, 3), MEAN, STD, _folder(name, data_dir).classes(), **resizing)
+    crops.check(preprocessing)
+    return preprocessing
 
 
 def load(
     name="imagenet2012",
     split="train",
     data_dir: str | os.PathLike | None = None,
-    choose=np.arange,
+    select=np.arange,
     *,
-    like: Preprocessing,
+    preprocessing: Preprocessing,
     workers: int | None = None,
 ) -> "Stored":
     """Pictures on disk; only those chosen, and read only when they are asked for.
@@ -71,23 +71,23 @@ def load(
       name: of the data set.
       split: "train", or "test", which is TFDS's `validation`.
       data_dir: folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets].
-      choose: from the number of pictures there are to the places of those wanted, in this order.
-      like: what to make of the pictures: input_shape, resize and interpolation.
+      select: from the number of pictures there are to the places of those wanted, in this order.
+      preprocessing: what to make of the pictures: input_shape, resize and interpolation.
       workers: processes that decode, handing over in shared memory (/dev/shm); 0 for threads of this one. Unless
         given, one for each CPU core if those are many and much is read, else 0. Changes no pixel.
 
     Raises:
       FileNotFoundError: if there is no prepared data; names the folder and the command.
-      InputError: if it is incomplete or damaged, `like` does not fit pictures, grain is not installed, or too few
-        files may be open.
+      InputError: if it is incomplete or damaged, `preprocessing` does not fit pictures, grain is not installed,
+        or too few files may be open.
     """
     folder = _folder(name, data_dir)
-    crops.check(like)
+    crops.check(preprocessing)
     _grain()
     _allow_open_files(sum(map(len, folder.lengths.values())))
     classes = folder.classes()
     source = folder.records(SPLITS[split], features(classes), len(classes))
-    return Stored(source, np.asarray(choose(len(source))), like, workers)
+    return Stored(source, np.asarray(select(len(source))), preprocessing, workers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,26 +96,26 @@ class Stored:
 
     Attributes:
       source: place to `{"image": JPEG bytes, "label", "file_name"}`, as TFDS reads them.
-      places: whole numbers `[N]`, in `source`, of the pictures that this is.
-      like: what to make of them.
+      indices: whole numbers `[N]`, in `source`, of the pictures that this is.
+      preprocessing: what to make of them.
       workers: processes that decode; None chooses.
     """
 
     source: Sequence
-    places: np.ndarray
-    like: Preprocessing
+    indices: np.ndarray
+    preprocessing: Preprocessing
     workers: int | None = None
 
     def __len__(self):
-        return len(self.places)
+        return len(self.indices)
 
     def __getitem__(self, index) -> "Stored":
-        return Stored(self.source, self.places[index], self.like, self.workers)
+        return Stored(self.source, self.indices[index], self.preprocessing, self.workers)
 
     @property
     def images(self) -> np.ndarray:
         """All of them, read into memory anew each time, uint8 `[N, H, W, C]`: for small parts."""
-        images = np.empty((len(self), *self.like.input_shape), np.uint8)
+        images = np.empty((len(self), *self.preprocessing.input_shape), np.uint8)
         for i, (pixels, _) in enumerate(self.stream(np.arange(len(self))[:, None])):
             images[i] = pixels[0]
         return images
@@ -123,44 +123,46 @@ class Stored:
     @property
     def labels(self) -> np.ndarray:
         """All of them, int32 `[N]`: reads every record, and decodes no picture."""
-        return np.array([self.source[place]["label"] for place in self.places], np.int32)
+        return np.array([self.source[place]["label"] for place in self.indices], np.int32)
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that tell these pictures from others: by their places and form, and two of them."""
-        ends = [self.source[place]["image"] for place in self.places[[0, -1]]]
-        form = repr((len(self.source), self.like)).encode()
-        return digest(np.int64(self.places), *(np.frombuffer(text, np.uint8) for text in (form, *ends)))
+        ends = [self.source[place]["image"] for place in self.indices[[0, -1]]]
+        options = repr((len(self.source), self.preprocessing)).encode()
+        return digest(np.int64(self.indices), *(np.frombuffer(text, np.uint8) for text in (options, *ends)))
 
-    def stream(self, places, draw=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`(pixels uint8 [B, H, W, C], labels int32 [B])` of each row of `places` `[steps, B]`, one after another.
+    def stream(self, indices, seed=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """`(pixels uint8 [B, H, W, C], labels int32 [B])` of each row of `indices` `[steps, B]`, one after another.
 
-        Without `draw`, the shorter side is brought to `like.resize` and the centre cut out. With it, a part of the
-        picture is drawn at random and brought to size (Szegedy et al., 2015); it depends on these numbers and the
-        picture's place on disk alone, so a stream may begin with any row.
+        Without `seed`, the shorter side is brought to `preprocessing.resize` and the centre cut out. With it, a random
+        part of the picture is brought to size (Szegedy et al., 2015); it depends only on these numbers and the
+        picture's index on disk, so a stream may begin with any row.
 
         Args:
-          places: whole numbers, of pictures in this data set.
-          draw: numbers of at least 0 that seed the parts drawn; the same numbers, the same parts.
+          indices: whole numbers, of pictures in this data set.
+          seed: numbers of at least 0 that seed the parts drawn; the same numbers, the same parts.
 
         Raises:
-          InputError: if `places` has another shape; on the way, if a picture is damaged: names it.
+          InputError: if `indices` has another shape; on the way, if a picture is damaged: names it.
           IndexError: if there are fewer pictures.
         """
-        places = np.asarray(places)
-        if places.ndim != 2 or not np.issubdtype(places.dtype, np.integer):
-            raise InputError(f"places are whole numbers [steps, B]; got {places.dtype} of shape {places.shape}")
+        indices = np.asarray(indices)
+        if indices.ndim != 2 or not np.issubdtype(indices.dtype, np.integer):
+            raise InputError(f"indices are whole numbers [steps, B]; got {indices.dtype} of shape {indices.shape}")
         cores = min(MOST, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
         workers = self.workers
         if workers is None:
-            workers = cores if cores > FEW_CORES and places.size >= LONG else 0
-        return _rows(_Read(self.source, self.like, draw), self.places[places], workers, 1 if workers else cores)
+            workers = cores if cores > FEW_CORES and indices.size >= LONG else 0
+        return _rows(
+            _Read(self.source, self.preprocessing, seed), self.indices[indices], workers, 1 if workers else cores
+        )
 
 
-def _rows(read, places: np.ndarray, workers: int, threads: int):
+def _rows(read, indices: np.ndarray, workers: int, threads: int):
     """What `read` makes of each row, in order; each process has so many threads."""
     grain = _grain()
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
-    rows = grain.MapDataset.source(places).map(read).to_iter_dataset(ahead)
+    rows = grain.MapDataset.source(indices).map(read).to_iter_dataset(ahead)
     rows = rows.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_ignore_interrupts)
     # Closed at once when the reader stops early: processes would stay, else, until Python collects them.
     with contextlib.closing(iter(rows)) as rows:
@@ -181,21 +183,21 @@ class _Read:
     """One row of places to pixels and labels; sent to the processes as it is."""
 
     source: Sequence
-    like: Preprocessing
-    draw: Sequence[int] | None
+    preprocessing: Preprocessing
+    seed: Sequence[int] | None
 
     def __call__(self, row):
-        pixels = np.empty((len(row), *self.like.input_shape), np.uint8)
+        pixels = np.empty((len(row), *self.preprocessing.input_shape), np.uint8)
         labels = np.empty(len(row), np.int32)
         for i, place in enumerate(row):
             example = self.source[place]
             file = example["file_name"].decode(errors="replace")
             with crops.decoding(f"{file} (record {place} of {self.source!r}) can't be decoded: "):
                 picture = Image.open(io.BytesIO(example["image"])).convert("RGB")
-            if self.draw is None:
-                pixels[i] = crops.centre(picture, self.like)
+            if self.seed is None:
+                pixels[i] = crops.centre(picture, self.preprocessing)
             else:
-                pixels[i] = crops.drawn(picture, self.like, np.random.default_rng((*self.draw, place)))
+                pixels[i] = crops.drawn(picture, self.preprocessing, np.random.default_rng((*self.seed, place)))
             labels[i] = example["label"]
         return pixels, labels
 

@@ -25,7 +25,7 @@ def info(name="npz", data_dir: str | os.PathLike | None = None) -> Preprocessing
     return Preprocessing(name, images.shape[1:], unit, unit, classes).measured(images)
 
 
-def load(name="npz", split="train", data_dir: str | os.PathLike | None = None, choose=np.arange) -> Images:
+def load(name="npz", split="train", data_dir: str | os.PathLike | None = None, select=np.arange) -> Images:
     """Images uint8 `[N, H, W, C]`, from `[N, H, W]` too; labels `[N]`, whole numbers from 0.
 
     Raises:
@@ -34,7 +34,7 @@ def load(name="npz", split="train", data_dir: str | os.PathLike | None = None, c
     """
     arrays = _read(data_dir)
     images = Images(arrays[f"x_{split}"], arrays[f"y_{split}"].astype(np.int32))
-    return images[choose(len(images))]
+    return images[select(len(images))]
 
 
 def _read(data_dir) -> dict[str, np.ndarray]:

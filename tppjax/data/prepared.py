@@ -160,10 +160,10 @@ def newest(name: str, data_dir: Path, command: str, mend: str = "remove the fold
         )
     path = max(versions, key=_version)
     described = files.read_json(path / "dataset_info.json", f"{mend}{remedy} {data_dir}")
-    if (form := described.get("fileFormat")) != "array_record":
+    if (file_format := described.get("fileFormat")) != "array_record":
         raise InputError(
-            f"{path} is in the format {form}, which needs TensorFlow, not array_record; give another --data_dir and "
-            f"{remedy} IT"
+            f"{path} is in the format {file_format}, which needs TensorFlow, not array_record; give another "
+            f"--data_dir and {remedy} IT"
         )
     try:
         lengths = {s["name"]: tuple(map(int, s["shardLengths"])) for s in described["splits"]}

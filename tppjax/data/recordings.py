@@ -115,8 +115,10 @@ def _header(content: bytes) -> tuple[int, bool, int]:
     (root,) = _numbers("<I", header, 0)
     fields = root - _numbers("<i", header, root)[0]
     (length,) = _numbers("<H", header, fields)
-    places = [_numbers("<H", header, fields + i)[0] if i < length else 0 for i in (4, 6, 8)]  # 0: left at its default
-    compression, table, text = (root + place if place else None for place in places)
+    positions = [
+        _numbers("<H", header, fields + i)[0] if i < length else 0 for i in (4, 6, 8)
+    ]  # 0: left at its default
+    compression, table, text = (root + place if place else None for place in positions)
     if text is None or len(header) < size:
         raise InputError("it is cut short or damaged within its header")
     text += _numbers("<I", header, text)[0]

@@ -29,12 +29,12 @@ def conv_norm(x, channels: int, train: bool, suffix: str, normed: bool, **option
     return norm(train, name=f"norm{suffix}")(x) if normed else x
 
 
-LANDMARK = "landmark"
+REMAT_POINT = "remat_point"
 
 
-def landmark(x):
+def remat_point(x):
     """`x`; with rematerialisation, what the backward pass keeps, and computes all between two of them again."""
-    return checkpoint_name(x, LANDMARK)
+    return checkpoint_name(x, REMAT_POINT)
 
 
 def flatten(x):

@@ -3,7 +3,7 @@
 import flax.linen as nn
 
 from tppjax.errors import InputError
-from tppjax.models.layers import conv_norm, landmark
+from tppjax.models.layers import conv_norm, remat_point
 
 
 class Block(nn.Module):
@@ -28,7 +28,7 @@ class Block(nn.Module):
             shortcut = x
         else:
             shortcut = conv_norm(x, self.channels, train, "_shortcut", self.norm, strides=self.stride, **pointwise)
-        return landmark(self.act.copy(name="act3")(y + shortcut))
+        return remat_point(self.act.copy(name="act3")(y + shortcut))
 
 
 class RegNet(nn.Module):

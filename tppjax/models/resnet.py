@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from tppjax.errors import InputError
-from tppjax.models.layers import avg_pool, check_pool, conv_norm, landmark
+from tppjax.models.layers import avg_pool, check_pool, conv_norm, remat_point
 
 
 class Block(nn.Module):
@@ -22,7 +22,7 @@ class Block(nn.Module):
         y = conv_norm(x, self.channels, train, "1", self.norm, strides=self.stride)
         y = self.act.copy(name="act1")(y)
         y = conv_norm(y, self.channels, train, "2", self.norm)
-        return landmark(self.act.copy(name="act2")(y + self._shortcut(x, train)))
+        return remat_point(self.act.copy(name="act2")(y + self._shortcut(x, train)))
 
     def _shortcut(self, x, train):
         if self.stride == 1 and x.shape[-1] == self.channels:
@@ -101,7 +101,7 @@ class ResNet(nn.Module):
             x = self._conv(self.act.copy(name="act_stem1")(x), "stem2", channels // 2, train)
             x = self._conv(self.act.copy(name="act_stem2")(x), "stem", channels, train)
         x = self.act.copy(name="act_stem", max_pool=at_site)(x)
-        return landmark(avg_pool(x, window) if self.pool == "avg" else x)
+        return remat_point(avg_pool(x, window) if self.pool == "avg" else x)
 
     def _conv(self, x, name, channels, train, **options):
         return conv_norm(x, channels, train, f"_{name}", self.norm, **options)

@@ -3,7 +3,7 @@
 import flax.linen as nn
 
 from tppjax.errors import InputError
-from tppjax.models.layers import avg_pool, check_pool, conv, flatten, landmark, norm
+from tppjax.models.layers import avg_pool, check_pool, conv, flatten, norm, remat_point
 
 WINDOW = (2, 2, 0)  # size, stride, padding
 
@@ -43,7 +43,7 @@ class VGG(nn.Module):
                     x = norm(train, name=f"norm{i}_{j}")(x)
                 at_site = WINDOW if self.pool == "max" and j == len(channels) else None
                 x = self.act.copy(name=f"act{i}_{j}", max_pool=at_site)(x)
-            x = landmark(avg_pool(x, WINDOW) if self.pool == "avg" else x)
+            x = remat_point(avg_pool(x, WINDOW) if self.pool == "avg" else x)
         x = flatten(x)
         for i, width in enumerate(self.hidden, 1):
             x = nn.Dense(width, name=f"dense{i}")(x)

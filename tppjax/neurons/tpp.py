@@ -105,7 +105,7 @@ def polynomial(T: int) -> np.ndarray:
     nodes = 16
     f = (1 - np.cos(np.pi * (np.arange(nodes) + 0.5) / nodes)) / 2  # Chebyshev's
     a = np.arange((T + 1) // 2)[:, None]
-    none_more = 1 - law(f, T)[: len(a)]
+    none_more = 1 - one_more_probability(f, T)[: len(a)]
     root = (none_more / (1 - f)) ** (1 / 8)
     y, weight = (root - 1) / f, none_more / root * f / np.sqrt(a + 1)  # what an error of y does to g; more at small a
     powers = [(i, j) for i in range(min(DEGREES[0], len(a) - 1) + 1) for j in _powers(i)]
@@ -125,10 +125,10 @@ def mean_count(u, T: int) -> np.ndarray:
     u = np.clip(np.asarray(u, np.float64), 0, T)
     a = np.minimum(np.floor(u), T - 1).astype(int)
     flat_a, flat_f = a.ravel(), (u - a).ravel()
-    return (flat_a + law(flat_f, T)[flat_a, np.arange(flat_f.size)]).reshape(u.shape)
+    return (flat_a + one_more_probability(flat_f, T)[flat_a, np.arange(flat_f.size)]).reshape(u.shape)
 
 
-def law(f, T: int) -> np.ndarray:
+def one_more_probability(f, T: int) -> np.ndarray:
     """`g(a, T) = P(count = a + 1)` for every `a` in 0..T-1 and every `f` given: float64 `[T, len(f)]`, on the host.
 
     The recursion at the head of this file, unrolled over the number of steps left. `a = 0` is the closed form
@@ -141,6 +141,6 @@ def law(f, T: int) -> np.ndarray:
     g = np.zeros((T, f.size))
     for n in range(1, T + 1):
         p = np.clip((j + f) / n, 0.0, 1.0)
-        fired = np.concatenate([np.ones((1, f.size)), g[:-1]])  # g(j-1, n-1), with g(-1, .) = 1
-        g = p * fired + (1.0 - p) * g
+        one_more = np.concatenate([np.ones((1, f.size)), g[:-1]])  # g(j-1, n-1), with g(-1, .) = 1
+        g = p * one_more + (1.0 - p) * g
     return g

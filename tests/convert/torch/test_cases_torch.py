@@ -6,7 +6,7 @@ import pytest
 import convert
 from convert.torch import files, import_state_dict
 from convert.torch.command import FromTorch, main
-from tests.convert.torch_states import akamaster_state, qcfs_vgg_state, snnc_vgg_state
+from tests.convert.torch.torch_states import akamaster_state, qcfs_vgg_state, snnc_vgg_state
 from tppjax import models
 from tppjax.activations import ReLU
 from tppjax.errors import InputError

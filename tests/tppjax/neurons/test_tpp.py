@@ -35,7 +35,7 @@ def five_sigma(p: float, n: int = DRAWS) -> float:
 @pytest.mark.parametrize("T", [1, 2, 3, 8, 32])
 def test_law_is_eq_7_followed_step_by_step(T):
     f = np.array([0.0, 0.1, 0.5, 0.75])
-    g = tpp.law(f, T)
+    g = tpp.one_more_probability(f, T)
     expected = [[probability_of_one_more(a + x, T) for x in f] for a in range(T)]
     np.testing.assert_allclose(g, expected, atol=1e-12)
 
@@ -43,7 +43,7 @@ def test_law_is_eq_7_followed_step_by_step(T):
 def test_law_at_a_0_is_its_closed_form():
     f = np.linspace(0, 1, 7)
     n = np.arange(1, 17)[:, None]
-    np.testing.assert_allclose(tpp.law(f, 16)[0], 1 - np.prod(1 - f / n, axis=0), atol=1e-14)
+    np.testing.assert_allclose(tpp.one_more_probability(f, 16)[0], 1 - np.prod(1 - f / n, axis=0), atol=1e-14)
 
 
 @pytest.mark.parametrize("T", [*range(1, 17), 31, 32, 64, 100, 128, 256, 500])
@@ -53,9 +53,9 @@ def test_polynomial_is_within_1e_5_of_the_law(T):
     low, high = min(4, T), max(T - 4, 0)
     u = np.concatenate([rng.uniform(a, b, 150) for a, b in ((0, low), (high, T), (0, T))]).astype(np.float32)
     a = np.floor(u).astype(int)
-    law = tpp.law(u.astype(np.float64) - a, T)[a, np.arange(len(u))]
+    one_more_probability = tpp.one_more_probability(u.astype(np.float64) - a, T)[a, np.arange(len(u))]
     found = jax.jit(tpp.probability_of_one_more, static_argnums=2)(u, np.float32(a), T)
-    np.testing.assert_allclose(found, law, atol=1e-5)
+    np.testing.assert_allclose(found, one_more_probability, atol=1e-5)
 
 
 @pytest.mark.parametrize(("T", "u"), POINTS)

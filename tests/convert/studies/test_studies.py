@@ -24,7 +24,7 @@ from convert.studies import (
     theorem,
 )
 from tests.convert.conftest import SHAPE, N
-from tests.convert.plain import SITES, convolve, integrate_and_fire, pool
+from tests.convert.studies.plain import SITES, convolve, integrate_and_fire, pool
 from tppjax import models, prng
 from tppjax.activations import QCFS
 
@@ -45,8 +45,8 @@ def drawn(known, T, mode, seed):
 
 
 @pytest.mark.slow
-def test_anytime(subject, known, tmp_path):
-    section = anytime.main(anytime.Anytime(**subject, T=(2, 4), out=tmp_path))
+def test_anytime(setup, known, tmp_path):
+    section = anytime.main(anytime.Anytime(**setup, T=(2, 4), out=tmp_path))
     plain, x, labels, _ = known
     rows = {(r["mode"], r["T"]): r for r in rows_of("anytime", tmp_path)}
     assert len(rows) == 6
@@ -63,10 +63,10 @@ def test_anytime(subject, known, tmp_path):
 
 
 @pytest.mark.slow
-def test_methods(subject, known, tmp_path):
+def test_methods(setup, known, tmp_path):
     """Accuracy lost, spikes and latency of methods of each kind against plain NumPy, on the images asked for."""
     names = ("baseline(v_init=0.5)", "graded(levels=2)", "srp(tau=2)", "baseline+steps", "tpp")
-    options = methods.Methods(**subject, methods=names, T=(2,), limit_stepped=40, out=tmp_path)
+    options = methods.Methods(**setup, methods=names, T=(2,), limit_stepped=40, out=tmp_path)
     section = methods.main(options)
     plain, x, labels, network = known
     rows = {r["method"]: r for r in rows_of("methods", tmp_path)}
@@ -95,10 +95,10 @@ def test_methods(subject, known, tmp_path):
 
 
 @pytest.mark.slow
-def test_early_exit(subject, known, tmp_path):
+def test_early_exit(setup, known, tmp_path):
     """Where an image leaves, and what that costs, from the outputs of every step in NumPy."""
     section = anytime.main(
-        anytime.Anytime(**subject, modes=("baseline", "rounded"), T=(1, 4), exit="confidence", out=tmp_path)
+        anytime.Anytime(**setup, modes=("baseline", "rounded"), T=(1, 4), exit="confidence", out=tmp_path)
     )
     plain, x, labels, network = known
     rows = {r["mode"]: r for r in rows_of("early_exit", tmp_path)}
@@ -123,8 +123,8 @@ def test_early_exit(subject, known, tmp_path):
     assert "the steps of all runs made are counted" in section.text
 
 
-def test_orders(subject, known, tmp_path):
-    orders.main(orders.Orders(**subject, T=3, T_pairs=5, samples=2, out=tmp_path))
+def test_orders(setup, known, tmp_path):
+    orders.main(orders.Orders(**setup, T=3, T_pairs=5, samples=2, out=tmp_path))
     plain, x, labels, _ = known
     rows = rows_of("orders", tmp_path)
     of_pairs = [r for r in rows if "fixed" in r]
@@ -141,8 +141,8 @@ def test_orders(subject, known, tmp_path):
 
 
 @pytest.mark.slow
-def test_single_layer(subject, known, tmp_path):
-    single_layer.main(single_layer.SingleLayer(**subject, T=4, out=tmp_path))
+def test_single_layer(setup, known, tmp_path):
+    single_layer.main(single_layer.SingleLayer(**setup, T=4, out=tmp_path))
     plain, x, labels, _ = known
     rows = {r["site"]: r for r in rows_of("single_layer", tmp_path)}
     assert list(rows) == ["no layer", *SITES, "all layers"]
@@ -160,8 +160,8 @@ def test_single_layer(subject, known, tmp_path):
 
 
 @pytest.mark.slow
-def test_spikes(subject, known, tmp_path):
-    section = spikes.main(spikes.Spikes(**subject, T=(4,), out=tmp_path))
+def test_spikes(setup, known, tmp_path):
+    section = spikes.main(spikes.Spikes(**setup, T=(4,), out=tmp_path))
     plain, x, _, network = known
     baseline, tpp = rows_of("spikes", tmp_path)
     counts = [s.sum(axis=0) for s in plain.run(x, 4)[3]]
@@ -182,7 +182,7 @@ def test_spikes(subject, known, tmp_path):
     assert cost["baseline", 4]["energy"] == pytest.approx(spent)
     found = np.mean([np.asarray(drawn(known, 4, "tpp", seed).spikes[SITES[0]]).sum() / N for seed in (0, 1)])
     assert tpp["spikes"][SITES[0]] == pytest.approx(found, rel=0.05)  # the folded network draws in another way
-    percents = spikes.difference([baseline, tpp], "tpp", "baseline")[4]
+    percents = spikes.difference([baseline, tpp], list(baseline["spikes"]), "tpp", "baseline")[4]
     assert percents[0] == pytest.approx(100 * (tpp["spikes"][SITES[0]] / baseline["spikes"][SITES[0]] - 1))
     assert f"{spent / (4.6 * whole):.2f}" in section.text
 
@@ -200,8 +200,8 @@ def test_operations_are_the_same_compiled():
 
 
 @pytest.mark.slow
-def test_potentials(subject, known, tmp_path):
-    config = potentials.Potentials(**subject, T=4, steps=(1, 4), channel=2, out=tmp_path)
+def test_potentials(setup, known, tmp_path):
+    config = potentials.Potentials(**setup, T=4, steps=(1, 4), channel=2, out=tmp_path)
     potentials.main(config)
     plain, x, _, _ = known
     rows = {r["mode"]: r["counts"] for r in rows_of("potentials", tmp_path)}
@@ -220,8 +220,8 @@ def test_potentials(subject, known, tmp_path):
 
 
 @pytest.mark.slow
-def test_misalignment(subject, known, tmp_path):
-    misalignment.main(misalignment.Misalignment(**subject, T=(4,), out=tmp_path))
+def test_misalignment(setup, known, tmp_path):
+    misalignment.main(misalignment.Misalignment(**setup, T=(4,), out=tmp_path))
     plain, x, _, _ = known
     rows = {r["mode"]: r for r in rows_of("misalignment", tmp_path)}
     for mode, seeds in (("baseline", [None]), ("shuffle", [0, 1])):
@@ -245,8 +245,8 @@ def test_misalignment(subject, known, tmp_path):
         assert rows[mode]["unevenness"][SITES[0]] == pytest.approx(0, abs=1e-5)
 
 
-def test_accuracy(subject, known, tmp_path):
-    section = accuracy.main(accuracy.Accuracy(**subject, T=(4,), out=tmp_path))
+def test_accuracy(setup, known, tmp_path):
+    section = accuracy.main(accuracy.Accuracy(**setup, T=(4,), out=tmp_path))
     plain, x, labels, _ = known
     by_hand = percent(plain.run(x, 4)[0].mean(axis=0), labels)
     assert f"| `baseline` | {by_hand:.2f} |" in section.text

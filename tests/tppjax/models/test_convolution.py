@@ -143,7 +143,7 @@ from tppjax import sharding
 assert jax.device_count() == 4
 x, kernel = operands((16, 8, 8), (3, 3))
 expected = gradients(XLA, x, kernel)
-split = jax.jit(partial(gradients, convolution))(sharding.split(x, sharding.mesh()), kernel)
+split = jax.jit(partial(gradients, convolution))(sharding.split(x, sharding.device_mesh()), kernel)
 for mine, its in zip(split, expected):
     np.testing.assert_allclose(mine, its, rtol=1e-4, atol=1e-4)
 mapped = jax.pmap(partial(gradients, convolution), in_axes=(0, None))(x.reshape(4, 4, 8, 8, 3), kernel)

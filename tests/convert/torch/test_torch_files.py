@@ -10,7 +10,7 @@ import pytest
 import safetensors.numpy
 
 from convert.torch import files
-from tests.convert.torch_states import akamaster_state
+from tests.convert.torch.torch_states import akamaster_state
 from tppjax.errors import InputError
 
 

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import convert
-from convert import experiment
-from convert.experiment import Experiment
+from convert.experiments.options import Experiment
 from convert.studies import __main__ as command
 from convert.studies import (
     accuracy,
@@ -28,7 +27,7 @@ from tppjax import cli
 
 
 @pytest.mark.slow
-def test_all_and_what_is_left_of_it(subject, tmp_path, monkeypatch):
+def test_all_and_what_is_left_of_it(setup, tmp_path, monkeypatch):
     """A report with every picture; a second run computes nothing; another plan is refused."""
     for module, kind, options in (
         (accuracy, "Accuracy", {"T": (4,)}),
@@ -41,20 +40,22 @@ def test_all_and_what_is_left_of_it(subject, tmp_path, monkeypatch):
         name, whole = kind.lower(), getattr(module, kind)
         short = lambda whole=whole, options=options, **given: whole(**given, **options)  # noqa: E731
         monkeypatch.setitem(everything.STUDIES, name, everything.STUDIES[name]._replace(options=short))
-    config = everything.All(**subject, out=tmp_path, minutes=0.5)
+    config = everything.All(**setup, out=tmp_path, minutes=0.5)
     text = everything.main(config)
-    pictures = re.findall(r"\]\(([^)]+)\)", text)
-    assert len(pictures) == 8
-    assert all((tmp_path / p).read_bytes()[:4] == b"\x89PNG" for p in pictures)
+    plots = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(plots) == 8
+    assert all((tmp_path / p).read_bytes()[:4] == b"\x89PNG" for p in plots)
     assert (tmp_path / "report.md").read_text() == text
-    monkeypatch.setattr(experiment, "over_seeds", lambda *args, **options: pytest.fail("computed again"))
+    monkeypatch.setattr(
+        "convert.experiments.setup.map_examples", lambda *args, **options: pytest.fail("computed again")
+    )
     assert everything.main(config) == text
     with pytest.raises(FileExistsError, match=r"plan.json is for .*'minutes': 0.5.*, not .*'minutes': 3"):
-        everything.main(everything.All(**subject, out=tmp_path, minutes=3))
+        everything.main(everything.All(**setup, out=tmp_path, minutes=3))
 
 
-def test_files(subject, tmp_path):
-    anytime.main(anytime.Anytime(**subject, modes=("tpp",), T=(2,), limit=20, out=tmp_path))
+def test_files(setup, tmp_path):
+    anytime.main(anytime.Anytime(**setup, modes=("tpp",), T=(2,), limit=20, out=tmp_path))
     out = tmp_path / "anytime"
     assert {p.name for p in out.iterdir()} == {".lock", "results.json", "anytime.csv", "anytime.png", "anytime.md"}
     written = json.loads((out / "results.json").read_text())
@@ -66,16 +67,16 @@ def test_files(subject, tmp_path):
     assert [(r["t"], r["seed"]) for r in lines] == [("1", "0"), ("1", "1"), ("2", "0"), ("2", "1")]
     assert float(lines[0]["accuracy"]) == written["rows"][0]["accuracy"][0][0]
     with pytest.raises(FileExistsError, match=r"results of other settings.*n was 20, is 30"):
-        anytime.main(anytime.Anytime(**subject, modes=("tpp",), T=(2,), limit=30, out=tmp_path))
+        anytime.main(anytime.Anytime(**setup, modes=("tpp",), T=(2,), limit=30, out=tmp_path))
 
 
-def test_a_saved_network_has_the_same_rows(subject, tmp_path):
+def test_a_saved_network_has_the_same_rows(setup, tmp_path):
     """As the `Ann` that it was traced from, which the paper's tables could be about."""
-    convert.load(subject["ann"]).save(tmp_path / "net")
+    convert.load(setup["ann"]).save(tmp_path / "net")
     rows = {}
     for name in ("ann", "net"):
-        of = {"ann": subject["ann"] if name == "ann" else tmp_path / name, "out": tmp_path / f"{name}-studies"}
-        section = spikes.main(spikes.Spikes(**{**subject, **of}, modes=("baseline",), T=(2,)))
+        of = {"ann": setup["ann"] if name == "ann" else tmp_path / name, "out": tmp_path / f"{name}-studies"}
+        section = spikes.main(spikes.Spikes(**{**setup, **of}, modes=("baseline",), T=(2,)))
         (row,) = json.loads((of["out"] / "spikes" / "results.json").read_text())["rows"]
         rows[name] = {key: row[key] for key in ("accuracy", "spikes", "additions")}
     assert rows["net"] == rows["ann"]
@@ -108,9 +109,9 @@ def test_a_saved_network_has_the_same_rows(subject, tmp_path):
         (misalignment, misalignment.Misalignment, {"limit": 0}, "--limit must be at least 1"),
     ],
 )
-def test_bad_options(subject, tmp_path, module, kind, options, message):
+def test_bad_options(setup, tmp_path, module, kind, options, message):
     with pytest.raises(ValueError, match=re.escape(message)):
-        module.main(kind(**{**subject, **options}, out=tmp_path))
+        module.main(kind(**{**setup, **options}, out=tmp_path))
     assert not list(tmp_path.iterdir())
 
 
@@ -144,7 +145,7 @@ def test_a_table_and_ranks():
 
 
 def test_the_page_names_a_command_for_every_figure_and_table():
-    page = (Path(__file__).parents[2] / "docs" / "paper.md").read_text()
+    page = (Path(__file__).parents[3] / "docs" / "paper.md").read_text()
     rows = [line for line in page.splitlines() if line.startswith("|") and "`" in line]
     for kind, numbers in (("figure", range(1, 15)), ("table", range(1, 12))):
         for number in numbers:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from convert import paper
+from convert.experiments import paper
 from tppjax import models
 from tppjax.activations import QCFS, ClippedReLU, ReLU
 

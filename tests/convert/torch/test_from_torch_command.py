@@ -13,7 +13,7 @@ from torch import nn  # noqa: E402
 import convert  # noqa: E402
 from convert.torch import files, user_module  # noqa: E402
 from convert.torch.command import FromTorch, main  # noqa: E402
-from tests.convert.test_torch_operations import randomise  # noqa: E402
+from tests.convert.torch.test_torch_operations import randomise  # noqa: E402
 from tppjax import checkpoint, data  # noqa: E402
 from tppjax.errors import InputError  # noqa: E402
 

@@ -59,17 +59,17 @@ def test_what_was_in_the_archive_comes_back(prepared, name, n):
         labels = np.concatenate([contents[name][file][original.labels["label"]] for file in original.files[split]])
         pixels = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
         # TFDS shuffles what it writes; every image is there once, with its label.
-        places = [next(i for i, p in enumerate(pixels) if (p == image).all()) for image in images.images]
-        assert sorted(places) == list(range(size))
-        np.testing.assert_array_equal(images.labels, labels[places])
+        indices = [next(i for i, p in enumerate(pixels) if (p == image).all()) for image in images.images]
+        assert sorted(indices) == list(range(size))
+        np.testing.assert_array_equal(images.labels, labels[indices])
 
 
 def test_only_what_is_chosen_is_read(prepared):
     folder, _ = prepared
-    everything, places = data.load("cifar10", "train", folder), np.array([7, 2, 11])
-    chosen = data.load("cifar10", "train", folder, lambda n: places[places < n])
-    np.testing.assert_array_equal(chosen.images, everything.images[places])
-    np.testing.assert_array_equal(chosen.labels, everything.labels[places])
+    everything, indices = data.load("cifar10", "train", folder), np.array([7, 2, 11])
+    chosen = data.load("cifar10", "train", folder, lambda n: indices[indices < n])
+    np.testing.assert_array_equal(chosen.images, everything.images[indices])
+    np.testing.assert_array_equal(chosen.labels, everything.labels[indices])
 
 
 def test_stock_tfds_reads_it(prepared):

@@ -1,7 +1,4 @@
-"""What experiments measure a network on: its images, and what turns them into its input.
-
-`config` is an `Experiment` everywhere.
-"""
+"""What experiments measure a network on: its images, and what turns them into its input."""
 
 from dataclasses import replace
 
@@ -9,11 +6,12 @@ import jax
 import numpy as np
 
 import convert
+from convert.experiments.options import Experiment
 from tppjax import data
 from tppjax.errors import InputError
 
 
-def with_preprocessing(network, config):
+def with_preprocessing(network, config: Experiment):
     """The `Ann` or `Network` with what turns pixels into its input: its own, or as the options have it."""
     if network.preprocessing is not None:
         if config.mean is not None or config.std is not None:
@@ -44,9 +42,9 @@ def with_preprocessing(network, config):
     return network.replace(preprocessing=info)
 
 
-def test_images(like: data.Preprocessing, config) -> data.Images:
+def test_images(preprocessing: data.Preprocessing, config: Experiment) -> data.Images:
     """The test images, after making sure that they are what the network takes."""
-    name = config.dataset or like.dataset
+    name = config.dataset or preprocessing.dataset
     if config.dataset is None and name not in data.NAMES:
         raise InputError(
             f"the network in {config.ann} is for {name}, which is not one of the data sets here ("
@@ -54,43 +52,46 @@ def test_images(like: data.Preprocessing, config) -> data.Images:
         )
     if name != "folder":  # which looks for the network's classes by their names
         info = data.info(name, config.data_dir)
-        shape = like.input_shape if name in data.READ_LIKE else info.input_shape  # those come as the network takes them
-        if (shape, len(info.class_names)) != (like.input_shape, len(like.class_names)):
+        shape = (
+            preprocessing.input_shape if name in data.READ_WITH_PREPROCESSING else info.input_shape
+        )  # those come as the network takes them
+        if (shape, len(info.class_names)) != (preprocessing.input_shape, len(preprocessing.class_names)):
             raise InputError(
                 f"{name} has images of {info.input_shape} and {len(info.class_names)} classes; the network in "
-                f"{config.ann} takes images of {like.input_shape} and has {len(like.class_names)} classes"
+                f"{config.ann} takes images of {preprocessing.input_shape} and has {len(preprocessing.class_names)} "
+                "classes"
             )
-    return _load(name, "test", like, config, lambda n: np.arange(n)[: config.limit])
+    return _load(name, "test", preprocessing, config, lambda n: np.arange(n)[: config.limit])
 
 
-def check_outputs(network: convert.Network, config) -> None:
+def check_outputs(network: convert.Network, config: Experiment) -> None:
     """Raises InputError unless the network takes what its preprocessing gives, and returns a number for each class."""
-    like, x = network.preprocessing, jax.ShapeDtypeStruct((1, *network.graph.shape), network.graph.dtype)
-    if network.graph.shape != like.network_shape:
+    preprocessing, x = network.preprocessing, jax.ShapeDtypeStruct((1, *network.graph.shape), network.graph.dtype)
+    if network.graph.shape != preprocessing.network_shape:
         raise InputError(
             f"the network in {config.ann} takes inputs of shape {network.graph.shape}, and its preprocessing gives "
-            f"{like.network_shape}"
+            f"{preprocessing.network_shape}"
         )
     returned = jax.tree.map(lambda a: a.shape[1:], jax.eval_shape(network.graph.apply, network.weights, x))
-    if returned != (wanted := (len(like.class_names),)):
+    if returned != (wanted := (len(preprocessing.class_names),)):
         raise InputError(
             f"the network in {config.ann} returns {returned} for an image; accuracy needs a number for each of its "
             f"{wanted[0]} classes"
         )
 
 
-def training_images(network: convert.Network, config) -> data.Images:
+def training_images(network: convert.Network, config: Experiment) -> data.Images:
     """Those that thresholds and corrections are chosen on: drawn at random, the same ones every time."""
 
-    def choose(n: int):
+    def select(n: int):
         return np.random.default_rng(0).permutation(n)[: config.calibration_images]
 
-    like = network.preprocessing
-    return _load(config.dataset or like.dataset, "train", like, config, choose)
+    preprocessing = network.preprocessing
+    return _load(config.dataset or preprocessing.dataset, "train", preprocessing, config, select)
 
 
-def _load(name: str, split: str, like: data.Preprocessing, config, choose) -> data.Images:
+def _load(name: str, split: str, preprocessing: data.Preprocessing, config: Experiment, select) -> data.Images:
     if config.skip_damaged and name != "cifar10_dvs":
         raise InputError(f"--skip_damaged is an option of cifar10_dvs; the data set is {name}")
     options = {"skip_damaged": True} if config.skip_damaged else {}
-    return data.load(name, split, config.data_dir, choose, like, **options)
+    return data.load(name, split, config.data_dir, select, preprocessing, **options)

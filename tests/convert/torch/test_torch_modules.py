@@ -15,7 +15,7 @@ from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
 from convert.torch import TABLE, to_jax  # noqa: E402
-from tests.convert.test_torch_operations import check, images, randomise  # noqa: E402
+from tests.convert.torch.test_torch_operations import check, images, randomise  # noqa: E402
 from tppjax.errors import InputError  # noqa: E402
 
 IMAGE = (3, 8, 8)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.test_cifar import make_archive
+from tests.tppjax.data.test_cifar import make_archive
 from tppjax import data
 from tppjax.data import cifar, crops, imagenet, npz, prepared, recordings
 from tppjax.errors import InputError
@@ -43,17 +43,17 @@ def version(folder):
     return folder / "cifar10" / cifar.VERSION
 
 
-def damages(content, n, rng, places=None):
+def damages(content, n, rng, positions=None):
     """`n` versions of the content: a bit flipped, cut short, or a piece replaced by another."""
-    places = places or range(len(content))
+    positions = positions or range(len(content))
     for i in range(n):
-        new, place = bytearray(content), rng.choice(places)
+        new, place = bytearray(content), rng.choice(positions)
         if i % 3 == 0:
             new[place] ^= 1 << rng.randrange(8)
         elif i % 3 == 1:
             del new[place:]
         else:
-            other, size = rng.choice(places), rng.randrange(1, 20)
+            other, size = rng.choice(positions), rng.randrange(1, 20)
             new[place : place + size] = new[other : other + size]
         yield bytes(new)
 
@@ -63,10 +63,10 @@ def arrays_of(name, data_dir):
     return [array for split in splits for array in (split.images, split.labels)]
 
 
-def same_or_refused(file, name, data_dir, n, places=None):
+def same_or_refused(file, name, data_dir, n, positions=None):
     """Returns how many of the damages were refused; all others must change nothing."""
     content, expected, sentences = file.read_bytes(), arrays_of(name, data_dir), []
-    for damaged in damages(content, n, random.Random(0), places):
+    for damaged in damages(content, n, random.Random(0), positions):
         file.write_bytes(damaged)
         try:
             arrays = arrays_of(name, data_dir)
@@ -179,7 +179,7 @@ def test_records_of_another_kind(folder, case):
     writer.close()
     with pytest.raises(InputError, match=message):
         data.load("cifar10", "test", folder)
-    chosen = data.load("cifar10", "test", folder, choose=lambda n: np.array([2, 0]))
+    chosen = data.load("cifar10", "test", folder, select=lambda n: np.array([2, 0]))
     np.testing.assert_array_equal(chosen.labels, [4, 3])
 
 
@@ -239,11 +239,11 @@ def test_only_ordinary_files_are_opened(folder, tmp_path):
 
 
 def test_a_very_long_picture_takes_no_gigabytes():
-    like = data.Preprocessing("imagenet2012", (24, 24, 3), (0.5,) * 3, (0.5,) * 3, ("a",), None, 29)
+    preprocessing = data.Preprocessing("imagenet2012", (24, 24, 3), (0.5,) * 3, (0.5,) * 3, ("a",), None, 29)
     picture = Image.new("RGB", (60_000, 1))
     picture.putpixel((30_000, 0), (255, 0, 0))
     for turned in (picture, picture.transpose(Image.Transpose.ROTATE_90)):
-        cut = np.asarray(crops.centre(turned, like))
+        cut = np.asarray(crops.centre(turned, preprocessing))
         assert cut.shape == (24, 24, 3)
         assert cut.max() > 100
 

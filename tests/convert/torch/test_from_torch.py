@@ -16,9 +16,9 @@ from torch.nn import functional as F  # noqa: E402
 
 import convert  # noqa: E402
 from convert.torch import TABLE, import_state_dict  # noqa: E402
-from tests.convert import torch_networks  # noqa: E402
-from tests.convert.test_torch_modules import of  # noqa: E402
-from tests.convert.test_torch_operations import images, randomise  # noqa: E402
+from tests.convert.torch import torch_networks  # noqa: E402
+from tests.convert.torch.test_torch_modules import of  # noqa: E402
+from tests.convert.torch.test_torch_operations import images, randomise  # noqa: E402
 from tppjax import checkpoint, data  # noqa: E402
 from tppjax.data import Preprocessing  # noqa: E402
 from tppjax.errors import InputError  # noqa: E402

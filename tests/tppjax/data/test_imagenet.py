@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data import pictures
+from tests.tppjax.data import pictures
 from tppjax.data import Images, crops, imagenet, jpegs
 from tppjax.errors import InputError
 
@@ -29,40 +29,44 @@ def prepared(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def like(prepared):
+def preprocessing(prepared):
     return imagenet.info(data_dir=prepared, size=SIZE, resize=RESIZE)
 
 
 @pytest.fixture(scope="module")
-def train(prepared, like):
-    return imagenet.load(split="train", data_dir=prepared, like=like)
+def train(prepared, preprocessing):
+    return imagenet.load(split="train", data_dir=prepared, preprocessing=preprocessing)
 
 
 def originals(stored):
     """The pictures as Pillow has them, and their classes."""
     files = {key: content for split in pictures.contents().values() for key, content in split.items()}
-    for place in stored.places:
+    for place in stored.indices:
         example = stored.source[place]
         label = pictures.CLASSES[example["label"]]
         yield Image.open(io.BytesIO(files[label, example["file_name"].decode()])).convert("RGB"), example["label"]
 
 
-def rows(stored, places, draw=None):
-    pixels, labels = zip(*stored.stream(places, draw), strict=True)
+def rows(stored, indices, seed=None):
+    pixels, labels = zip(*stored.stream(indices, seed), strict=True)
     return np.stack(pixels), np.stack(labels)
 
 
-def test_what_a_network_is_told(like):
-    assert (like.input_shape, like.resize, like.interpolation) == ((SIZE, SIZE, 3), RESIZE, "bilinear")
-    assert like.class_names == tuple(pictures.CLASSES)
-    assert (like.mean, like.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+def test_what_a_network_is_told(preprocessing):
+    assert (preprocessing.input_shape, preprocessing.resize, preprocessing.interpolation) == (
+        (SIZE, SIZE, 3),
+        RESIZE,
+        "bilinear",
+    )
+    assert preprocessing.class_names == tuple(pictures.CLASSES)
+    assert (preprocessing.mean, preprocessing.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
-def test_evaluation_is_plain_pillow(prepared, like, interpolation):
-    like = replace(like, interpolation=interpolation)
+def test_evaluation_is_plain_pillow(prepared, preprocessing, interpolation):
+    preprocessing = replace(preprocessing, interpolation=interpolation)
     for split, n in (("train", 15), ("test", 6)):
-        stored = imagenet.load(split=split, data_dir=prepared, like=like)
+        stored = imagenet.load(split=split, data_dir=prepared, preprocessing=preprocessing)
         assert len(stored) == n
         for image, label, (picture, wanted) in zip(stored.images, stored.labels, originals(stored), strict=True):
             w, h = picture.size
@@ -73,8 +77,10 @@ def test_evaluation_is_plain_pillow(prepared, like, interpolation):
             assert label == wanted
 
 
-def test_only_what_is_chosen(prepared, like, train):
-    chosen = imagenet.load(split="train", data_dir=prepared, like=like, choose=lambda n: np.array([n - 1, 0, 7]))
+def test_only_what_is_chosen(prepared, preprocessing, train):
+    chosen = imagenet.load(
+        split="train", data_dir=prepared, preprocessing=preprocessing, select=lambda n: np.array([n - 1, 0, 7])
+    )
     np.testing.assert_array_equal(chosen.images, train.images[[14, 0, 7]])
     np.testing.assert_array_equal(chosen.labels, train.labels[[14, 0, 7]])
     part = train[4:10][np.array([2, 0])]
@@ -84,31 +90,31 @@ def test_only_what_is_chosen(prepared, like, train):
     np.testing.assert_array_equal(rows(part, [[0, 1]], (1, 2))[0], rows(train, [[6, 4]], (1, 2))[0])
 
 
-@pytest.mark.parametrize("draw", [None, (3, 1)])
-def test_a_stream_is_the_same_in_processes_and_from_any_row_on(train, draw):
-    places = np.random.default_rng(0).permutation(15)[:14].reshape(7, 2)
-    pixels, labels = rows(train, places, draw)
-    np.testing.assert_array_equal(labels, train.labels[places])
-    if draw is None:
-        np.testing.assert_array_equal(pixels, train.images[places])
+@pytest.mark.parametrize("seed", [None, (3, 1)])
+def test_a_stream_is_the_same_in_processes_and_from_any_row_on(train, seed):
+    indices = np.random.default_rng(0).permutation(15)[:14].reshape(7, 2)
+    pixels, labels = rows(train, indices, seed)
+    np.testing.assert_array_equal(labels, train.labels[indices])
+    if seed is None:
+        np.testing.assert_array_equal(pixels, train.images[indices])
     for k in (1, 5):
-        np.testing.assert_array_equal(rows(train, places[k:], draw)[0], pixels[k:])
+        np.testing.assert_array_equal(rows(train, indices[k:], seed)[0], pixels[k:])
     in_processes = replace(train, workers=2)
-    streamed = list(in_processes.stream(places, draw))
+    streamed = list(in_processes.stream(indices, seed))
     assert all(type(array) is np.ndarray for row in streamed for array in row)
     np.testing.assert_array_equal([row[0] for row in streamed], pixels)
     np.testing.assert_array_equal([row[1] for row in streamed], labels)
 
 
 def test_crops_depend_on_the_numbers_and_the_place_alone(train):
-    places = np.arange(14)
-    pixels = rows(train, places.reshape(2, 7), (5, 0))[0].reshape(14, SIZE, SIZE, 3)
-    in_other_rows = rows(train, places[::-1].reshape(7, 2), (5, 0))[0].reshape(14, SIZE, SIZE, 3)
+    indices = np.arange(14)
+    pixels = rows(train, indices.reshape(2, 7), (5, 0))[0].reshape(14, SIZE, SIZE, 3)
+    in_other_rows = rows(train, indices[::-1].reshape(7, 2), (5, 0))[0].reshape(14, SIZE, SIZE, 3)
     np.testing.assert_array_equal(in_other_rows[::-1], pixels)
     for other in ((5, 1), (6, 0), (5,)):
-        differs = (rows(train, places.reshape(2, 7), other)[0].reshape(pixels.shape) != pixels).any(axis=(1, 2, 3))
+        differs = (rows(train, indices.reshape(2, 7), other)[0].reshape(pixels.shape) != pixels).any(axis=(1, 2, 3))
         assert differs.sum() >= 12, other  # the smallest pictures have few crops
-    for place, (picture, _) in zip(places, originals(train), strict=False):
+    for place, (picture, _) in zip(indices, originals(train), strict=False):
         box = crops.random_box(*picture.size, np.random.default_rng((5, 0, place)))
         wanted = picture.crop(box).resize((SIZE, SIZE), Image.Resampling.BILINEAR)
         np.testing.assert_array_equal(pixels[place], wanted)
@@ -148,16 +154,16 @@ def test_pictures_that_no_crop_fits(size, box):
 
 
 def test_images_in_memory_offer_the_same(train):
-    images, places = Images(train.images, train.labels), [[3, 1], [0, 14]]
-    for mine, theirs in zip(images.stream(places), train.stream(places), strict=True):
+    images, indices = Images(train.images, train.labels), [[3, 1], [0, 14]]
+    for mine, theirs in zip(images.stream(indices), train.stream(indices), strict=True):
         np.testing.assert_array_equal(mine[0], theirs[0])
         np.testing.assert_array_equal(mine[1], theirs[1])
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_damaged_picture_is_named(like, workers):
+def test_a_damaged_picture_is_named(preprocessing, workers):
     whole, cut = ({"image": pictures.jpeg(0)[:n], "label": 0, "file_name": b"n01_7.JPEG"} for n in (None, 900))
-    stored = imagenet.Stored([whole, cut], np.arange(2), like, workers)
+    stored = imagenet.Stored([whole, cut], np.arange(2), preprocessing, workers)
     stream = stored.stream([[0], [1]])
     next(stream)
     with pytest.raises(InputError, match=r"n01_7\.JPEG \(record 1 of .*\) can't be decoded: image file is truncated"):
@@ -167,16 +173,16 @@ def test_a_damaged_picture_is_named(like, workers):
 def test_a_stream_refuses_what_it_can_not_read_at_once(train):
     with pytest.raises(IndexError, match="15"):
         train.stream([[15]])
-    for places in (np.arange(3), [[0.5]]):
-        with pytest.raises(ValueError, match=r"places are whole numbers \[steps, B\]; got"):
-            train.stream(places)
+    for indices in (np.arange(3), [[0.5]]):
+        with pytest.raises(ValueError, match=r"indices are whole numbers \[steps, B\]; got"):
+            train.stream(indices)
 
 
-def test_more_files_are_allowed_to_be_open(prepared, like):
+def test_more_files_are_allowed_to_be_open(prepared, preprocessing):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
     try:
-        imagenet.load(split="train", data_dir=prepared, like=like)
+        imagenet.load(split="train", data_dir=prepared, preprocessing=preprocessing)
         assert resource.getrlimit(resource.RLIMIT_NOFILE) == (min(hard, 1024 + 4), hard)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -190,13 +196,13 @@ def test_too_few_files_may_be_open(monkeypatch):
     imagenet._allow_open_files(10**6)
 
 
-def test_a_damaged_record_is_named(prepared, like, tmp_path):
+def test_a_damaged_record_is_named(prepared, preprocessing, tmp_path):
     shutil.copytree(prepared / "imagenet2012", tmp_path / "imagenet2012")
     shard = next(tmp_path.rglob("*-train.array_record-00000*"))
     damaged = bytearray(shard.read_bytes())
     damaged[200] ^= 1
     shard.write_bytes(damaged)
-    stored = imagenet.load(split="train", data_dir=tmp_path, like=like)
+    stored = imagenet.load(split="train", data_dir=tmp_path, preprocessing=preprocessing)
     with pytest.raises(InputError, match=r"record 0 of .*-train\.array_record-00000-of-00003 is damaged"):
         list(stored.stream([[5], [0]]))
 
@@ -213,29 +219,29 @@ def test_no_data_is_said_without_slow_imports(tmp_path):
     assert answer.stdout == "set()\n"
 
 
-def test_data_that_is_not_whole(prepared, like, tmp_path):
+def test_data_that_is_not_whole(prepared, preprocessing, tmp_path):
     shutil.copytree(prepared / "imagenet2012", tmp_path / "imagenet2012")
     file = next(tmp_path.rglob("dataset_info.json"))
     described = json.loads(file.read_text())
     file.write_text(json.dumps({**described, "splits": described["splits"][:1]}))
     with pytest.raises(ValueError, match="has no split validation, only train"):
-        imagenet.load(split="test", data_dir=tmp_path, like=like)
+        imagenet.load(split="test", data_dir=tmp_path, preprocessing=preprocessing)
     next(tmp_path.rglob("*-train.array_record-00001*")).unlink()
     with pytest.raises(ValueError, match=r"train\.array_record-00001-of-00003 is missing; prepare it with: python -m"):
         imagenet.info(data_dir=tmp_path)
 
 
-def test_what_can_not_be_made_of_pictures(prepared, like):
+def test_what_can_not_be_made_of_pictures(prepared, preprocessing):
     with pytest.raises(ValueError, match="interpolation is bilinear or bicubic, not 'nearest'"):
         imagenet.info(data_dir=prepared, interpolation="nearest")
     with pytest.raises(ValueError, match=r"got input_shape \(224, 224, 3\) and resize 200"):
         imagenet.info(data_dir=prepared, resize=200)
-    for wrong in (replace(like, resize=None), replace(like, input_shape=(40, 8, 3))):
+    for wrong in (replace(preprocessing, resize=None), replace(preprocessing, input_shape=(40, 8, 3))):
         with pytest.raises(ValueError, match="pictures become images"):
-            imagenet.load(split="train", data_dir=prepared, like=wrong)
+            imagenet.load(split="train", data_dir=prepared, preprocessing=wrong)
 
 
-def test_grain_that_is_not_installed(prepared, like, monkeypatch):
+def test_grain_that_is_not_installed(prepared, preprocessing, monkeypatch):
     monkeypatch.setitem(sys.modules, "grain", None)
     with pytest.raises(ValueError, match=r"needs grain: pip install 'tppjax\[imagenet\]'"):
-        imagenet.load(split="train", data_dir=prepared, like=like)
+        imagenet.load(split="train", data_dir=prepared, preprocessing=preprocessing)

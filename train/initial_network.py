@@ -32,7 +32,7 @@ def activation(config: Training) -> nn.Module:
     return activations.ACTIVATIONS[config.act](**{k: v for k, v in options.items() if v is not None})
 
 
-def start(config: Training, model: nn.Module, preprocessing: Preprocessing, images: Images) -> Ann:
+def initial_network(config: Training, model: nn.Module, preprocessing: Preprocessing, images: Images) -> Ann:
     """The network before the first step.
 
     Args:

@@ -38,14 +38,14 @@ def test_pixels_and_labels_are_those_of_the_files(root):
     np.testing.assert_allclose(info.mean, whole.mean((0, 1, 2)) / 255)
     np.testing.assert_allclose(info.std, whole.std((0, 1, 2)) / 255)
     for split in ("train", "test"):
-        found = data.load("folder", split, root, like=info)
+        found = data.load("folder", split, root, preprocessing=info)
         assert (found.images.shape, found.images.dtype) == ((8, 5, 4, 3), np.uint8)
         by_label = {(pixels.tobytes(), label) for pixels, label in zip(found.images, found.labels, strict=True)}
         assert by_label == {(p.tobytes(), 0) for p in PIXELS.values()} | {
             ((255 - p).tobytes(), 1) for p in PIXELS.values()
         }
         assert len(set(found.labels[:4])) == 2  # the first few are of any class
-    some = data.load("folder", "test", root, lambda n: np.array([4, 1]), like=info)
+    some = data.load("folder", "test", root, lambda n: np.array([4, 1]), preprocessing=info)
     np.testing.assert_array_equal(some.images, found.images[[4, 1]])
     np.testing.assert_array_equal(some.labels, found.labels[[4, 1]])
 
@@ -58,7 +58,7 @@ def test_grey_pictures_have_one_channel(tmp_path):
     assert info.input_shape == (5, 4, 1)
     assert data.load("folder", "train", tmp_path).images.shape == (2, 5, 4, 1)
     colours = Preprocessing("other", (5, 4, 3), (0.5,) * 3, (0.5,) * 3, ("0", "1"))
-    found = data.load("folder", "test", tmp_path, like=colours).images
+    found = data.load("folder", "test", tmp_path, preprocessing=colours).images
     np.testing.assert_array_equal(found[..., 0], found[..., 2])
     save(tmp_path, "train/1/c.png", PIXELS["a.png"])
     assert data.info("folder", tmp_path).input_shape == (5, 4, 3)
@@ -73,41 +73,46 @@ def test_pictures_of_several_sizes_are_brought_to_one(root):
         data.info("folder", root)
     info = data.info("folder", root, size=6)
     assert info.input_shape == (6, 6, 3)
-    found = data.load("folder", "test", root, like=info).images
+    found = data.load("folder", "test", root, preprocessing=info).images
     assert found.shape == (9, 6, 6, 3)
     assert any((pixels[:, 1:-1] == 200).all() for pixels in found)
     as_imagenets = replace(info, resize=12)
-    assert data.load("folder", "test", root, like=as_imagenets).images.shape == (9, 6, 6, 3)
+    assert data.load("folder", "test", root, preprocessing=as_imagenets).images.shape == (9, 6, 6, 3)
     # A network for pictures of another size sees them in its own.
-    assert data.load("folder", "test", root, like=replace(info, input_shape=(8, 3, 3))).images.shape == (9, 8, 3, 3)
+    assert data.load("folder", "test", root, preprocessing=replace(info, input_shape=(8, 3, 3))).images.shape == (
+        9,
+        8,
+        3,
+        3,
+    )
 
 
 def test_classes_are_the_networks(root):
-    like = data.info("folder", root)
+    preprocessing = data.info("folder", root)
     (root / "val" / "ant").rename(root / "aside")
-    assert set(data.load("folder", "test", root, like=like).labels) == {1}
-    turned = replace(like, class_names=("bee", "cat", "ant"))
-    assert set(data.load("folder", "train", root, like=turned).labels) == {0, 2}
-    numbers = replace(like, class_names=("0", "1"))
-    assert set(data.load("folder", "train", root, like=numbers).labels) == {0, 1}
+    assert set(data.load("folder", "test", root, preprocessing=preprocessing).labels) == {1}
+    turned = replace(preprocessing, class_names=("bee", "cat", "ant"))
+    assert set(data.load("folder", "train", root, preprocessing=turned).labels) == {0, 2}
+    numbers = replace(preprocessing, class_names=("0", "1"))
+    assert set(data.load("folder", "train", root, preprocessing=numbers).labels) == {0, 1}
     for other, named in ((("ant", "cat"), "2 classes are ant, cat"), (("0", "1", "2"), "3 classes are 0, 1, 2")):
         with pytest.raises(InputError, match=rf"train has the class (bee|ant), which the network .* its {named}"):
-            data.load("folder", "train", root, like=replace(like, class_names=other))
+            data.load("folder", "train", root, preprocessing=replace(preprocessing, class_names=other))
 
 
 def test_damaged_pictures_are_named_together(root):
-    like = data.info("folder", root)
+    preprocessing = data.info("folder", root)
     content = (root / "val/bee/a.png").read_bytes()
     (root / "val/bee/a.png").write_bytes(content[:-30])
     (root / "val/ant/b.bmp").write_bytes(b"")
     with pytest.raises(InputError, match=r"can't be read") as refused:
-        data.load("folder", "test", root, like=like)
+        data.load("folder", "test", root, preprocessing=preprocessing)
     assert all(str(root / name) in str(refused.value) for name in ("val/bee/a.png", "val/ant/b.bmp"))
     assert "\n" not in str(refused.value)
     for name in PIXELS:
         (root / "val/bee" / name).write_bytes(b"GIF")
     with pytest.raises(InputError, match=r"; \.\.\.$"):
-        data.load("folder", "test", root, like=like)
+        data.load("folder", "test", root, preprocessing=preprocessing)
 
 
 def _empty(root):
@@ -147,11 +152,11 @@ def test_what_can_not_be_read_at_all(root, monkeypatch):
     with pytest.raises(FileNotFoundError, match="there is no folder"):
         data.info("folder", root / "none")
     (root / "val").rename(root / "other")
-    like = data.info("folder", root)
+    preprocessing = data.info("folder", root)
     with pytest.raises(FileNotFoundError, match=r"no test pictures; looked for test/CLASS/\* or val/CLASS/\* or"):
-        data.load("folder", "test", root, like=like)
+        data.load("folder", "test", root, preprocessing=preprocessing)
     with pytest.raises(InputError, match=r"pictures have 1 or 3 channels and no frames; .* \(5, 4, 2\)"):
-        data.load("folder", "train", root, like=Preprocessing("a", (5, 4, 2), (0, 0), (1, 1), ("ant", "bee")))
+        data.load("folder", "train", root, preprocessing=Preprocessing("a", (5, 4, 2), (0, 0), (1, 1), ("ant", "bee")))
     with pytest.raises(InputError, match=r"8 pictures of \(65536, 65536, 3\) would take 96.0 GiB.*smaller --size"):
         data.info("folder", root, size=2**16)
     monkeypatch.setattr(folder, "read", lambda *_: pytest.fail("read"))

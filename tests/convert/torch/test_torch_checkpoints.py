@@ -9,7 +9,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from convert import to_snn
 from convert.torch import import_state_dict
 from convert.torch.command import FromTorch, main
-from tests.convert.torch_states import POOLED, QCFS_VGG, SNNC_VGG, akamaster_state, qcfs_vgg_state, snnc_vgg_state
+from tests.convert.torch.torch_states import POOLED, QCFS_VGG, SNNC_VGG, akamaster_state, qcfs_vgg_state, snnc_vgg_state
 from tppjax import ann, cli, data, models
 from tppjax.activations import QCFS, ClippedReLU, ReLU
 from tppjax.errors import InputError

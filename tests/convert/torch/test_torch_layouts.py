@@ -14,7 +14,7 @@ from tppjax.activations import QCFS, ClippedReLU, ReLU
 
 @pytest.fixture
 def networks(torch):
-    from tests.convert import torch_networks
+    from tests.convert.torch import torch_networks
 
     torch.manual_seed(3)
     return torch_networks

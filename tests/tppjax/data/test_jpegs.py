@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tests.data import pictures
+from tests.tppjax.data import pictures
 from tppjax.data import jpegs, shards
 from tppjax.errors import InputError
 

@@ -10,7 +10,7 @@ import pytest
 
 import convert
 from convert.evaluate import ENTRIES
-from convert.results import Results, all_or_none, make_folder
+from convert.experiments.results import Results, all_or_none, make_folder
 from convert.studies import everything
 from tppjax import files
 from tppjax.errors import InputError
@@ -45,7 +45,7 @@ def test_two_processes(tmp_path):
     code = """
 import sys
 from pathlib import Path
-from tests.convert.test_results import measured, opened
+from tests.convert.experiments.test_results import measured, opened
 results = opened(Path(sys.argv[1]))
 for T in range(1, 16):
     results.add({"mode": sys.argv[2], "T": T}, measured())

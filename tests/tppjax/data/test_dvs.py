@@ -4,10 +4,10 @@ import os
 import struct
 import sys
 
-import aedat4_files
 import numpy as np
 import pytest
 
+from tests.tppjax.data import aedat4_files
 from tppjax import data
 from tppjax.data import dvs, recordings
 from tppjax.errors import InputError
@@ -72,8 +72,8 @@ def test_smaller_sizes_sum_blocks_and_counts_end_at_255():
 
 
 def test_nine_of_ten_recordings_of_each_class_train(folder):
-    like = dvs.info(frames=2)
-    train, test = (dvs.load("cifar10_dvs", split, folder, like=like) for split in ("train", "test"))
+    preprocessing = dvs.info(frames=2)
+    train, test = (dvs.load("cifar10_dvs", split, folder, preprocessing=preprocessing) for split in ("train", "test"))
     assert (train.images.shape, test.images.shape) == ((90, 2, 128, 128, 2), (10, 2, 128, 128, 2))
     assert (train.images.dtype, train.labels.dtype) == (np.uint8, np.int32)
     np.testing.assert_array_equal(train.labels, np.repeat(np.arange(10), 9))
@@ -85,7 +85,7 @@ def test_nine_of_ten_recordings_of_each_class_train(folder):
 
 def test_only_what_is_chosen_is_read(folder):
     file_of(folder, 0, 2).write_bytes(b"")
-    chosen = dvs.load("cifar10_dvs", "train", folder, lambda n: np.arange(n)[[89, 9]], like=dvs.info(frames=1))
+    chosen = dvs.load("cifar10_dvs", "train", folder, lambda n: np.arange(n)[[89, 9]], preprocessing=dvs.info(frames=1))
     np.testing.assert_array_equal(chosen.labels, [9, 1])
     np.testing.assert_array_equal(np.nonzero(chosen.images[..., 1])[2:], [(10, 2), (9, 1)])
 
@@ -93,21 +93,21 @@ def test_only_what_is_chosen_is_read(folder):
 def test_frames_as_channels(folder):
     still = dvs.info(frames=3, size=64, constant=True)
     assert (still.input_shape, still.frames) == ((64, 64, 6), None)
-    one = dvs.load("cifar10_dvs", "test", folder, like=still).images
-    two = dvs.load("cifar10_dvs", "test", folder, like=dvs.info(frames=3, size=64)).images
+    one = dvs.load("cifar10_dvs", "test", folder, preprocessing=still).images
+    two = dvs.load("cifar10_dvs", "test", folder, preprocessing=dvs.info(frames=3, size=64)).images
     assert one.shape == (10, 64, 64, 6)
     for channel in range(6):
         np.testing.assert_array_equal(one[..., channel], two[:, channel // 2, :, :, channel % 2])
 
 
 def test_the_network_is_given_counts():
-    like = dvs.info(frames=2, size=16)
+    preprocessing = dvs.info(frames=2, size=16)
     counts = np.random.default_rng(0).integers(0, 256, (3, 2, 16, 16, 2), np.uint8)
-    np.testing.assert_allclose(like(counts), counts, rtol=1e-6)
+    np.testing.assert_allclose(preprocessing(counts), counts, rtol=1e-6)
 
 
 def test_damaged_recordings_are_named_and_refused_or_left_out(folder, capsys):
-    like, good = dvs.info(frames=1), file_of(folder, 0, 2).read_bytes()
+    preprocessing, good = dvs.info(frames=1), file_of(folder, 0, 2).read_bytes()
     cut, garbage, empty, without, far = (file_of(folder, label, 3) for label in range(5))
     cut.write_bytes(good[:-80])
     garbage.write_bytes(bytes(range(256)) * 8)
@@ -115,11 +115,11 @@ def test_damaged_recordings_are_named_and_refused_or_left_out(folder, capsys):
     aedat4_files.write(without, [])
     aedat4_files.write(far, [(0, 1, 1, 1), (1, 5, 128, 1)])
     with pytest.raises(ValueError, match=r"5 of 90 recordings can't be read whole; .*--skip_damaged") as refusal:
-        dvs.load("cifar10_dvs", "train", folder, like=like)
+        dvs.load("cifar10_dvs", "train", folder, preprocessing=preprocessing)
     said = {cut: "cut short", garbage: "no AEDAT 4.0 file", empty: "no bytes", without: "no events", far: "y = 128"}
     for file, problem in said.items():
         assert problem in str(refusal.value).split(f"{file}: ")[1].split(";")[0]
-    images = dvs.load("cifar10_dvs", "train", folder, like=like, skip_damaged=True)
+    images = dvs.load("cifar10_dvs", "train", folder, preprocessing=preprocessing, skip_damaged=True)
     assert capsys.readouterr().out == (
         f"left out 5 of 90 recordings, which can't be read whole; the first: {cut}: it is cut short or damaged: its "
         f"table should begin at byte {len(good) - 44} of {len(good) - 80}\n"
@@ -129,16 +129,16 @@ def test_damaged_recordings_are_named_and_refused_or_left_out(folder, capsys):
     np.testing.assert_array_equal(np.nonzero(images.images[..., 1])[3], images.labels)
     file_of(folder, 5, 3).write_bytes(b"")
     with pytest.raises(ValueError, match=r"6 of 90 .*; and 1 more$") as refusal:
-        dvs.load("cifar10_dvs", "train", folder, like=like)
+        dvs.load("cifar10_dvs", "train", folder, preprocessing=preprocessing)
     assert str(refusal.value).count(".aedat4: ") == 5
     with pytest.raises(ValueError, match=r"1 of 1 recordings .* none is left"):
-        dvs.load("cifar10_dvs", "train", folder, lambda n: [1], like=like, skip_damaged=True)
+        dvs.load("cifar10_dvs", "train", folder, lambda n: [1], preprocessing=preprocessing, skip_damaged=True)
 
 
 def test_frames_for_which_the_memory_does_not_suffice(folder, monkeypatch):
     monkeypatch.setattr(os, "sysconf", lambda _: 2**10)  # a MiB
     with pytest.raises(InputError, match=r"the frames of 90 recordings would take .* GiB, .*: ask for fewer frames"):
-        dvs.load("cifar10_dvs", "train", folder, like=dvs.info(frames=20, size=64))
+        dvs.load("cifar10_dvs", "train", folder, preprocessing=dvs.info(frames=20, size=64))
 
 
 def test_a_bug_is_no_damaged_recording(folder, monkeypatch):
@@ -147,7 +147,7 @@ def test_a_bug_is_no_damaged_recording(folder, monkeypatch):
 
     monkeypatch.setattr(recordings, "read", fail)
     with pytest.raises(ValueError, match=r"^a bug$"):
-        dvs.load("cifar10_dvs", "test", folder, like=dvs.info(), skip_damaged=True)
+        dvs.load("cifar10_dvs", "test", folder, preprocessing=dvs.info(), skip_damaged=True)
 
 
 @pytest.mark.parametrize("lz4", [False, True])
@@ -222,16 +222,16 @@ def test_impossible_times():
 def test_no_data_is_said_with_folder_and_source(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/cifar10_dvs/CLASS/\*\.aedat4\).*figshare\.com"):
-        dvs.load(like=dvs.info())
+        dvs.load(preprocessing=dvs.info())
     for name in dvs.CLASSES[1:]:
         aedat4_files.write(tmp_path / "cifar10_dvs" / name / "a_1.aedat4", events_of(0, 0))
     with pytest.raises(FileNotFoundError, match=r"no recordings of airplane in "):
-        dvs.load(like=dvs.info())
+        dvs.load(preprocessing=dvs.info())
 
 
 def test_file_names_that_leave_the_split_open(folder):
     def load():
-        return dvs.load("cifar10_dvs", "test", folder, like=dvs.info())
+        return dvs.load("cifar10_dvs", "test", folder, preprocessing=dvs.info())
 
     bird = folder / "cifar10_dvs" / "bird"
     (bird / "other_2.aedat4").touch()
@@ -250,7 +250,7 @@ def test_what_info_refuses():
         with pytest.raises(ValueError, match=r"frames are square|recordings have 1 frame|1 to 65536"):
             dvs.info(**options)
     with pytest.raises(ValueError, match="recordings have 1 frame or more, with 2 channels each; got 1 and 3 channels"):
-        dvs.load(like=data.info("cifar10"))
+        dvs.load(preprocessing=data.info("cifar10"))
 
 
 def test_without_the_library(folder, monkeypatch):
@@ -258,4 +258,4 @@ def test_without_the_library(folder, monkeypatch):
     with pytest.raises(
         ValueError, match=r"^reading \.aedat4 files needs the library aedat: pip install 'tppjax\[dvs\]'"
     ):
-        dvs.load("cifar10_dvs", "test", folder, like=dvs.info(), skip_damaged=True)
+        dvs.load("cifar10_dvs", "test", folder, preprocessing=dvs.info(), skip_damaged=True)

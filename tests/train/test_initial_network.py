@@ -10,7 +10,7 @@ from configs.digits import Digits
 from tppjax import ann, data, models
 from tppjax.activations import ReLU, qcfs
 from train import loop
-from train.start import CALIBRATION, activation, start
+from train.initial_network import CALIBRATION, activation, initial_network
 
 IMAGES = data.load("digits", "train")
 
@@ -30,7 +30,7 @@ def inputs(model, variables, batch):
 
 
 def begin(config):
-    return start(config, models.create("vgg_small", 10, activation(config)), data.info("digits"), IMAGES)
+    return initial_network(config, models.create("vgg_small", 10, activation(config)), data.info("digits"), IMAGES)
 
 
 @pytest.mark.parametrize("L", [2, 8])
@@ -90,7 +90,7 @@ def test_other_networks_are_refused(digits_run, tmp_path, digits_ann):
     with pytest.raises(ValueError, match="was trained on letters, other data"):
         begin(Digits(init_from=tmp_path / "other"))
     with pytest.raises(ValueError, match="holds another network"):
-        start(
+        initial_network(
             Digits(init_from=digits_run),
             models.create("resnet20", 10, activation(Digits())),
             data.info("digits"),

@@ -1,0 +1,1 @@
+"""What experiments on spiking versions of a network have in common."""
