@@ -175,7 +175,7 @@ def _size(model) -> int:
                 model(torch.zeros(1, 3, size, size))
             return size
         except Exception:  # of whatever type, since a network that can't take this size may fail anywhere
-            if size == own:
+            if size == own[1]:
                 raise
 
 

@@ -33,7 +33,7 @@ from tppjax import cli
 from train import digits, loop
 
 out, dies_at, feed = Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]
-loop.input_pipeline.resident = getattr(loop.feeds, feed)
+loop.input_pipeline.resident = getattr(loop.input_pipeline, feed)
 original = loop.Run.checkpoint
 def checkpoint(run, state):
     if int(state.step) == dies_at:
