@@ -247,26 +247,26 @@ def page(about: dict, rows: dict[str, dict], left: int = 0) -> str:
     lines = [
         "# Networks that convert",
         "",
-        f"Every classification network of torchvision and a list of timm's, {len(rows)} in all, given to "
+        f"We gave every classification network of torchvision and a list of timm's, {len(rows)} in all, to "
         f"`convert.from_torch` unchanged: {len(kinds['sites'])} convert, {len(kinds['refused'])} are refused"
         + (f", {len(kinds['failed'])} failed" if kinds["failed"] else "")
-        + f". Of those whose activation modules are {', '.join(PLAIN[:-1])} or {PLAIN[-1]} only, "
-        f"{sum(n in kinds['sites'] for n in plain)} of {len(plain)} convert; the rest compute something else besides, "
+        + f". Of those whose only activation modules are {', '.join(PLAIN[:-1])} or {PLAIN[-1]}, "
+        f"{sum(n in kinds['sites'] for n in plain)} of {len(plain)} convert; the rest also compute something else, "
         "such as gates, attention, or max-pooling of values that can be negative."
-        + (f" {left} more of timm's are still to be measured." if left else ""),
+        + (f" {left} more networks of timm are not measured yet." if left else ""),
         "",
-        "Weights are random, with random scales and shifts in batch norm, whose statistics are those of random images; "
-        f"the images have {SMALL} x {SMALL} pixels where a network takes them, else those that it was made for.",
+        "Weights are random, and so are the scales and shifts of batch norm, whose statistics come from random images. "
+        f"Images have {SMALL} x {SMALL} pixels if the network takes them, else the size that it was made for.",
         "",
         "- *apart*: the largest difference between the logits of the traced network and PyTorch's, relative to the "
-        f"largest logit, over {IMAGES} images; {max(near, default=0):.1e} at most. `from_torch` refuses "
+        f"largest logit, over {IMAGES} images; at most {max(near, default=0):.1e}. `from_torch` refuses "
         "more than 1e-4.",
-        f"- *agreement*: of the spiking network, rounded, at T = {T}, with its own ANN: the share of these images for "
-        "which both choose the same class; thresholds are the largest activations on them. Random networks choose "
-        "nearly at random, so see *error* too: the root mean square of the difference of logits, relative to how far "
-        "the ANN's logits lie from their means over the images.",
-        f"- *seconds*: until the network was traced, compared with PyTorch, or refused; the slowest refusal took "
-        f"{slowest:.1f} s. Other programs ran on the machine.",
+        "- *agreement*: the share of these images for which the spiking network (mode `rounded`, "
+        f"T = {T}) and its ANN choose the same class; thresholds are the largest activations on them. Random networks "
+        "choose nearly at random, so see *error* too: the root mean square difference of the logits, relative to how "
+        "far the ANN's logits lie from their means over the images.",
+        "- *seconds*: the time until the network was traced and compared with PyTorch, or refused; the slowest refusal "
+        f"took {slowest:.1f} s. Other programs ran on the machine.",
         "",
         f"Made by `make zoo` (`{about['command']}`), {about['date']}: {versions}, Python {about['python']}, "
         f"{about['hardware']}.",
@@ -288,7 +288,7 @@ def page(about: dict, rows: dict[str, dict], left: int = 0) -> str:
         r = rows[name]
         lines.append(f"| {name} | {', '.join(r['activations'])} | {r['refused']} | {r['seconds']:.1f} |")
     if kinds["failed"]:
-        lines += ["", "## Failed", "", "| network | how |", "|---|---|"]
+        lines += ["", "## Failed", "", "| network | reason |", "|---|---|"]
         lines += [f"| {name} | {rows[name]['failed']} |" for name in kinds["failed"]]
     return "\n".join(lines) + "\n"
 
