@@ -28,7 +28,7 @@ def on_page_markdown(markdown, page, config, files):
     def turned(match):
         before, target = match.groups()
         file = (here / target).resolve()
-        if not target or not file.exists():
+        if not file.exists():
             return match[0]
         uri = _uri(file)
         if files.get_file_from_path(uri) is None:

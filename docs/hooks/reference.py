@@ -29,7 +29,19 @@ def on_files(files, config):
     if names := [name for module in modules for name in undocumented(loader.modules_collection[module])]:
         raise PluginError(f"public names without a docstring: {', '.join(names)}")
     for module in modules:
-        files.append(File.generated(config, f"api/{module}.md", content=f"# {module}\n\n::: {module}\n"))
+        content = module_page(loader.modules_collection[module])
+        files.append(File.generated(config, f"api/{module}.md", content=content))
+
+
+def module_page(module: griffe.Module) -> str:
+    """The public names of a module, those that a submodule of the same name hides from griffe, too."""
+    hidden = [
+        path
+        for name, path in module.imports.items()
+        if name in (module.exports or ()) and module[name].is_module and module[name].path != path
+    ]
+    shown = "\n    options: {show_root_heading: true, show_root_toc_entry: true}"
+    return "\n\n".join([f"# {module.path}", f"::: {module.path}", *(f"::: {path}{shown}" for path in hidden)])
 
 
 def undocumented(parent: griffe.Object):
