@@ -72,11 +72,11 @@ def command_page(command: str) -> str:
     for name, sub in subcommands.items():
         own = options(sub)
         lines += [f"## {name}", f"`python -m {command} {name}`: {sub.description}"]
-        if all(option in own for option in shared):
-            own = [option for option in own if option not in shared] + ["And the [options of all](#options-of-all)."]
+        if len(set(own) & set(shared)) > len(shared) / 2:
+            own = [option for option in own if option not in shared] + ["The others are [shared](#shared-options)."]
         lines += own
     if shared:
-        lines += ["## Options of all", *shared]
+        lines += ["## Shared options", *shared]
     return "\n\n".join(lines)
 
 
