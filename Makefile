@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-slow test-torch guard kill fuzz bench bench-imagenet zoo lint format clean
+.PHONY: help setup demo test test-slow test-torch guard kill fuzz bench bench-imagenet zoo lint format docs docs-serve clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -63,6 +63,14 @@ lint: setup  ## formatter and linter, changing nothing
 format: setup  ## let formatter and linter mend what they can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: setup  ## the documentation in site/, tutorials executed; broken links and undocumented names fail (3 minutes)
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+docs-serve: setup  ## the same at http://localhost:8000, built again whenever a page changes
+	$(BIN)/python -m pip install --quiet --editable '.[dev,docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 clean:  ## remove the virtual environment and caches (runs/ stays)
 	rm -rf $(VENV) .pytest_cache .ruff_cache

@@ -292,7 +292,7 @@ def to_snn(
     Raises:
       InputError: if an argument is out of range, or a threshold is missing, not positive or not finite; as `trace`.
 
-    Example:
+    Examples:
       >>> import jax, jax.numpy as jnp
       >>> from tppjax import models
       >>> from tppjax.activations import QCFS

@@ -48,6 +48,16 @@ def test_streaming(digits_run, tmp_path, monkeypatch, capsys):
     assert "(layers + 1) T = 40 steps" in said
 
 
+def test_folding():
+    """The page compares one pass with every step."""
+    run("docs/folding.md")
+
+
+def test_latency(capsys):
+    run("docs/latency.md")
+    assert f"```text\n{capsys.readouterr().out}```" in (ROOT / "docs/latency.md").read_text()
+
+
 @pytest.mark.slow
 def test_convert_your_network(real_weights, real_cifar10, tmp_path, monkeypatch):
     shutil.copy(real_weights, tmp_path)

@@ -154,7 +154,7 @@ def sweep(fn, keys, *args, examples: tuple[int, ...] = (), mesh: Mesh | None = N
     Returns:
       The tree of `fn` with the seeds leading.
 
-    Example:
+    Examples:
       >>> keys = jax.random.split(jax.random.key(0), 3)
       >>> sweep(lambda x, key: x + jax.random.normal(key, x.shape), keys, np.zeros(2)).shape
       (3, 2)

@@ -119,8 +119,9 @@ def polynomial(T: int) -> np.ndarray:
 def mean_count(u, T: int) -> np.ndarray:
     """Mean count of a TPP neuron whose accumulated potential is `u` thresholds, exactly, in float64 on the host.
 
-    >>> [round(float(mean_count(0.5, T)), 3) for T in (2, 4, 8, 16, 32)]
-    [0.625, 0.727, 0.804, 0.86, 0.901]
+    Examples:
+      >>> [round(float(mean_count(0.5, T)), 3) for T in (2, 4, 8, 16, 32)]
+      [0.625, 0.727, 0.804, 0.86, 0.901]
     """
     u = np.clip(np.asarray(u, np.float64), 0, T)
     a = np.minimum(np.floor(u), T - 1).astype(int)
