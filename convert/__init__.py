@@ -1,12 +1,13 @@
 """From a trained network to a spiking one: `convert.to_snn(params, T=16, mode="tpp")`."""
 
 from convert import export
+from convert.batch_norm import fold_batch_norm
 from convert.correction import correct
 from convert.diagnosis import report
-from convert.fold import fold_batch_norm
+from convert.execution import example_keys
 from convert.nir.reading import from_nir
 from convert.saving import load
-from convert.snn import Snn, Trace, example_keys, to_snn
+from convert.snn import Snn, Trace, to_snn
 from convert.torch import from_torch
 from tppjax.calibration import calibrate
 from tppjax.network import Network

@@ -16,8 +16,10 @@ from jax import lax
 from tqdm import tqdm
 
 from convert import sent
-from convert.fold import fold_batch_norm, is_layer, kernel_axis, kernel_of, output_axis
-from convert.snn import Snn, example_keys, to_snn
+from convert.batch_norm import fold_batch_norm
+from convert.execution import example_keys
+from convert.layers import is_layer, kernel_axis, kernel_of, output_axis
+from convert.snn import Snn, to_snn
 from tppjax import prng
 from tppjax.batching import batches
 from tppjax.checks import check_examples

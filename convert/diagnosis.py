@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.snn import Snn, example_keys
+from convert.execution import example_keys
+from convert.snn import Snn
 from tppjax import prng
 from tppjax.batching import batches
 from tppjax.checks import check_examples

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from convert.fold import kernel_of
+from convert.layers import kernel_of
 from tppjax.errors import InputError
 from tppjax.graph import Op, Site
 from tppjax.network import Network

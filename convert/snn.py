@@ -1,8 +1,10 @@
-"""Conversion: an ANN's parameters to a spiking network over T steps, as a pure function."""
+"""Conversion of a trained network into a spiking one over T steps, by a pure function."""
 
 import functools
 import math
-from functools import partial
+import os
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,7 @@ from flax.core import FrozenDict
 
 from convert import folded, stepped
 from convert.checks import check_frames, check_steps_of_offsets, check_thresholds, neurons_of
+from convert.execution import compiled
 from convert.stepped import Simulation
 from tppjax import prng, sharding
 from tppjax.errors import InputError
@@ -18,61 +21,63 @@ from tppjax.graph import Site
 from tppjax.network import OUTPUT, Network
 from tppjax.neurons import Neuron, check_neuron, check_steps
 from tppjax.tracing import trace
+from tppjax.types import ImagesLike, Key
 
 
 class Trace(struct.PyTreeNode):
-    """What happened inside an SNN, step by step.
+    """The activity of a spiking network, step by step.
 
     Attributes:
-      logits: of each step, `[T, B, K]`; their mean over T is what the network answers.
-      spikes: `{site: [T, B, ...]}`, as they are sent to the next layer: 0 or 1, unless the neuron fires others.
-      potentials: `{site: [T, B, ...]}`, before firing, in the units of theta; of the neurons that have one to show.
-      currents: `{site: [T, B, ...]}`, the input of a site, after max-pooling if any, in the units of theta.
+      logits: the output at each step, `[T, B, K]`, or a tree of such arrays; the network's answer is the mean over T.
+      spikes: `{site: [T, B, ...]}`, the spikes sent to the next layer: 0 or 1, unless the neuron fires others.
+      potentials: `{site: [T, B, ...]}`, potentials before firing, in the units of theta, of neurons that have one.
+      currents: `{site: [T, B, ...]}`, the input of each site, after max-pooling if any, in the units of theta.
     """
 
-    logits: jax.Array
+    logits: Any
     spikes: dict[str, jax.Array]
     potentials: dict[str, jax.Array]
     currents: dict[str, jax.Array]
 
 
 class Snn(struct.PyTreeNode):
-    """A spiking network: a pytree, so that jit, vmap and sharding work on it. Made by `to_snn`.
+    """A spiking network, made by `to_snn`: a pytree, so that jit, vmap and sharding work on it.
 
-    Inputs are batches of what the network takes: uint8 pixels, or floats already normalised; the same input enters at
-    every step (constant coding) and the first layer of weights is analog, as in all baselines of the paper. Recordings
-    are `[B, frames, ...]` and enter frame after frame, each for T / frames steps, or the mean of frames / T for one.
-    `key` is one PRNG key, which is folded with each example's place in the batch, or one key per example, `[B]`; of
-    whatever kind, `prng.HASH` draws for it. An example's noise depends on its key and the site alone: it does not
-    change with the batch or the number of devices, nor under jit and vmap.
+    Inputs are batches of uint8 pixels, or of floats that are already normalised. The same input enters at every step
+    (constant coding), and the first layer of weights is analog, as in all baselines of the paper. Recordings are
+    `[B, frames, ...]` and enter frame after frame: each frame for T / frames steps, or the mean of frames / T frames
+    for one step. `key` is one PRNG key of any kind, which is folded with each example's index in the batch, or one key
+    for each example, `[B]`; `prng.HASH` draws the numbers. The noise of an example depends only on its key and the
+    site: the batch size, the number of devices, jit and vmap do not change it.
 
-    Calls are compiled, once for each structure and shape of `x`: equal networks share it, and folded ones of every T.
+    Calls are compiled once for each structure and shape of `x`. Equal networks share a compilation, and folded networks
+    share it for every T.
 
     Attributes:
-      network: what it was converted from, whose weights and thresholds it shares.
-      neurons: of each site.
+      network: the network that was converted, whose weights and thresholds are shared.
+      neurons: the neurons of each site.
       T: number of time steps; None after `for_any_T`.
-      time: all that neurons need to know of T, as arrays.
+      time: what neurons need to know of T, as arrays.
     """
 
     network: Network
-    neurons: FrozenDict[str, Neuron] = struct.field(pytree_node=False)
+    neurons: Mapping[str, Neuron] = struct.field(pytree_node=False)
     T: int | None = struct.field(pytree_node=False)
     time: dict
 
     @property
     def modes(self) -> dict[str, str]:
-        """Of each site, in the order in which they run: what `neurons.parse` makes its neurons of."""
+        """The mode of each site, in the order in which they run; `neurons.parse` makes its neurons of it."""
         return {site: str(self.neurons[site]) for site in self.network.sites}
 
     @functools.cached_property
     def in_network(self) -> dict[str, Neuron]:
-        """The neurons of each site, with what they take from the network's activations."""
+        """The neurons of each site, with the fields that depend on the network's activations."""
         return {site: self.neurons[site].at(self.network.kinds) for site in self.network.sites}
 
     @property
     def mode(self) -> str | dict[str, str]:
-        """The mode of all sites, or of each."""
+        """The mode that all sites share, or that of each site."""
         kinds = set(self.modes.values())
         return kinds.pop() if len(kinds) == 1 else self.modes
 
@@ -88,83 +93,89 @@ class Snn(struct.PyTreeNode):
 
     @property
     def latency(self) -> int:
-        """Time steps from an input to its answer, if an input of a step reaches the output in that step.
+        """Time steps from an input to its answer, if the input of a step reaches the output in that step.
 
-        T, and what a neuron runs ahead; T more for each site on the longest way that waits for T steps before it fires.
+        That is T plus the lead of a neuron, and T more for each site on the longest path that waits for T steps.
         """
-        ways = {0: 0}
+        waits = {0: 0}
         for item in self.network.graph.items:
             if isinstance(item, Site):
-                ways[item.output] = ways[item.input] + self.in_network[item.name].waits
+                waits[item.output] = waits[item.input] + self.in_network[item.name].waits
             else:
-                ways[item.output] = max((ways.get(v, 0) for v in item.inputs), default=0)
-        waits = max(ways.get(v, 0) for v in self.network.graph.outputs)
-        return (waits + 1) * self.T + max(neuron.lead for neuron in self.in_network.values())
+                waits[item.output] = max((waits.get(v, 0) for v in item.values), default=0)
+        longest = max(waits.get(v, 0) for v in self.network.graph.outputs if isinstance(v, int))
+        return (longest + 1) * self._steps() + max(neuron.lead for neuron in self.in_network.values())
 
     def batch_size(self, seeds: int = 1, traced: bool = False) -> int:
-        """Examples a call that keep within `sharding.budget()` in a `sharding.sweep` of seeds.
+        """The number of examples in a call that keeps within `sharding.budget()` in a `sharding.sweep` of seeds.
 
-        Folded, sites come one after another: some four floats a neuron. Step by step all remember what their neurons
-        do, and two floats more. A trace has three floats more for each step.
+        A folded network needs some four floats for each neuron of the largest site. Step by step, every site keeps the
+        state of its neurons and two floats more, and a trace three floats more for each step.
         """
         sizes = {name: math.prod(site.shape) for name, site in self.network.sites.items()}
         kept = 16 * max(sizes.values())
         if traced or not self.folded:
-            bytes_of = {name: 8 + stepped.memory(neuron, self.T) for name, neuron in self.in_network.items()}
-            kept = sum((bytes_of[name] + 12 * traced * self.T) * size for name, size in sizes.items())
+            bytes_of = {name: 8 + stepped.memory(neuron, self._steps()) for name, neuron in self.in_network.items()}
+            kept = sum((bytes_of[name] + 12 * traced * self._steps()) * size for name, size in sizes.items())
         return sharding.batch_size(kept * sharding.side_by_side(sharding.device_mesh(jax.local_devices()), seeds))
 
-    def __repr__(self):
+    def _steps(self) -> int:
+        """T of a network that has one."""
+        if self.T is None:
+            raise InputError("a network for any T has no number of steps: use the one that for_any_T() was called on")
+        return self.T
+
+    def __repr__(self) -> str:
         modes = ", ".join(sorted(set(self.modes.values())))
         return f"Snn({self.network!r}, mode={modes!r}, T={self.T})"
 
-    def apply(self, x, key=None):
-        """What the network returns for a batch, its mean over T; if every site is two-phase, in one pass whatever T.
+    def apply(self, x: ImagesLike, key: Key | None = None) -> Any:
+        """The output of the network for a batch, mean over T; one pass for any T, if every site is two-phase.
 
         Raises:
           InputError: if a random mode gets no key, or `x` does not fit the network.
         """
         return self._run(x, key).mean
 
-    def activity(self, x, key=None):
-        """`(what the network returns, {site: number of spikes of each neuron, [B, ...]})`. Errors as `apply`."""
+    def activity(self, x: ImagesLike, key: Key | None = None) -> tuple[Any, dict[str, jax.Array]]:
+        """`(output, {site: number of spikes of each neuron, [B, ...]})`. Errors as `apply`."""
         run = self._run(x, key, counted=True)
         return run.mean, run.events
 
-    def rates(self, x, key=None):
-        """`(what the network returns, {site: rate of each neuron, [B, ...]})`, `theta count / T`. Errors as `apply`."""
+    def rates(self, x: ImagesLike, key: Key | None = None) -> tuple[Any, dict[str, jax.Array]]:
+        """`(output, {site: rate of each neuron, theta count / T, [B, ...]})`. Errors as `apply`."""
         run = self._run(x, key, counted=True)
 
-        def rate(name, count):
+        def rate(name: str, count: jax.Array) -> jax.Array:
             theta = self.network.theta(self.network.sites[name], count)
             return self.in_network[name].weight * theta * count / self.time["T"]
 
         return run.mean, {name: rate(name, count) for name, count in run.counts.items()}
 
-    def save(self, folder) -> None:
-        """Writes the network to a folder, which `convert.load` reads; as `convert.saving.save`."""
+    def save(self, folder: str | os.PathLike) -> None:
+        """Writes the network to a folder, which `convert.load` reads; see `convert.saving.save`."""
         from convert import saving  # which needs this module
 
         saving.save(self, folder)
 
-    def values(self, x, key, numbers: tuple[int, ...]) -> list[jax.Array]:
-        """These values of the graph, means over time, `[B, ...]` each. Errors as `apply`."""
+    def values(self, x: ImagesLike, key: Key | None, numbers: tuple[int, ...]) -> list[jax.Array]:
+        """The values of the graph with these numbers, `[B, ...]` each, means over time. Errors as `apply`."""
         return self._returning(numbers).apply(x, key)
 
-    def over_time(self, x, key, numbers: tuple[int, ...]) -> list[jax.Array]:
-        """These values of the graph at every step, `[T, B, ...]` each. Errors as `trace`."""
-        return self._returning(numbers).trace(x, key).logits
+    def over_time(self, x: ImagesLike, key: Key | None, numbers: tuple[int, ...]) -> list[jax.Array]:
+        """The values of the graph with these numbers at every step, `[T, B, ...]` each. Errors as `trace`."""
+        return self._returning(numbers).trace(x, key).logits  # which is the tree that the graph returns
 
     def _returning(self, numbers: tuple[int, ...]) -> "Snn":
         offsets = {name: offset for name, offset in self.network.offsets.items() if name != OUTPUT}
         return self.replace(network=self.network.replace(graph=self.network.graph.returning(numbers), offsets=offsets))
 
-    def trace(self, x, key=None) -> Trace:
-        """Outputs, spikes and potentials at every step; time is never folded here, so T passes are paid.
+    def trace(self, x: ImagesLike, key: Key | None = None) -> Trace:
+        """Outputs, spikes and potentials at every step, at the cost of T passes.
 
-        With the key of `apply` it shows the spikes that `apply` counts, and the mean of its outputs is that of `apply`,
-        but for rounding. Not where `apply` folds time and a site is "tpp": there `apply` draws the count from its law
-        with one random number a neuron, and the trace draws at each of T steps. Both follow one law; counts differ.
+        With the key of `apply` it shows the spikes that `apply` counts, and the mean of its outputs is that of `apply`
+        but for rounding. The exception is a folded network with "tpp": there `apply` draws each count at once, and the
+        trace draws at each of T steps. Both follow the same law, but the counts differ.
 
         Raises:
           InputError: as `apply`.
@@ -176,16 +187,16 @@ class Snn(struct.PyTreeNode):
         return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), over_time))
 
     def for_any_T(self) -> "Snn":
-        """The same network for jit: if folded, all that depends on T is arrays, so one compilation serves every T.
+        """The same network for jit: if it is folded, only arrays depend on T, so one compilation serves every T.
 
-        It can't be traced, its `T` is None, and its network has no history, which may tell of T.
+        It can't be traced, its `T` is None, and its network has no history, which may mention T.
         """
         if not self.folded:
             return self
         return self.replace(network=self.network.replace(history=()), T=None)
 
-    def _run(self, x, key, counted=False, traced=False) -> Simulation:
-        """`_compiled`, once all that `apply` refuses has been."""
+    def _run(self, x: ImagesLike, key: Key | None, counted: bool = False, traced: bool = False) -> Simulation:
+        """Checks the arguments, and runs the compiled network."""
         x = self.network.batch(x)
         recorded = x.ndim == len(self.network.graph.shape) + 2
         if self.T is not None and recorded:
@@ -193,20 +204,20 @@ class Snn(struct.PyTreeNode):
             if ahead := [mode for site, mode in self.modes.items() if self.in_network[site].lead]:
                 raise InputError(f"mode {ahead[0]} runs ahead of its T steps, for which recordings have no frames")
         key = self._key(key, len(x))
-        # On several devices the examples lie side by side already.
+        # On several devices the examples are spread already.
         together = traced or self.folded or jax.local_device_count() > 1
         chunk_size = len(x) if together else self.batch_size()
         snn = self if traced else self.for_any_T()
         snn = snn.replace(network=snn.network.replace(history=()))  # nothing computed depends on it
-        return _compiled(snn, x, key, min(chunk_size, len(x)), counted, traced)
+        return compiled(snn, x, key, min(chunk_size, len(x)), counted, traced)
 
-    def _key(self, key, batch: int):
-        """The key, or keys, that `prng.HASH` has for it; None if nothing is random."""
+    def _key(self, key: Key | None, batch: int) -> Key | None:
+        """The key, or keys, of `prng.HASH` that are made of it; None if nothing is random."""
         if not self.random:
             return None
         if key is None:
             raise InputError(f"mode {self.mode!r} draws at random and needs a key: pass key=jax.random.key(seed)")
-        if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) or key.shape not in ((), (batch,)):
+        if not jnp.issubdtype(getattr(key, "dtype", bool), jax.dtypes.prng_key) or key.shape not in ((), (batch,)):
             raise InputError(
                 f"key is one typed PRNG key, such as jax.random.key(0), or one per example, [{batch}]; "
                 f"got {getattr(key, 'dtype', type(key))} of shape {getattr(key, 'shape', ())}"
@@ -214,75 +225,24 @@ class Snn(struct.PyTreeNode):
         return prng.hashed(key) if key.ndim == 0 else jax.vmap(prng.hashed)(key)
 
 
-@partial(jax.jit, static_argnames=("chunk_size", "counted", "traced"))
-def _compiled(snn: Snn, x, key, chunk_size: int, counted: bool, traced: bool) -> Simulation:
-    """What every example gives by itself; the spikes of each site if `counted`, every step if `traced`."""
-    x = snn.network.frames(x)
-    keys = example_keys(key, jnp.arange(len(x))) if key is not None and key.ndim == 0 else key
-    one = partial(run_one, snn, traced=traced)
-    if len(x) <= chunk_size:
-        run = jax.vmap(one)(x, keys)
-    else:
-        chunks = stepped.chunks(len(x), chunk_size)
-        run = jax.lax.map(lambda chunk: jax.vmap(one)(*jax.tree.map(lambda a: a[chunk], (x, keys))), chunks)
-        run = jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[: len(x)], run)
-    return run if counted or traced else Simulation(run.mean, {}, {})
-
-
-def run_one(snn: Snn, x, key, traced: bool = False) -> Simulation:
-    """What one example gives: folded if it can be, or step by step."""
-    return _folded(snn, x, key) if snn.folded and not traced else _stepped(snn, x, key, traced)
-
-
-def _folded(snn: Snn, x, key) -> Simulation:
-    """One example, of a recording the mean of its frames."""
-    x = x if x.ndim == len(snn.network.graph.shape) else x.mean(axis=0)
-    mean, counts = folded.run(snn.network, x[None], key, snn.in_network, snn.time)
-    events = jax.tree.map(jnp.abs, counts)
-    return jax.tree.map(lambda a: a[0], Simulation(_corrected(snn, mean), counts, events))
-
-
-def _stepped(snn: Snn, x, key, traced: bool) -> Simulation:
-    """One example, step by step."""
-    recorded = x.ndim > len(snn.network.graph.shape)
-    x = stepped.at_steps(x, snn.T)[:, None] if recorded else x[None]
-    run = stepped.simulate(snn.network, x, key, snn.in_network, snn.T, snn.time["tables"], traced)
-    mean, counts, events, *over_time = run
-    at_end = jax.tree.map(lambda a: a[0], (_corrected(snn, mean), counts, events))
-    return Simulation(*at_end, *jax.tree.map(lambda a: a[:, 0], over_time))
-
-
-def _corrected(snn: Snn, output):
-    """The output, and what a correction adds to it."""
-    network = snn.network
-    return (
-        jax.tree.map(lambda y: network.corrected(OUTPUT, y, y.ndim - 2), output)
-        if OUTPUT in network.offsets
-        else output
-    )
-
-
-def example_keys(key, index):
-    """One key of `prng.HASH` per example, `[B]`, from a seed's key and each example's index in the data set, `[B]`."""
-    return jax.vmap(jax.random.fold_in, (None, 0))(prng.hashed(key), index)
-
-
 def to_snn(
-    params,
+    params: Any,
     T: int = 16,
     mode: str | Neuron | dict[str, str | Neuron] = "tpp",
     *,
-    example=None,
+    example: Any = None,
 ) -> Snn:
-    """The spiking version of a trained network: same weights, spiking neurons with threshold theta at each site.
+    """The spiking version of a trained network: the same weights, and neurons with threshold theta at each site.
 
-    A pure function: nothing is copied or changed, and equal arguments give equal networks that share one compilation.
+    This is a pure function: it copies and changes nothing, and equal arguments give equal networks, which share one
+    compilation.
 
     Args:
-      params: a `Network`, or what `trace` makes one of: an `Ann`, as training returns it, or a model of any library.
+      params: a `Network`, or any network that `trace` takes: an `Ann`, which training returns, or a model of any
+        library.
       T: number of time steps.
-      mode: the neurons: a name of `tppjax.neurons.NEURONS`, such as "baseline", "shuffle" or "tpp" (the paper's), with
-        fields of its own if need be, `"baseline(v_init=0.25)"`; a `Neuron`; or one for every site,
+      mode: the neurons: a name in `tppjax.neurons.NEURONS`, such as "baseline", "shuffle" or "tpp" (the paper's), if
+        need be with fields, `"baseline(v_init=0.25)"`; a `Neuron`; or one of these for every site,
         `{"stage1_block1/conv1": "tpp", ...}`.
       example: one input `[1, ...]`, where `trace` needs one.
 
@@ -290,7 +250,7 @@ def to_snn(
       The spiking network.
 
     Raises:
-      InputError: if an argument is out of range, or a threshold is missing, not positive or not finite; as `trace`.
+      InputError: if an argument is out of range, or a threshold is missing, not positive or not finite; or as `trace`.
 
     Examples:
       >>> import jax, jax.numpy as jnp

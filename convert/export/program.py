@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.snn import Snn, example_keys, run_one
+from convert.execution import example_keys, run_one
+from convert.snn import Snn
 from tppjax import files
 from tppjax.errors import InputError, check_number
 from tppjax.neurons import MAX_STEPS

@@ -1,4 +1,4 @@
-"""What PyTorch's ATen operations are in JAX: `TABLE`, after the functions that need more than a line.
+"""What PyTorch's ATen operations are in JAX: `TABLE`.
 
 Each function takes an operation's arguments in the order of its ATen schema. Keywords that give a data type, a device
 or a memory layout never reach it: what it returns is cast to the type that PyTorch's result has. One name stands for
@@ -6,7 +6,6 @@ all overloads of an operation, unless an overload has its own line. What is here
 all else is, into the operations of core ATen.
 """
 
-import math
 import operator
 
 import jax
@@ -14,6 +13,36 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from convert.torch.functions import (
+    aligned,
+    attention,
+    batch_norm,
+    batch_norm_of_batch,
+    celu,
+    clamp,
+    dense,
+    divide,
+    expand,
+    group_norm,
+    index,
+    layer_norm,
+    prelu,
+    reduction,
+    repeat,
+    select,
+    select_scatter,
+    slice_axis,
+    slice_scatter,
+    softplus,
+    sort,
+    split,
+    squeeze,
+    topk,
+    unfold,
+    variance,
+    vector_norm,
+    with_indices,
+)
 from convert.torch.spatial import (
     adaptive_avg_pool,
     adaptive_max_pool,
@@ -25,217 +54,9 @@ from convert.torch.spatial import (
     linear,
     max_pool,
     nearest,
-    of_channels,
     padded,
     pixel_shuffle,
 )
-
-# Dense layers and normalisation
-
-
-def dense(x, w, b=None):
-    """X [..., I], w [O, I]."""
-    y = lax.dot_general(x, w, (((x.ndim - 1,), (w.ndim - 1,)), ((), ())))
-    return y if b is None else aligned(jnp.add)(y, b)
-
-
-def attention(q, k, v, mask=None, dropout=0.0, causal=False, scale=None, enable_gqa=False):
-    """q, k, v [..., heads, length, features]; with `enable_gqa` several heads of q share one of k and v."""
-    if enable_gqa:
-        k, v = (jnp.repeat(a, q.shape[-3] // a.shape[-3], -3) for a in (k, v))
-    scores = jnp.matmul(q, k.swapaxes(-1, -2)) * (1 / math.sqrt(q.shape[-1]) if scale is None else scale)
-    mask = np.tri(*scores.shape[-2:], dtype=bool) if causal else mask
-    if mask is not None and mask.dtype == bool:
-        scores = aligned(jnp.where)(mask, scores, -jnp.inf)
-    elif mask is not None:
-        scores = aligned(jnp.add)(scores, mask)
-    return jnp.matmul(jax.nn.softmax(scores, -1), v)
-
-
-def batch_norm(x, w, b, mean, var, momentum, eps):
-    """One multiplication and one addition, at least in float32 until then; the first of three results."""
-    scale = lax.rsqrt(wide(var) + eps) * (1 if w is None else w)
-    shift = (0 if b is None else b) - mean * scale
-    return (x * of_channels(scale, x).astype(x.dtype) + of_channels(shift, x).astype(x.dtype),)
-
-
-def wide(x):
-    """`x` in float32, if its type is a half."""
-    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def standardised(x, axes, eps):
-    """`x` with mean 0 and variance 1 over `axes`."""
-    x = wide(x)
-    return (x - x.mean(axes, keepdims=True)) * lax.rsqrt(x.var(axes, keepdims=True) + eps)
-
-
-def batch_norm_of_batch(x, w, b, *options):
-    """With the statistics of x itself."""
-    y = standardised(x, (0, *range(2, x.ndim)), options[-1])
-    y = y if w is None else y * of_channels(w, y)
-    return (y if b is None else y + of_channels(b, y),)
-
-
-def layer_norm(x, shape, w, b, eps):
-    """Over the last axes; w and b have their shape."""
-    y = standardised(x, tuple(range(x.ndim - len(shape), x.ndim)), eps)
-    y = y if w is None else aligned(jnp.multiply)(y, w)
-    return (y if b is None else aligned(jnp.add)(y, b),)
-
-
-def group_norm(x, w, b, n, c, places, groups, eps):
-    """Over groups of channels; x [n, c, ...] with `places` numbers a channel."""
-    y = standardised(x.reshape(n, groups, -1), 2, eps).reshape(x.shape)
-    y = y if w is None else y * of_channels(w, y)
-    return (y if b is None else y + of_channels(b, y),)
-
-
-# Element by element, and along axes
-
-
-def aligned(f):
-    """`f` with its operands of equal rank, as `jax_numpy_rank_promotion="raise"` asks for."""
-
-    def g(*xs):
-        rank = max(map(jnp.ndim, xs))
-        return f(*(x if jnp.ndim(x) in (0, rank) else lax.expand_dims(x, range(rank - x.ndim)) for x in xs))
-
-    return g
-
-
-def clamp(x, least=None, most=None):
-    """Between numbers or arrays, either of which may be missing."""
-    x = x if least is None else aligned(jnp.maximum)(x, least)
-    return x if most is None else aligned(jnp.minimum)(x, most)
-
-
-def divide(x, y, rounding_mode=None):
-    """Exact, or rounded down or towards zero."""
-    f = {None: jnp.true_divide, "floor": jnp.floor_divide, "trunc": lambda x, y: jnp.trunc(jnp.true_divide(x, y))}
-    return aligned(f[rounding_mode])(x, y)
-
-
-def celu(x, alpha=1.0, scale=1.0, input_scale=1.0):
-    """ELU, SELU and CELU."""
-    return scale * jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) * input_scale))
-
-
-def prelu(x, w):
-    """W has a size of one, or of x along the axis of channels."""
-    return jnp.where(x >= 0, x, aligned(jnp.multiply)(x, w))
-
-
-def softplus(x, beta=1, threshold=20):
-    """The identity where `beta x` is above the threshold."""
-    return jnp.where(x * beta > threshold, x, jnp.logaddexp(x * beta, 0) / beta)
-
-
-def reduction(f):
-    """`f` over the axes of a list, of a number or, by default, over all."""
-
-    def reduce(x, axes=None, keepdim=False):
-        axes = tuple(axes) if isinstance(axes, list | tuple) else axes
-        return f(x, None if axes == () else axes, keepdims=keepdim)
-
-    return reduce
-
-
-def variance(x, axes=None, correction=1, keepdim=False):
-    """Divided by the number less the correction."""
-    return jnp.var(x, None if axes is None else tuple(axes), ddof=correction or 0, keepdims=keepdim)
-
-
-def vector_norm(x, order=2, axes=None, keepdim=False):
-    """(sum |x|^order)^(1/order)."""
-    if math.isinf(order):
-        return reduction(jnp.max if order > 0 else jnp.min)(jnp.abs(x), axes, keepdim)
-    total = reduction(jnp.sum)(x * x if order == 2 else jnp.abs(x) ** order, axes, keepdim)
-    return jnp.sqrt(total) if order == 2 else total ** (1 / order)
-
-
-def with_places(f, place):
-    """The extreme and its place along one axis, as `torch.max` returns them."""
-    return lambda x, axis, keepdim=False: (f(x, axis, keepdims=keepdim), place(x, axis, keepdims=keepdim))
-
-
-def sort(x, dim=-1, descending=False, stable=True):
-    """Values and their places."""
-    places = jnp.argsort(x, dim, descending=descending)
-    return jnp.take_along_axis(x, places, dim), places
-
-
-def topk(x, k, axis=-1, largest=True, ordered=True):
-    """The k extreme values and their places."""
-    values, places = sort(x, axis, largest)
-    return lax.slice_in_dim(values, 0, k, axis=axis), lax.slice_in_dim(places, 0, k, axis=axis)
-
-
-# Shapes and places
-
-
-def squeeze(x, axes=None):
-    """Without those of the axes that have a size of one."""
-    axes = range(x.ndim) if axes is None else np.ravel(axes).tolist()
-    return lax.squeeze(x, [axis for axis in axes if x.shape[axis] == 1])
-
-
-def expand(x, shape, implicit=False):
-    """-1 keeps a size."""
-    old = (1,) * (len(shape) - x.ndim) + x.shape
-    return jnp.broadcast_to(x.reshape(old), [n if m == -1 else m for m, n in zip(shape, old, strict=True)])
-
-
-def repeat(x, times):
-    """As `torch.Tensor.repeat`."""
-    return jnp.tile(x.reshape((1,) * (len(times) - x.ndim) + x.shape), times)
-
-
-def bounds(x, axis, start, end) -> tuple[int, int]:
-    """Start and end from 0 to the size, as Python's slices count them."""
-    return slice(start, end).indices(x.shape[axis])[:2]
-
-
-def slice_axis(x, axis=0, start=None, end=None, step=1):
-    """As Python's slices."""
-    start, end = bounds(x, axis, start, end)
-    return lax.slice_in_dim(x, start, max(start, end), step, axis)
-
-
-def slice_scatter(x, new, axis=0, start=None, end=None, step=1):
-    """`x` with `new` in the place of a slice."""
-    start, end = bounds(x, axis, start, end)
-    if step == 1:
-        return jnp.concatenate([slice_axis(x, axis, 0, start), new, slice_axis(x, axis, max(start, end))], axis)
-    return jnp.moveaxis(jnp.moveaxis(x, axis, 0).at[start:end:step].set(jnp.moveaxis(new, axis, 0)), 0, axis)
-
-
-def unfold(x, axis, size, step):
-    """Windows of an axis, each along a new last axis."""
-    places = np.arange(0, x.shape[axis] - size + 1, step)[:, None] + np.arange(size)
-    return jnp.moveaxis(jnp.take(x, places, axis, mode="clip"), axis % x.ndim + 1, -1)
-
-
-def select(x, axis, i):
-    """One place of an axis, without the axis."""
-    return lax.index_in_dim(x, i, axis, keepdims=False)
-
-
-def select_scatter(x, new, axis, i):
-    """`x` with `new` at one place of an axis."""
-    i %= x.shape[axis]
-    return slice_scatter(x, jnp.expand_dims(new, axis), axis, i, i + 1)
-
-
-def split(x, sizes, axis=0):
-    """Parts of the sizes."""
-    return lax.split(x, sizes, axis % x.ndim)
-
-
-def index(x, places):
-    """X at arrays of places, None for a whole axis."""
-    return x[tuple(slice(None) if i is None else i for i in places)]
-
 
 # Names of ATen, by family. `getitem`, `sym_size` and Python's arithmetic are of sizes that depend on the batch.
 
@@ -339,8 +160,8 @@ TABLE = {
     "linalg_vector_norm": vector_norm,
     "max.default": jnp.max,
     "min.default": jnp.min,
-    "max.dim": with_places(jnp.max, jnp.argmax),
-    "min.dim": with_places(jnp.min, jnp.argmin),
+    "max.dim": with_indices(jnp.max, jnp.argmax),
+    "min.dim": with_indices(jnp.min, jnp.argmin),
     "argmax": lambda x, axis=None, keepdim=False: jnp.argmax(x, axis, keepdims=keepdim),
     "argmin": lambda x, axis=None, keepdim=False: jnp.argmin(x, axis, keepdims=keepdim),
     "cumsum": jnp.cumsum,
@@ -360,7 +181,7 @@ TABLE = {
     "roll": lambda x, shifts, axes=(): jnp.roll(x, tuple(shifts), tuple(axes) or None),
     "diagonal": jnp.diagonal,
     **{name: lambda x: x for name in ("clone", "alias", "detach", "_to_copy", "lift_fresh_copy")},
-    # Places
+    # Indices
     "slice": slice_axis,
     "slice_scatter": slice_scatter,
     "unfold": unfold,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import convert
-from convert.fold import fold_thresholds
+from convert.thresholds import fold_thresholds
 from tests.convert.networks import Mlp, Pooled, images, mlp, traced
 from tppjax import models
 from tppjax.activations import QCFS, ReLU

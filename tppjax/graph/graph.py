@@ -37,6 +37,16 @@ class Op(NamedTuple):
     options: tuple[tuple[str, Any], ...] = ()
     place: Place = Place()
 
+    @property
+    def values(self) -> tuple[int, ...]:
+        """The numbers of the values that it reads."""
+        return tuple(v for v in self.inputs if isinstance(v, int))
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The names of the weights that it reads."""
+        return tuple(v for v in self.inputs if isinstance(v, str))
+
     def run(self, values: dict) -> None:
         """Computes the output from `values`, where weights are, too."""
         values[self.output] = ALL[self.name].run(*(values[i] for i in self.inputs), **dict(self.options))
