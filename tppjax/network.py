@@ -13,6 +13,7 @@ from tppjax.checks import as_images, check_prepared
 from tppjax.data import Preprocessing
 from tppjax.errors import InputError
 from tppjax.graph import Graph, Site
+from tppjax.types import Weights
 
 OUTPUT = "(output)"  # where the output is corrected
 
@@ -32,10 +33,10 @@ class Network(struct.PyTreeNode):
       history: how it came to be, a sentence a step.
     """
 
-    weights: dict[str, jax.Array]
-    thetas: dict[str, jax.Array]
-    offsets: dict[str, jax.Array]
-    potentials: dict[str, jax.Array]
+    weights: Weights
+    thetas: Weights
+    offsets: Weights
+    potentials: Weights
     graph: Graph = struct.field(pytree_node=False)
     preprocessing: Preprocessing | None = struct.field(pytree_node=False, default=None)
     history: tuple[str, ...] = struct.field(pytree_node=False, default=())
