@@ -169,17 +169,14 @@ def _size(model: Any) -> int:
     """`SMALL`, or the size for which the network was made."""
     import torch
 
-    own = getattr(model, "default_cfg", {}).get(
-        "input_size", (3, 299 if type(model).__name__ == "Inception3" else 224, 0)
-    )
-    for size in (SMALL, own[1]):
-        try:
-            with torch.no_grad():
-                model(torch.zeros(1, 3, size, size))
-            return size
-        except Exception:  # of any type, since a network that can't take this size may fail anywhere
-            if size == own:
-                raise
+    default = 299 if type(model).__name__ == "Inception3" else 224
+    size = getattr(model, "default_cfg", {}).get("input_size", (3, default))[1]
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, SMALL, SMALL))
+    except Exception:  # of any type, since a network that can't take this size may fail anywhere
+        return size
+    return SMALL
 
 
 def _activations(model: Any) -> list[str]:

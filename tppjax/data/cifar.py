@@ -200,7 +200,7 @@ def _unpack(archive: Path, original: Archive, classes: Mapping[str, Sequence[str
     with archive.open("rb") as f:
         md5 = hashlib.file_digest(f, "md5").hexdigest()
     if md5 != original.md5:
-        raise InputError(f"{archive} is not the original archive: its md5 is {md5}, not {original.md5}; get it anew")
+        raise InputError(f"{archive} is not the original archive: its md5 is {md5}, not {original.md5}; get it again")
     meta, keys = original.meta
     names = {meta, *(file for files in original.files.values() for file in files)}
     with tarfile.open(archive) as tar:
