@@ -56,9 +56,10 @@ zoo: setup  ## which of torchvision's and timm's networks convert; installs both
 	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]' torchvision timm
 	$(BIN)/python -m benchmarks.zoo
 
-lint: setup  ## formatter and linter, changing nothing
+lint: setup  ## formatter, linter and type checker, changing nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
+	$(BIN)/pyright
 
 format: setup  ## let formatter and linter mend what they can
 	$(BIN)/ruff format .

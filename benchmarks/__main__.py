@@ -17,11 +17,11 @@ from tppjax import files
 
 FOLDED = [f"snn {mode} {T}" for mode in ("tpp", "rounded", "unbiased") for T in (4, 32, 128)]
 STEPPED = [f"snn {mode} {T}" for mode in ("baseline", "shuffle") for T in (8, 32)]
-LONG = ["snn baseline 128", "snn shuffle 128"]  # on VGG-16 only, for their memory
+LONG = ["snn baseline 128", "snn shuffle 128"]  # on VGG-16 only, to measure their memory
 THEIRS = ["torch_ann", "algorithm3 32", "algorithm3 128", "spikingjelly 8", "spikingjelly 32"]
 ONCE = ["training", "torch_training", "seeds sweep", "seeds singly"]  # on ResNet-20 only
 
-# A case, and how many times as fast as another it is, image by image.
+# Pairs of cases: the first is compared with the second, image by image.
 COMPARED = [
     ("snn tpp 32", "algorithm3 32"),
     ("snn tpp 128", "algorithm3 128"),
@@ -39,20 +39,20 @@ class Bench:
     """Measure SNNs against their ANN, against PyTorch and against SpikingJelly, on the same weights."""
 
     nets: tuple[str, ...] = ("resnet20", "vgg16")
-    """Networks, of random weights."""
+    """Networks, with random weights."""
 
     out: Path = Path("benchmarks/results.json")
-    """File of the results; cases that are not run again are kept."""
+    """File of the results; results of cases that are not run again are kept."""
 
     only: str = ""
-    """Cases that begin with this word only, such as snn or torch_training."""
+    """Run only cases that begin with this word, such as snn or torch_training."""
 
 
 def main(config: Bench) -> None:
     """Runs, writes and prints."""
-    wanted = [(net, case) for net in config.nets for case in cases_of(net) if case.startswith(config.only)]
+    selected = [(net, case) for net in config.nets for case in cases_of(net) if case.startswith(config.only)]
     rows = {(r["net"], r["case"]): r for r in _before(config.out)}
-    for net, case in tqdm(wanted, disable=None):
+    for net, case in tqdm(selected, disable=None):
         rows[net, case] = _run(net, case)
         files.write_json(config.out, {**_about(), "rows": list(rows.values())})
     print(table(rows))
@@ -89,7 +89,7 @@ def _about() -> dict:
     }
 
 
-def table(rows: dict) -> str:
+def table(rows: dict[tuple[str, str], dict]) -> str:
     """Ratios first: case against case, then every case in ANN forwards, then the figures themselves."""
     lines = []
     for net in dict.fromkeys(net for net, _ in rows):

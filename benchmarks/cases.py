@@ -1,6 +1,6 @@
 """One measurement in a process of its own: `python -m benchmarks.cases NET CASE` prints it as a line of JSON.
 
-A case makes a function without arguments that does the work once and waits for it, and says how many images that is.
+A case returns a function without arguments that does the work once and waits for it, and the number of its images.
 """
 
 import functools
@@ -8,17 +8,20 @@ import json
 import resource
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
+Call = tuple[Callable[[], Any], int]  # the work, and its number of images
 BATCH, SLOW_BATCH, TRAIN_BATCH, SEEDS = 250, 25, 128, 8
 STEPPED_BATCH = {"resnet20": BATCH, "vgg16": SLOW_BATCH}
 REPEATS = 5
 
 
 @functools.cache
-def state(net):
-    """Random weights, by PyTorch's keys: how long a network takes does not depend on them."""
+def state(net: str) -> dict[str, np.ndarray]:
+    """Random weights, by PyTorch's keys: the time that a network takes does not depend on them."""
     import torch
 
     from benchmarks import pytorch
@@ -27,19 +30,19 @@ def state(net):
     return {key: value.numpy() for key, value in pytorch.NETWORKS[net](torch.nn.ReLU).state_dict().items()}
 
 
-def images(n):
+def images(n: int) -> np.ndarray:
     """Network input, normally distributed, `[n, 32, 32, 3]`."""
     return np.random.default_rng(0).normal(size=(n, 32, 32, 3)).astype(np.float32)
 
 
-def pixels(n):
+def pixels(n: int) -> np.ndarray:
     """Pixels for training, `[n, 32, 32, 3]`, uint8."""
     return np.random.default_rng(0).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
 
 
 @functools.cache
-def imported(net):
-    """Our network with those weights, its thresholds the largest activation of each channel."""
+def imported(net: str) -> Any:
+    """Our network with those weights; its thresholds are the largest activation of each channel."""
     import convert
     from convert.torch import import_state_dict
 
@@ -47,12 +50,12 @@ def imported(net):
     return convert.calibrate(network, images(50), "max")
 
 
-def ann(net, batch=None):
-    """Our ANN's forward pass."""
+def ann(net: str, batch: int | None = None) -> Call:
+    """The forward pass of our ANN."""
     return _ours(lambda network, x, key: network.apply(x), imported(net), batch or BATCH)
 
 
-def snn(net, mode, T):
+def snn(net: str, mode: str, T: str) -> Call:
     """`Snn.apply` of this mode and T."""
     import convert
 
@@ -60,7 +63,7 @@ def snn(net, mode, T):
     return _ours(convert.Snn.apply, network, BATCH if network.folded else STEPPED_BATCH[net])
 
 
-def _ours(apply, network, batch):
+def _ours(apply: Callable, network: Any, batch: int) -> Call:
     import jax
 
     from tppjax import prng
@@ -69,8 +72,8 @@ def _ours(apply, network, batch):
     return lambda: jax.block_until_ready(fn(network, x, key)), batch
 
 
-def seeds(net, how):
-    """TPP at T = 8 with 8 seeds: by one `sharding.sweep`, or one after another."""
+def seeds(net: str, method: str) -> Call:
+    """TPP at T = 8 with 8 seeds: by one `sharding.sweep` (method "sweep"), or one after another."""
     import jax
 
     import convert
@@ -79,12 +82,12 @@ def seeds(net, how):
     network, x = convert.to_snn(imported(net), 8, "tpp"), jax.device_put(images(BATCH))
     keys = jax.vmap(lambda s: jax.random.key(s, impl=prng.HASH))(np.arange(SEEDS))
     fn = jax.jit(convert.Snn.apply)
-    if how == "sweep":
+    if method == "sweep":
         return lambda: jax.block_until_ready(sharding.sweep(convert.Snn.apply, keys, network, x)), SEEDS * BATCH
     return lambda: jax.block_until_ready([fn(network, x, key) for key in keys]), SEEDS * BATCH
 
 
-def training(net):
+def training(net: str) -> Call:
     """A step of SGD as `python -m train.cifar` runs it: QCFS, augmentation, a batch out of the data set."""
     import jax
 
@@ -102,7 +105,7 @@ def training(net):
     step = functools.partial(loop.train_step, network, tx, cifar.augmentation(config, network.preprocessing), config)
     feed, state = input_pipeline.resident(step, some, mesh), sharding.replicate(loop.initial_state(network, tx), mesh)
 
-    def call():
+    def call() -> None:
         nonlocal state
         ((_, state),) = feed(state, np.arange(TRAIN_BATCH)[None], 0, jax.random.key(0), (0, 0))
         jax.block_until_ready(state)
@@ -110,26 +113,26 @@ def training(net):
     return call, TRAIN_BATCH
 
 
-def torch_ann(net):
-    """The ANN's forward pass in PyTorch."""
+def torch_ann(net: str) -> Call:
+    """The forward pass of the ANN in PyTorch."""
     return _theirs(net, BATCH)
 
 
-def algorithm3(net, T):
+def algorithm3(net: str, T: str) -> Call:
     """TPP neurons in PyTorch, T convolutions a layer."""
     from benchmarks import pytorch
 
     return _theirs(net, SLOW_BATCH, pytorch.Tpp, int(T))
 
 
-def spikingjelly(net, T):
+def spikingjelly(net: str, T: str) -> Call:
     """Integrate-and-fire neurons of SpikingJelly."""
     from benchmarks import pytorch
 
     return _theirs(net, SLOW_BATCH, pytorch.SpikingJelly, int(T))
 
 
-def _theirs(net, batch, neuron=None, T=1):
+def _theirs(net: str, batch: int, neuron: Callable | None = None, T: int = 1) -> Call:
     import torch
 
     from benchmarks import pytorch
@@ -139,14 +142,14 @@ def _theirs(net, batch, neuron=None, T=1):
     fn = pytorch.network(net, state(net), neuron, thetas, T)
     x = torch.from_numpy(images(batch).transpose(0, 3, 1, 2).copy())
 
-    def call():
+    def call() -> np.ndarray:
         with torch.inference_mode():
             return fn(x).numpy()
 
     return call, batch
 
 
-def torch_training(net):
+def torch_training(net: str) -> Call:
     """A step of SGD in PyTorch, with the same activation and augmentation as ours."""
     import torch
 
@@ -157,7 +160,7 @@ def torch_training(net):
     x = torch.from_numpy(pixels(10 * TRAIN_BATCH).transpose(0, 3, 1, 2).copy())
     y = torch.zeros(len(x), dtype=torch.long)
 
-    def call():
+    def call() -> None:
         batch = torch.randperm(len(x))[:TRAIN_BATCH]
         tx.zero_grad()
         torch.nn.functional.cross_entropy(network(pytorch.augmented(x[batch])), y[batch]).backward()
@@ -166,10 +169,10 @@ def torch_training(net):
     return call, TRAIN_BATCH
 
 
-def measure(net, case, *options) -> dict:
+def measure(net: str, case: str, *options: str) -> dict[str, Any]:
     """Seconds of each repeat after two calls to warm up, seconds of the first call, peak memory.
 
-    An SNN takes turns with its ANN on the same images, so that a machine whose speed drifts does not blur their ratio.
+    An SNN takes turns with its ANN on the same images, so that a drift of the machine's speed cancels out.
     """
     call, n = globals()[case](net, *options)
     beside = ann(net, n)[0] if case == "snn" else lambda: None
@@ -191,7 +194,7 @@ def measure(net, case, *options) -> dict:
     }
 
 
-def _seconds(call):
+def _seconds(call: Callable[[], Any]) -> float:
     started = time.perf_counter()
     call()
     return time.perf_counter() - started

@@ -1,12 +1,14 @@
-"""`python -m benchmarks.guard`: the published costs hold, but for a factor that no noise of a machine reaches.
+"""`python -m benchmarks.guard`: checks the published costs, up to a factor that noise never reaches.
 
 All cases run in one process, each in turns with one compiled forward pass of the ANN, ResNet-20 with random weights. A
-bound is three times the figure in docs/speed.md; what it is for are factors of ten and more, which came twice without a
-word.
+bound is three times the figure in docs/speed.md: it is meant to catch factors of ten and more, which occurred twice
+unnoticed.
 """
 
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import numpy as np
@@ -29,7 +31,7 @@ SECONDS = {"to_snn": 3.0, "to_snn again": 0.1}
 
 
 def network() -> convert.Network:
-    """ResNet-20 of random weights, its thresholds the largest activation of each channel."""
+    """ResNet-20 with random weights; its thresholds are the largest activation of each channel."""
     model = models.create("resnet20", 10, ReLU(), shortcut="pad")
     variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
     network = Ann(variables, model, data.info("cifar10"))
@@ -37,10 +39,10 @@ def network() -> convert.Network:
 
 
 def measured() -> dict[str, float]:
-    """What each case costs, in the units of its bound."""
+    """The cost of each case, in the units of its bound."""
     ours, x, key = network(), jax.device_put(cases.images(BATCH)), jax.random.key(0)
     jax.clear_caches()
-    found = {name: _seconds(lambda: convert.to_snn(ours, 8, "tpp")) for name in SECONDS}
+    costs = {name: _seconds(lambda: convert.to_snn(ours, 8, "tpp")) for name in SECONDS}
     snn = {mode: convert.to_snn(ours, 8, mode) for mode in ("tpp", "baseline", "shuffle")}
     keys = jax.random.split(key, 4)
     cases.TRAIN_BATCH = BATCH
@@ -56,23 +58,23 @@ def measured() -> dict[str, float]:
     for name, call in calls.items():
         _seconds(call), _seconds(call), _seconds(lambda: forward(x))  # compile
         ratios = [_seconds(call) / _seconds(lambda: forward(x)) for _ in range(REPEATS)]
-        found[name] = float(np.median(ratios))
-    return found
+        costs[name] = float(np.median(ratios))
+    return costs
 
 
-def _seconds(call) -> float:
+def _seconds(call: Callable[[], Any]) -> float:
     started = time.perf_counter()
     jax.block_until_ready(call())
     return time.perf_counter() - started
 
 
 def main() -> None:
-    """Prints every figure with its bound, and exits with status 1 if one is over it."""
-    found, over = measured(), []
+    """Prints every figure with its bound, and exits with status 1 if one exceeds it."""
+    costs, over = measured(), []
     for name, bound in {**FORWARDS, **SECONDS}.items():
         unit = "s" if name in SECONDS else "ANN forwards"
-        print(f"{name:32} {found[name]:7.2f} {unit}, at most {bound:.2f}", flush=True)
-        over += [name] * (found[name] > bound)
+        print(f"{name:32} {costs[name]:7.2f} {unit}, at most {bound:.2f}", flush=True)
+        over += [name] * (costs[name] > bound)
     if over:
         sys.exit(f"over the bound: {', '.join(over)}")
 

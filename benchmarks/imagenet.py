@@ -1,4 +1,4 @@
-"""`python -m benchmarks.imagenet`: what spiking networks of ImageNet's size cost, in time and memory, on made pictures.
+"""`python -m benchmarks.imagenet`: the time and memory of spiking networks of ImageNet's size, on synthetic pictures.
 
 JPEG files of 500 x 375 pixels are made, prepared like ImageNet and read back by `convert.evaluate`, each network in a
 process of its own. Weights are random, so accuracies mean nothing.
@@ -24,8 +24,8 @@ from tppjax.ann import Ann
 from tppjax.data import jpegs
 from tppjax.tracing import trace
 
-# Name of a case: network, its options, mode, images a call (None: as evaluate chooses), numbers of steps. The first of
-# these pays for compiling, where one compilation serves all.
+# Name of a case: network, its options, mode, images per call (None: as evaluate chooses), numbers of steps. The time of
+# the first number of steps includes compilation, if one compilation serves all.
 CASES = {
     "resnet34, stem deep": ("resnet34", {"stem": "deep"}, "tpp", 32, (4, 32)),
     "resnet34, stem cifar": ("resnet34", {"stem": "cifar"}, "tpp", None, (4, 32)),
@@ -35,7 +35,7 @@ CASES = {
     "resnet34, stem deep, baseline": ("resnet34", {"stem": "deep"}, "baseline", None, (4,)),
 }
 CLASSES = 8
-# What the kernel says of the process itself (Linux); ru_maxrss would begin with what its parent had.
+# The peak memory of the process from the kernel (Linux); ru_maxrss would start from that of its parent.
 CHILD = """
 from convert.evaluate import Evaluate, main
 from tppjax import cli
@@ -46,23 +46,23 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 
 @dataclass(frozen=True)
 class Imagenet:
-    """Measure networks of ImageNet's size on made pictures."""
+    """Measure networks of ImageNet's size on synthetic pictures."""
 
     plots: int = 64
-    """To evaluate on."""
+    """Number of pictures to evaluate on."""
 
     out: Path = Path("benchmarks/imagenet.json")
     """File of the results."""
 
     limit_gib: float = 6.0
-    """Memory that no network may exceed."""
+    """Memory limit of each network, in GiB."""
 
 
 def main(config: Imagenet) -> list[dict]:
-    """Runs every case, prints and writes a line each.
+    """Runs every case, and prints and writes a line for each.
 
     Raises:
-      RuntimeError: if a case fails, or takes more memory than it may.
+      RuntimeError: if a case fails, or exceeds the memory limit.
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +77,7 @@ def main(config: Imagenet) -> list[dict]:
 
 
 def make(folder: Path, n: int) -> None:
-    """Writes `n` pictures to evaluate on, one a class to train on, and prepares them in `folder`."""
+    """Writes `n` pictures to evaluate on and one per class to train on, and prepares them in `folder`."""
     rng = np.random.default_rng(0)
     for i in range(n + CLASSES):
         split, label = ("train", i) if i < CLASSES else ("val", i % CLASSES)

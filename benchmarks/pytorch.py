@@ -1,5 +1,8 @@
-"""The same networks in PyTorch, on the same weights, as one would write them there, time step by time step."""
+"""The same networks in PyTorch, with the same weights, written in the usual way, time step by time step."""
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -8,14 +11,14 @@ STAGES = (64, 64, "pool", 128, 128, "pool", 256, 256, 256, "pool", 512, 512, 512
 
 
 class Tpp(nn.Module):
-    """Algorithm 3 as it is printed: accumulate over all steps, then draw step by step. Time lies in the batch."""
+    """Algorithm 3 as published: accumulate over all steps, then draw step by step. Time is part of the batch axis."""
 
-    def __init__(self, theta, T):
+    def __init__(self, theta: torch.Tensor, T: int) -> None:
         super().__init__()
         self.T = T
         self.register_buffer("theta", theta)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         v = x.unflatten(0, (self.T, -1)).sum(0)
         spikes = []
         for t in range(1, self.T + 1):
@@ -26,9 +29,9 @@ class Tpp(nn.Module):
 
 
 class SpikingJelly(nn.Module):
-    """Its multi-step integrate-and-fire neuron, soft reset, beginning at theta / 2."""
+    """The multi-step integrate-and-fire neuron of SpikingJelly, with soft reset, starting at theta / 2."""
 
-    def __init__(self, theta, T):
+    def __init__(self, theta: torch.Tensor, T: int) -> None:
         from spikingjelly.activation_based import neuron
 
         super().__init__()
@@ -36,7 +39,7 @@ class SpikingJelly(nn.Module):
         self.register_buffer("theta", theta)
         self.neuron = neuron.IFNode(v_threshold=1.0, v_reset=None, step_mode="m")
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         self.neuron.reset()
         x = (x / self.theta).unflatten(0, (self.T, -1))
         self.neuron.v = torch.full_like(x[0], 0.5)
@@ -44,19 +47,19 @@ class SpikingJelly(nn.Module):
 
 
 class Qcfs(nn.Module):
-    """QCFS of 8 levels with a trained threshold; the gradient goes straight through the rounding."""
+    """QCFS of 8 levels with a trained threshold and a straight-through gradient of the rounding."""
 
-    def __init__(self, L=8, theta=8.0):
+    def __init__(self, L: int = 8, theta: float = 8.0) -> None:
         super().__init__()
         self.L, self.theta = L, nn.Parameter(torch.tensor(theta))
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         u = torch.clamp(x / self.theta, 0, 1)
         return self.theta * (u + (torch.floor(self.L * u + 0.5) / self.L - u).detach())
 
 
-def augmented(pixels, pad=4, hole=16):
-    """Random crop, flip and cutout of `pixels` `[B, C, H, W]`, uint8, a whole batch at a time; normalised floats."""
+def augmented(pixels: torch.Tensor, pad: int = 4, hole: int = 16) -> torch.Tensor:
+    """Random crop, flip and cutout of a batch of `pixels` `[B, C, H, W]`, uint8; returns normalised floats."""
     b, _, h, w = pixels.shape
     padded = nn.functional.pad(pixels, (pad, pad, pad, pad))
     top, left, row, column = (torch.randint(n, (b, 1)) for n in (2 * pad + 1, 2 * pad + 1, h, w))
@@ -69,23 +72,23 @@ def augmented(pixels, pad=4, hole=16):
 
 
 class Block(nn.Module):
-    def __init__(self, i, o, stride, act):
+    def __init__(self, i: int, o: int, stride: int, act: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.conv1, self.bn1 = nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.BatchNorm2d(o)
         self.conv2, self.bn2 = nn.Conv2d(o, o, 3, 1, 1, bias=False), nn.BatchNorm2d(o)
         self.stride, self.extra = stride, (o - i) // 2
         self.act1, self.act2 = act(), act()
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         y = self.bn2(self.conv2(self.act1(self.bn1(self.conv1(x)))))
         x = nn.functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.extra, self.extra))
         return self.act2(y + x)
 
 
 class ResNet20(nn.Module):
-    """With the keys of akamaster's file; `act` is called once for each site, in the order in which they run."""
+    """ResNet-20 with the keys of akamaster's file; `act` is called once per site, in the order in which they run."""
 
-    def __init__(self, act):
+    def __init__(self, act: Callable[[], nn.Module]) -> None:
         super().__init__()
         self.conv1, self.bn1, self.act = nn.Conv2d(3, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), act()
         channels, i = (16, 32, 64), 16
@@ -97,15 +100,15 @@ class ResNet20(nn.Module):
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
         self.linear = nn.Linear(64, 10)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.act(self.bn1(self.conv1(x)))
         return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
 
 
 class Vgg16(nn.Module):
-    """With the keys of SNNC's file."""
+    """VGG-16 with the keys of SNNC's file."""
 
-    def __init__(self, act):
+    def __init__(self, act: Callable[[], nn.Module]) -> None:
         super().__init__()
         layers, i = [], 3
         for o in STAGES:
@@ -116,24 +119,30 @@ class Vgg16(nn.Module):
                 i = o
         self.features, self.classifier = nn.Sequential(*layers), nn.Linear(512, 10)
 
-    def forward(self, x):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.classifier(self.features(x).flatten(1))
 
 
 NETWORKS = {"resnet20": ResNet20, "vgg16": Vgg16}
 
 
-def network(name, state, neuron=None, thetas=None, T=1):
+def network(
+    name: str,
+    state: dict[str, np.ndarray],
+    neuron: Callable | None = None,
+    thetas: list[np.ndarray] | None = None,
+    T: int = 1,
+) -> Callable:
     """The network with `state` as its weights: with ReLU, or with a `neuron` for each threshold over `T` steps.
 
-    It takes images `[B, C, H, W]`, repeats them `T` times, and gives the mean of the logits over time, `[B, K]`.
+    It takes images `[B, C, H, W]`, repeats them `T` times, and returns the mean of the logits over time, `[B, K]`.
     """
-    thetas = iter(thetas or ())
+    remaining = iter(thetas or ())
 
-    def act():
+    def act() -> nn.Module:
         if neuron is None:
             return nn.ReLU()
-        return neuron(torch.from_numpy(next(thetas)).reshape(-1, 1, 1), T)
+        return neuron(torch.from_numpy(next(remaining)).reshape(-1, 1, 1), T)
 
     net = NETWORKS[name](act)
     tensors = {key: torch.from_numpy(array) for key, array in state.items()}

@@ -1,9 +1,9 @@
-"""`python -m benchmarks.zoo`: which of torchvision's and timm's networks convert, and how near they come to PyTorch.
+"""`python -m benchmarks.zoo`: which networks of torchvision and timm convert, and how close they are to PyTorch.
 
 Each network is traced in a process of its own, with random weights, a random affine part of batch norm and statistics
 that its own random images gave it. One that converts is compared with PyTorch on other images, then calibrated, and
-its spiking version compared with itself; one that is refused gives its reason. What was measured is kept, so that the
-command goes on where it was stopped.
+its spiking version compared with itself; one that is refused gives its reason. Measurements are kept, so that the
+command continues where it was stopped.
 """
 
 import importlib
@@ -17,18 +17,17 @@ import time
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tyro
 from tqdm import tqdm
 
 import convert
+from benchmarks.zoo_page import IMAGES, SMALL, T, page
 from tppjax import files
 from tppjax.errors import InputError
 
-SMALL = 64  # pixels a side, where a network takes images of this size
-IMAGES, T = 16, 64
-PLAIN = ("ReLU", "ReLU6", "Hardtanh")
 TIMM = """
 resnet18d resnet26t resnet50d resnetaa50 resnetblur50 resnet14t res2net50_26w_4s res2next50 resnest14d seresnet18
 eca_resnet33ts ecaresnet50t skresnet18 gcresnet33ts gernet_s repvgg_a0 mobileone_s0 selecsls42b dla34 dla60
@@ -50,7 +49,7 @@ sequencer2d_s shvit_s1 test_resnet test_byobnet
 
 @dataclass(frozen=True)
 class Zoo:
-    """Trace every classification network of torchvision, and a list of timm's."""
+    """Trace every classification network of torchvision, and a list of those of timm."""
 
     out: Path = Path("docs/zoo.md")
     """File of the table."""
@@ -59,13 +58,13 @@ class Zoo:
     """File of the figures; networks that are in it are not run again."""
 
     only: str = ""
-    """Networks whose library/name has this in it only, such as timm/ or resnet."""
+    """Run only networks whose library/name contains this, such as timm/ or resnet."""
 
     minutes: float = 15.0
     """Time limit for each network."""
 
     one: str | None = None
-    """Trace this network only, and print its figures as a line of JSON; what the command runs for each."""
+    """Trace only this network, and print its figures as a line of JSON; the command runs this for each."""
 
 
 def main(config: Zoo) -> None:
@@ -74,13 +73,13 @@ def main(config: Zoo) -> None:
         print(json.dumps(row(*config.one.split("/"))))
         return
     rows = files.read_json(config.results, "move it away")["rows"] if config.results.is_file() else {}
-    wanted = [f"torchvision/{name}" for name in torchvision_names()] + [f"timm/{name}" for name in TIMM]
-    for name in tqdm([name for name in wanted if config.only in name and name not in rows], disable=None):
+    names = [f"torchvision/{name}" for name in torchvision_names()] + [f"timm/{name}" for name in TIMM]
+    for name in tqdm([name for name in names if config.only in name and name not in rows], disable=None):
         rows[name] = _run(name, 60 * config.minutes)
         about = {"command": "python -m benchmarks.zoo", **_about()}
         files.write_json(config.results, {**about, "rows": rows})
-    about, measured = files.read_json(config.results, "move it away"), [name for name in wanted if name in rows]
-    files.write_text(config.out, page(about, {name: rows[name] for name in measured}, len(wanted) - len(measured)))
+    about, measured = files.read_json(config.results, "move it away"), [name for name in names if name in rows]
+    files.write_text(config.out, page(about, {name: rows[name] for name in measured}, len(names) - len(measured)))
     print(f"wrote {config.out}")
 
 
@@ -109,13 +108,13 @@ def _about() -> dict:
 
 
 def torchvision_names() -> list[str]:
-    """Those for classification of whole images."""
+    """The networks for classification of whole images."""
     models = _torchvision().models
     return models.list_models(module=models)
 
 
-def _torchvision():
-    """The library; where its operations for detection were built for another PyTorch, without those."""
+def _torchvision() -> Any:
+    """The library; without its operations for detection, if these were built for another PyTorch."""
     import torch
 
     try:
@@ -144,50 +143,51 @@ def row(library: str, name: str) -> dict:
     model = make(name).eval()
     size = _size(model)
     _randomise(model, images(8, size, 1))
-    found = {"size": size, "parameters": sum(p.numel() for p in model.parameters()), "activations": _activations(model)}
+    figures: dict[str, Any] = {
+        "size": size,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "activations": _activations(model),
+    }
     started = time.perf_counter()
     try:
         network = convert.from_torch(model, images(1, size, 2))
     except InputError as e:
-        return {**found, "seconds": time.perf_counter() - started, "refused": reason(str(e))}
-    found["seconds"] = time.perf_counter() - started
-    return {**found, **_compared(model, network, size)}
+        return {**figures, "seconds": time.perf_counter() - started, "refused": reason(str(e))}
+    figures["seconds"] = time.perf_counter() - started
+    return {**figures, **_compared(model, network, size)}
 
 
 def images(n: int, size: int, seed: int) -> np.ndarray:
-    """Random ones, normalised, `[n, 3, size, size]`; each has a colour and coarse patches of its own."""
+    """Random normalised images, `[n, 3, size, size]`, each with its own colour and coarse patches."""
     rng = np.random.default_rng(seed)
     coarse = rng.normal(size=(n, 3, 4, 4)).repeat(-(-size // 4), 2).repeat(-(-size // 4), 3)[..., :size, :size]
     x = rng.normal(size=(n, 3, 1, 1)) + coarse + 0.5 * rng.normal(size=(n, 3, size, size))
     return x.astype(np.float32)
 
 
-def _size(model) -> int:
-    """`SMALL`, or what the network was made for."""
+def _size(model: Any) -> int:
+    """`SMALL`, or the size for which the network was made."""
     import torch
 
-    own = getattr(model, "default_cfg", {}).get(
-        "input_size", (3, 299 if type(model).__name__ == "Inception3" else 224, 0)
-    )
-    for size in (SMALL, own[1]):
-        try:
-            with torch.no_grad():
-                model(torch.zeros(1, 3, size, size))
-            return size
-        except Exception:  # of whatever type, since a network that can't take this size may fail anywhere
-            if size == own[1]:
-                raise
+    default = 299 if type(model).__name__ == "Inception3" else 224
+    size = getattr(model, "default_cfg", {}).get("input_size", (3, default))[1]
+    try:
+        with torch.no_grad():
+            model(torch.zeros(1, 3, SMALL, SMALL))
+    except Exception:  # of any type, since a network that can't take this size may fail anywhere
+        return size
+    return SMALL
 
 
-def _activations(model) -> list[str]:
-    """The classes of the modules that are activations, as PyTorch has them."""
+def _activations(model: Any) -> list[str]:
+    """The classes of the modules that are activations of PyTorch."""
     from torch.nn.modules import activation
 
     return sorted({type(m).__name__ for m in model.modules() if type(m).__module__ == activation.__name__})
 
 
-def _randomise(model, x: np.ndarray) -> None:
-    """Batch norm with random scales and shifts, and the statistics of these images."""
+def _randomise(model: Any, x: np.ndarray) -> None:
+    """Gives batch norm random scales and shifts, and the statistics of these images."""
     import torch
 
     norms = [m for m in model.modules() if isinstance(m, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d)]
@@ -203,94 +203,38 @@ def _randomise(model, x: np.ndarray) -> None:
     model.eval()
 
 
-def _compared(model, network, size: int) -> dict:
-    """What `row` returns of a network that converts."""
+def _compared(model: Any, network: convert.Network, size: int) -> dict[str, Any]:
+    """The part of `row` for a network that converts."""
     import jax
     import torch
 
     x = images(IMAGES, size, 3)
     with torch.no_grad():
-        wanted = model(torch.from_numpy(x)).numpy()
+        expected = model(torch.from_numpy(x)).numpy()
     ann = np.asarray(jax.jit(network.apply)(x))
-    found = {"sites": len(network.sites), "apart": float(np.abs(ann - wanted).max() / np.abs(wanted).max())}
+    figures: dict[str, Any] = {
+        "sites": len(network.sites),
+        "apart": float(np.abs(ann - expected).max() / np.abs(expected).max()),
+    }
     try:
         calibrated = convert.calibrate(network, x, "max", batch_size=IMAGES)
         spiking = np.asarray(convert.to_snn(calibrated, T, "rounded").apply(x))
     except InputError as e:
-        return {**found, "not_spiking": str(e)}
+        return {**figures, "not_spiking": str(e)}
     error = np.sqrt(np.mean((spiking - ann) ** 2) / np.mean((ann - ann.mean(0)) ** 2))
-    return {**found, "agreement": 100 * float(np.mean(ann.argmax(-1) == spiking.argmax(-1))), "error": float(error)}
+    return {**figures, "agreement": 100 * float(np.mean(ann.argmax(-1) == spiking.argmax(-1))), "error": float(error)}
 
 
 def reason(refusal: str) -> str:
-    """What is refused and where it is written, of a sentence of the library's, without the names of all modules."""
+    """The refused operations and their places, from a message of the library, without the names of all modules."""
     lines = refusal.splitlines()
     if len(lines) == 1:
         return refusal
     places: dict[str, list[str]] = {}
     for line in lines[1:-1]:
-        if found := re.match(r"  (.+?) at (\S+?:\d+)(?:.*?: (.+))?", line):
-            places.setdefault(found[3] or found[1], []).append(found[2])
+        if match := re.match(r"  (.+?) at (\S+?:\d+)(?:.*?: (.+))?", line):
+            places.setdefault(match[3] or match[1], []).append(match[2])
     return "; ".join(f"{what} ({', '.join(dict.fromkeys(at))})" for what, at in places.items())
-
-
-# The page
-
-
-def page(about: dict, rows: dict[str, dict], left: int = 0) -> str:
-    """The table, after what it shows and how it was made; `left` networks are not measured yet."""
-    kinds = {kind: [name for name, r in rows.items() if kind in r] for kind in ("sites", "refused", "failed")}
-    plain = [n for n, r in rows.items() if r.get("activations") and set(r["activations"]) <= set(PLAIN)]
-    near = [r["apart"] for r in rows.values() if "apart" in r]
-    slowest = max((rows[name]["seconds"] for name in kinds["refused"]), default=0)
-    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    lines = [
-        "# Networks that convert",
-        "",
-        f"We gave every classification network of torchvision and a list of timm's, {len(rows)} in all, to "
-        f"`convert.from_torch` unchanged: {len(kinds['sites'])} convert, {len(kinds['refused'])} are refused"
-        + (f", {len(kinds['failed'])} failed" if kinds["failed"] else "")
-        + f". Of those whose only activation modules are {', '.join(PLAIN[:-1])} or {PLAIN[-1]}, "
-        f"{sum(n in kinds['sites'] for n in plain)} of {len(plain)} convert; the rest also compute something else, "
-        "such as gates, attention, or max-pooling of values that can be negative."
-        + (f" {left} more networks of timm are not measured yet." if left else ""),
-        "",
-        "Weights are random, and so are the scales and shifts of batch norm, whose statistics come from random images. "
-        f"Images have {SMALL} x {SMALL} pixels if the network takes them, else the size that it was made for.",
-        "",
-        "- *apart*: the largest difference between the logits of the traced network and PyTorch's, relative to the "
-        f"largest logit, over {IMAGES} images; at most {max(near, default=0):.1e}. `from_torch` refuses "
-        "more than 1e-4.",
-        "- *agreement*: the share of these images for which the spiking network (mode `rounded`, "
-        f"T = {T}) and its ANN choose the same class; thresholds are the largest activations on them. Random networks "
-        "choose nearly at random, so see *error* too: the root mean square difference of the logits, relative to how "
-        "far the ANN's logits lie from their means over the images.",
-        "- *seconds*: the time until the network was traced and compared with PyTorch, or refused; the slowest refusal "
-        f"took {slowest:.1f} s. Other programs ran on the machine.",
-        "",
-        f"Made by `make zoo` (`{about['command']}`), {about['date']}: {versions}, Python {about['python']}, "
-        f"{about['hardware']}.",
-        "",
-        "## Converted",
-        "",
-        "| network | pixels | parameters | activations | sites | apart | agreement | error | seconds |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name in kinds["sites"]:
-        r = rows[name]
-        spiking = f"{r['agreement']:.0f} % | {r['error']:.3f}" if "error" in r else f"{r['not_spiking']} | "
-        lines.append(
-            f"| {name} | {r['size']} | {r['parameters'] / 1e6:.1f} M | {', '.join(r['activations'])} | {r['sites']} | "
-            f"{r['apart']:.1e} | {spiking} | {r['seconds']:.1f} |"
-        )
-    lines += ["", "## Refused", "", "| network | activations | reason | seconds |", "|---|---|---|---|"]
-    for name in kinds["refused"]:
-        r = rows[name]
-        lines.append(f"| {name} | {', '.join(r['activations'])} | {r['refused']} | {r['seconds']:.1f} |")
-    if kinds["failed"]:
-        lines += ["", "## Failed", "", "| network | reason |", "|---|---|"]
-        lines += [f"| {name} | {rows[name]['failed']} |" for name in kinds["failed"]]
-    return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
+
+import flax.linen as nn
 
 from configs.training import Training, with_defaults, with_network
 
@@ -11,30 +13,30 @@ from configs.training import Training, with_defaults, with_network
 class Cifar(Training):
     """Train a VGG or ResNet on CIFAR: the networks of the paper's tables, 300 epochs each, ANN in percent.
 
-    QCFS (Tables 1 and 7; lr 0.02 in the paper, 0.1 for CIFAR-10 and 0.05 for CIFAR-100 in the code of its authors,
-    which is what None takes here):
+    QCFS (Tables 1 and 7; lr is 0.02 in the paper, but 0.1 for CIFAR-10 and 0.05 for CIFAR-100 in the code of its
+    authors, which are the defaults here):
 
         ANN 92.43  python -m train.cifar --act=qcfs --arch=resnet20 --autoaugment --out runs/qcfs-resnet20
         ANN 95.76  python -m train.cifar --act=qcfs --arch=vgg16 --autoaugment --out runs/qcfs-vgg16
         ANN 67.10  python -m train.cifar --act=qcfs --arch=resnet20 --dataset=cifar100 --out runs/qcfs-resnet20c
         ANN 76.21  python -m train.cifar --act=qcfs --arch=vgg16 --dataset=cifar100 --out runs/qcfs-vgg16c
 
-    RTS (Tables 1 and 6), whose neurons have the bound as threshold, and half a threshold more input over the T steps:
+    RTS (Tables 1 and 6), whose neurons have the bound as threshold, and half a threshold more input over T steps:
 
         ANN 94.99  python -m train.cifar --act=clipped_relu --arch=vgg16 --out runs/rts-vgg16
         ANN 91.07  python -m train.cifar --act=clipped_relu --arch=resnet20 --out runs/rts-resnet20
         ANN 76.13  python -m train.cifar --act=clipped_relu --arch=vgg16 --dataset=cifar100 --out runs/rts-vgg16c
         ANN 67.08  python -m train.cifar --act=clipped_relu --arch=resnet20 --dataset=cifar100 --out runs/rts-resnet20c
 
-    SNNC without calibration (Tables 1, 3 and 4): plain ReLU, thresholds chosen afterwards, a ResNet-20 four times as
-    wide:
+    SNNC without calibration (Tables 1, 3 and 4): plain ReLU, with thresholds chosen after training, and a ResNet-20
+    that is four times as wide:
 
         ANN 96.95  python -m train.cifar --act=relu --arch=resnet20 --width=4 --autoaugment --out runs/snnc-resnet20
         ANN 95.69  python -m train.cifar --act=relu --arch=vgg16 --hidden --autoaugment --out runs/snnc-vgg16
         ANN 81.89  python -m train.cifar --act=relu --width=4 --autoaugment --dataset=cifar100 --out runs/snnc-r20c
         ANN 77.87  python -m train.cifar --act=relu --arch=vgg16 --hidden --autoaugment --dataset=cifar100 --out runs/vc
 
-    The spiking versions of each, beside the paper's rows; of SNNC's networks with --calibrate mse:
+    The following gives the spiking versions of each, beside the paper's rows; add --calibrate mse for SNNC's networks:
 
         python -m convert.studies accuracy --ann runs/qcfs-resnet20 --T 4 8 16 32 64 128 --data_dir DIR
     """
@@ -50,14 +52,14 @@ class Cifar(Training):
     """Folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]."""
 
     shortcut: Literal["projection", "pad"] | None = None
-    """resnets: 1x1 convolutions (projection, as QCFS and SNNC have it), or option A of He et al. (pad) [default:
+    """resnets: 1x1 convolutions (projection, as in QCFS and SNNC), or option A of He et al. (pad) [default:
     projection]."""
 
     width: int | None = None
-    """resnets: multiplies all channels; SNNC's resnet20 has 4 [default: 1]."""
+    """resnets: factor for all channels; 4 for SNNC's resnet20 [default: 1]."""
 
     hidden: tuple[int, ...] | None = None
-    """vgg16: dense layers before the last; SNNC has none [default: 4096 4096, as QCFS]."""
+    """vgg16: widths of the dense layers before the last; SNNC has none [default: 4096 4096, as in QCFS]."""
 
     pad: int = 4
     """Random crop after padding by this many pixels."""
@@ -70,14 +72,17 @@ class Cifar(Training):
     """Side of the square blanked in each training image, in pixels; 0 for none."""
 
 
-def recipe(config: Cifar, given=None) -> Cifar:
-    """`config` with every None filled in: by the model to begin with, if one is `given`, else by the recipe.
+C = TypeVar("C", bound=Cifar)
+
+
+def recipe(config: C, model: nn.Module | None = None) -> C:
+    """`config` with every None filled in: from the initial `model` if there is one, else from the recipe.
 
     Raises:
-      InputError: if an option is not one of the network's, or not as `given` has it.
+      InputError: if an option is not one of the network's, or contradicts `model`.
     """
     arch = config.arch or "resnet20"
     own = {"hidden": (4096, 4096)} if arch == "vgg16" else {"shortcut": "projection", "width": 1}
-    config = with_network(config, ("shortcut", "width", "hidden"), {"arch": arch, **own}, given)
+    config = with_network(config, ("shortcut", "width", "hidden"), {"arch": arch, **own}, model)
     lr = {"qcfs": 0.1 if config.dataset == "cifar10" else 0.05, "clipped_relu": 0.1, "relu": 0.1}[config.act]
     return with_defaults(config, lr=lr, L=(4 if config.arch == "vgg16" else 8) if config.act == "qcfs" else None)

@@ -31,8 +31,8 @@ class Own(Cifar):
     """Folder of the pictures, or the file of npz."""
 
     size: int | None = None
-    """folder: pixels a side that pictures are brought to, the middle of those that are not square [default: their own
-    size, if they are all of one]."""
+    """folder: height and width in pixels to which pictures are resized, after those that are not square are cut to
+    their centre [default: their own size, if they all have the same]."""
 
     pad: int | None = None
     """Random crop after padding by this many pixels [default: an eighth of the shorter side]."""

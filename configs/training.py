@@ -1,8 +1,10 @@
-"""The options every training command shares. A field left at None takes the recipe's value for the network chosen."""
+"""The options that all training commands share. A field left at None takes the recipe's value for the network."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
+
+import flax.linen as nn
 
 from tppjax.errors import InputError, check_number
 
@@ -19,14 +21,16 @@ class Training:
     2021)."""
 
     L: int | None = None
-    """Levels of qcfs above 0 [default: 8, VGG-16 4]. An SNN of mode "rounded" with T = L steps equals the ANN."""
+    """Number of levels of qcfs above 0 [default: 8, VGG-16 4]. An SNN of mode "rounded" with T = L steps equals the
+    ANN."""
 
     theta_init: float | None = None
-    """Where qcfs saturates before training, the lambda of its authors, who begin with 8 [default: at each site, what
-    its pre-activations ask for; of a network from --init_from, the thresholds it has]."""
+    """Value at which qcfs saturates before training; its authors call it lambda and start from 8 [default: at each
+    site, the value that suits its pre-activations; for a network from --init_from, its thresholds]."""
 
     bound: float | None = None
-    """Where clipped_relu saturates, in activation units [default: 2; of a network from --init_from, calibrated]."""
+    """Value at which clipped_relu saturates, in activation units [default: 2; for a network from --init_from,
+    calibrated]."""
 
     lr: float | None = None
     """Learning rate of the first step."""
@@ -35,23 +39,25 @@ class Training:
     """Momentum of SGD."""
 
     weight_decay: float = 5e-4
-    """L2 penalty on every trained parameter, thresholds of qcfs included."""
+    """L2 penalty on every trained parameter, including the thresholds of qcfs."""
 
     epochs: int = 300
     """Passes over the training images."""
 
     batch_size: int = 128
-    """Images a step, over all devices."""
+    """Images per step, over all devices."""
 
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What convolutions and dense layers multiply in; bfloat16 is faster on GPU and TPU. All else stays float32."""
+    """Type in which convolutions and dense layers multiply; bfloat16 is faster on GPU and TPU. All else stays
+    float32."""
 
     remat: bool = False
-    """Keep less for the backward pass, and compute it again: only what blocks of layers give."""
+    """Keep only the outputs of blocks of layers for the backward pass, and compute the rest again: less memory, more
+    time."""
 
     distributed: bool = False
     """Train on several hosts, each of which runs this command with the same options and a shared folder for --out. They
-    find each other by themselves on TPU pods and under Slurm; elsewhere set JAX_COORDINATOR_ADDRESS (HOST:PORT of the
+    find each other automatically on TPU pods and under Slurm; elsewhere set JAX_COORDINATOR_ADDRESS (HOST:PORT of the
     first), JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
 
     checkpoint_every: int | None = None
@@ -64,23 +70,23 @@ class Training:
     """Train on this many images only, drawn at random; for short trials."""
 
     init_from: Path | None = None
-    """Begin with the network in this folder, trained or imported, which may have another activation; thresholds that it
-    lacks are calibrated. Its architecture and normalisation are kept."""
+    """Start from the trained or imported network in this folder, which may have another activation; missing thresholds
+    are calibrated. Its architecture and normalisation are kept."""
 
     seed: int = 0
-    """Of initial weights, order of images, augmentation and held-out images."""
+    """Seed of initial weights, order of images, augmentation and held-out images."""
 
     resume: bool = False
-    """Continue the run in --out where its last checkpoint stands."""
+    """Continue the run in --out from its last checkpoint."""
 
     overwrite: bool = False
-    """Move a run that is already in --out to OUT.previous, instead of the one moved there before, and start anew."""
+    """Move a run that is already in --out to OUT.previous, replacing the run moved there before, and start again."""
 
 
 LARGE = 2**31 - 1
-# Every number: the least and the most that it can be, and whether it must lie above the least.
+# The minimum and maximum of every number, and whether it must be larger than the minimum.
 NUMBERS = {
-    "L": (0, 2**12, True),  # counts.MAX_STEPS: as many convert it exactly
+    "L": (0, 2**12, True),  # neurons.MAX_STEPS, since as many steps convert it exactly
     **dict.fromkeys(("theta_init", "bound"), (0, 2.0**20, True)),
     "lr": (0, 2.0**10, True),
     "momentum": (0, 0.9999, False),
@@ -101,7 +107,7 @@ def check(config: Training, side: int = LARGE) -> None:
 
     Args:
       config: the options.
-      side: of the images in pixels, which augmentation can't go beyond.
+      side: length of the images' side in pixels, which limits augmentation.
     """
     augmentation = dict.fromkeys(("pad", "cutout"), (0, side, False))
     for name, (least, most, above) in (NUMBERS | augmentation).items():
@@ -114,23 +120,28 @@ def check(config: Training, side: int = LARGE) -> None:
             raise InputError(f"--{name} is an option of --act {act}; got --act {config.act}")
 
 
-def with_defaults(config: Training, **defaults) -> Training:
-    """`config` with these values where it has None."""
+Config = TypeVar("Config", bound=Training)
+
+
+def with_defaults(config: Config, **defaults: Any) -> Config:
+    """`config` with these values in place of None."""
     return replace(config, **{name: value for name, value in defaults.items() if getattr(config, name) is None})
 
 
-def with_network(config: Training, options: tuple[str, ...], network: dict, given=None) -> Training:
-    """`config` with arch and the network's `options` filled in: as `given` has them, if it is a model, else `network`.
+def with_network(
+    config: Config, options: tuple[str, ...], network: dict[str, Any], model: nn.Module | None = None
+) -> Config:
+    """`config` with arch and the network's `options` filled in, from the `model` if there is one, else from `network`.
 
     Raises:
-      InputError: if one was asked for that the network does not have, or not so.
+      InputError: if an option is given that the network does not have, or with another value.
     """
-    if given is not None:
-        own = {name: getattr(given, name) for name in options if hasattr(given, name)}
-        network = {"arch": given.name, **own}
+    if model is not None:
+        own = {name: getattr(model, name) for name in options if hasattr(model, name)}
+        network = {"arch": model.name, **own}
     for name in ("arch", *options):
-        asked = getattr(config, name)
-        if asked is not None and asked != network.get(name) and (given is not None or name not in network):
-            whose = network["arch"] if given is None else f"the network in --init_from {config.init_from}"
-            raise InputError(f"{whose} has {name}={network.get(name)}; got --{name} {asked}")
+        value = getattr(config, name)
+        if value is not None and value != network.get(name) and (model is not None or name not in network):
+            owner = network["arch"] if model is None else f"the network in --init_from {config.init_from}"
+            raise InputError(f"{owner} has {name}={network.get(name)}; got --{name} {value}")
     return with_defaults(config, **network)

@@ -1,5 +1,6 @@
-"""What every test starts from: strict numerics, and one small network trained once."""
+"""What every test starts from: strict numerics, checked annotations, and one small network trained once."""
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -7,7 +8,29 @@ from pathlib import Path
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=2")
 
 import jax
+import jaxtyping
 import pytest
+
+# Every annotation of these packages is checked at each call; an int may stand for a float. The pytest plugin of
+# jaxtyping can't do this from pyproject.toml, since the processes of pytest-xdist would not see its option.
+jaxtyping.install_import_hook(
+    ["tppjax", "convert"], "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
+)
+_raises = pytest.raises
+
+
+@contextlib.contextmanager
+def raises(*args, **kwargs):
+    """`pytest.raises`; annotations are not checked within, so that wrong arguments reach the library's own checks."""
+    with _raises(*args, **kwargs) as info:
+        jaxtyping.config.update("jaxtyping_disable", True)
+        try:
+            yield info
+        finally:
+            jaxtyping.config.update("jaxtyping_disable", False)
+
+
+pytest.raises = raises
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_enable_compilation_cache", False)

@@ -12,10 +12,11 @@ ROOT = Path(__file__).parent.parent
 ALLOWED = {"configs": {"tppjax"}, "tppjax": set(), "convert": {"tppjax"}, "train": {"tppjax", "configs"}}
 WITHIN_TPPJAX = {  # what the bottom of the core may import of the core
     "errors.py": set(),
-    "files.py": {"errors"},
-    "neurons": {"errors"},
-    "activations.py": {"neurons", "errors"},
-    "checks.py": {"activations", "data", "errors"},
+    "types.py": set(),
+    "files.py": {"errors", "types"},
+    "neurons": {"errors", "types"},
+    "activations.py": {"neurons", "errors", "types"},
+    "checks.py": {"activations", "data", "errors", "types"},
 }
 
 

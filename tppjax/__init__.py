@@ -1,6 +1,7 @@
 """Turn trained networks into spiking ones, with two-phase probabilistic (TPP) neurons, in JAX."""
 
 from importlib import import_module, metadata
+from types import ModuleType
 
 __version__ = metadata.version("tppjax")
 
@@ -10,12 +11,12 @@ _MODULES = (
 )
 
 
-def __getattr__(name: str):
-    """Modules are imported as they are asked for, since each takes JAX or more with it."""
+def __getattr__(name: str) -> ModuleType:
+    """Modules are imported when they are first used, since each of them imports JAX or more."""
     if name in _MODULES:
         return import_module(f"tppjax.{name}")
     raise AttributeError(f"module 'tppjax' has no attribute {name!r}; its modules: {', '.join(_MODULES)}")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted([*globals(), *_MODULES])

@@ -5,6 +5,7 @@ import hashlib
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,22 +14,25 @@ import numpy as np
 from flax import struct, traverse_util
 from flax.errors import FlaxError
 from jax.tree_util import keystr, tree_leaves_with_path
+from jaxtyping import Float
 
 from tppjax import files, saved, sharding
 from tppjax.batching import map_examples
 from tppjax.checks import as_images, check_examples, check_prepared
-from tppjax.data import Images, Preprocessing
+from tppjax.data import Examples, Images, Preprocessing
 from tppjax.errors import InputError, brief, check_count, extra
+from tppjax.network import Network
+from tppjax.types import Array, ImagesLike
 
 
 class Ann(struct.PyTreeNode):
     """A trained network: what training returns, `load` gives back and `convert.to_snn` takes.
 
     Attributes:
-      variables: `{"params": ..., "batch_stats": ...}`.
+      variables: the parameters and statistics, `{"params": ..., "batch_stats": ...}`.
       model: the Flax module, with the ANN's activation as its `act`.
-      preprocessing: from pixels to the network's input; None for one's own network, which takes floats as they are.
-      history: how it came to be, a sentence a step, such as where it was imported from and how its thresholds were set.
+      preprocessing: from pixels to the network's input; None for a network of your own that takes floats unchanged.
+      history: how the network was made, one sentence per step, such as its origin and how its thresholds were set.
     """
 
     variables: dict
@@ -36,10 +40,10 @@ class Ann(struct.PyTreeNode):
     preprocessing: Preprocessing | None = struct.field(pytree_node=False, default=None)
     history: tuple[str, ...] = struct.field(pytree_node=False, default=())
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return f"Ann({type(self.model).__name__}, {size(self.variables)})"
 
-    def apply(self, x):
+    def apply(self, x: ImagesLike) -> Any:
         """Logits `[B, K]` of images `[B, H, W, C]` or recordings `[B, frames, H, W, C]`: pixels, or normalised.
 
         Raises:
@@ -47,8 +51,8 @@ class Ann(struct.PyTreeNode):
         """
         return self.model.apply(self.variables, self.input(x))
 
-    def input(self, images):
-        """What enters the network, `[B, H, W, C]`: normalised, if the images are pixels; of frames the mean.
+    def input(self, images: ImagesLike) -> Float[Array, "batch height width channels"]:
+        """The network's input, `[B, H, W, C]`: pixels are normalised; of recordings it is the mean over their frames.
 
         Raises:
           InputError: as `frames`.
@@ -56,18 +60,18 @@ class Ann(struct.PyTreeNode):
         x = self.frames(images)
         return x if x.ndim == 4 else x.mean(axis=1)
 
-    def frames(self, images):
-        """What a spiking network sees, step after step where these are recordings: normalised, if they are pixels.
+    def frames(self, images: ImagesLike) -> Float[Array, "batch *frames height width channels"]:
+        """What a spiking network receives, a frame per step if these are recordings; pixels are normalised.
 
         Raises:
-          InputError: if `images` are not a batch that the network takes: `[B, H, W, C]`, or recordings
-            `[B, frames, H, W, C]`; an array, or what can be made one, without NaN; as `as_images`.
+          InputError: if `images` is not a batch that the network takes: `[B, H, W, C]`, or recordings
+            `[B, frames, H, W, C]`; an array without NaN, or what can be made one, see `as_images`.
         """
         images = self.batch(images)
         return images if self.preprocessing is None else self.preprocessing(jnp.asarray(images))
 
-    def batch(self, images):
-        """The images as an array, after all that `frames` refuses has been; nothing is computed.
+    def batch(self, images: ImagesLike) -> Array:
+        """The images as an array, after the checks of `frames`; nothing is computed.
 
         Raises:
           InputError: as `frames`.
@@ -79,27 +83,27 @@ class Ann(struct.PyTreeNode):
         return images
 
 
-def thresholds(variables) -> dict[str, jax.Array]:
-    """`{site: theta}`, every leaf called `theta` among the parameters, by its site, such as "block1/act1"."""
-    flat = traverse_util.flatten_dict(variables["params"])
+def thresholds(variables: dict) -> dict[str, Array]:
+    """`{site: theta}`: every leaf called `theta` among the parameters, by its site, such as "block1/act1"."""
+    flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables["params"])
     return {"/".join(path[:-1]): leaf for path, leaf in flat.items() if path[-1] == "theta"}
 
 
-def size(variables) -> str:
-    """How many thresholds and parameters there are, for people to read: "thresholds=4, parameters=30,000"."""
+def size(variables: Any) -> str:
+    """The number of thresholds and parameters as text: "thresholds=4, parameters=30,000"."""
     flat = {keystr(path, simple=True, separator="/"): leaf for path, leaf in tree_leaves_with_path(variables)}
     params = {path: np.size(leaf) for path, leaf in flat.items() if path.startswith("params/")}
     return f"thresholds={sum(path.endswith('/theta') for path in params)}, parameters={sum(params.values()):,}"
 
 
 def save(ann: Ann, folder: str | os.PathLike) -> None:
-    """Writes `folder`: `ann.json` and the variables. Killed at any moment, `load` finds the old network or the new one.
+    """Writes `folder`: `ann.json` and the variables. If it is killed, `load` finds either the old network or the new.
 
-    Of several hosts all must call it, and the first one writes.
+    On several hosts, all must call it, and the first one writes.
 
     Raises:
-      InputError: if `ann` is something else, the model is not one that `models.create` makes, the variables are not its
-        own or not finite, or they can't be written, such as to a full disk.
+      InputError: if `ann` is not an `Ann`, its model is not one that `models.create` makes, its variables do not belong
+        to the model or are not finite, or they can't be written, for example because the disk is full.
       FileExistsError: if `folder` holds anything but a saved network.
       OSError: if the folder can't be made.
     """
@@ -110,17 +114,18 @@ def save(ann: Ann, folder: str | os.PathLike) -> None:
         )
     folder = Path(folder).absolute()
     description = saved.describe(ann.model, ann.preprocessing, ann.history)
+    assert ann.preprocessing is not None  # `describe` refuses that
     try:
         _check_variables(ann.model, ann.variables, ann.preprocessing)
     except InputError as e:
         raise InputError(f"the network can't be saved: {e}") from e
-    there = files.whole_folder(folder)
-    if there.exists() and not {p.name for p in there.iterdir()} <= {"ann.json", "variables"}:
+    existing = files.whole_folder(folder)
+    if existing.exists() and not {p.name for p in existing.iterdir()} <= {"ann.json", "variables"}:
         raise FileExistsError(f"{folder} holds something other than a saved network; choose another folder")
     sharding.wait_for_all("the folder has been looked at")
     with files.replacing_folder(folder, writes=sharding.primary()) as new:
         if sharding.primary():
-            new.mkdir()  # orbax would try for ever
+            new.mkdir()  # orbax would retry for ever
         sharding.wait_for_all("there is room for the network")
         _write(ann.variables, new / "variables")
         if sharding.primary():
@@ -132,19 +137,19 @@ def save(ann: Ann, folder: str | os.PathLike) -> None:
 def load(folder: str | os.PathLike) -> Ann:
     """The network saved in `folder`, or in `folder/ann`, where training puts it.
 
-    It is compared with the digest that `save` left beside it; version 0.1 left none, and its networks are taken if
+    It is compared with the digest that `save` wrote beside it. Version 0.1 wrote none; its networks are accepted if
     their variables fit the model.
 
     Raises:
-      FileNotFoundError: if there is none; says what was looked for.
-      InputError: if what is there is damaged or of another kind; says what is wrong and where.
+      FileNotFoundError: if there is no network; says where it was looked for.
+      InputError: if the files are damaged or of another kind; says what is wrong and where.
     """
-    asked = Path(folder).absolute()
-    for place in (asked / "ann", asked):
+    folder = Path(folder).absolute()
+    for place in (folder / "ann", folder):
         with files.reading_folder(place) as whole:
             if (whole / "ann.json").is_file():
                 return _load(whole)
-    raise FileNotFoundError(nothing_at(asked))
+    raise FileNotFoundError(nothing_at(folder))
 
 
 def _load(folder: Path) -> Ann:
@@ -160,7 +165,7 @@ def _load(folder: Path) -> Ann:
 
 
 def nothing_at(folder: Path) -> str:
-    """Why there is no `Ann` in the folder, for messages."""
+    """The reason why there is no `Ann` in the folder, for messages."""
     run = folder.parent if folder.name == "ann" else folder
     if (run / "config.json").is_file():
         metrics = run / "metrics.jsonl"  # of finished epochs, the first of which leaves a network
@@ -174,7 +179,7 @@ def nothing_at(folder: Path) -> str:
     return f"{folder} holds no network: neither ann.json nor graph.json in it, in ann/ or in network/"
 
 
-def _write(variables, folder: Path) -> None:
+def _write(variables: Any, folder: Path) -> None:
     with extra("train"):
         import orbax.checkpoint as ocp
     try:
@@ -182,22 +187,22 @@ def _write(variables, folder: Path) -> None:
             checkpointer.save(folder, args=ocp.args.StandardSave(variables))
     except OSError:
         raise
-    except Exception as e:  # of many types, a full disk as a ValueError
+    except Exception as e:  # of many types; a full disk is a ValueError
         raise InputError(f"the network can't be written to {folder.parent.parent} ({brief(e)}): make room") from e
 
 
-def _read(folder: Path):
+def _read(folder: Path) -> Any:
     with extra("train"):
         import orbax.checkpoint as ocp
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             return checkpointer.restore(folder)
-    except Exception as e:  # of as many types as a file can be damaged
+    except Exception as e:  # of many types, depending on the damage
         raise InputError(f"{folder} is damaged or incomplete ({brief(e)}): {saved.REMEDY}") from e
 
 
-def _check_variables(model: nn.Module, variables, preprocessing: Preprocessing) -> None:
-    """Raises InputError unless the variables are of the model, as it makes them."""
+def _check_variables(model: nn.Module, variables: Any, preprocessing: Preprocessing) -> None:
+    """Raises InputError unless the variables are those that the model would create."""
     x = jax.ShapeDtypeStruct((1, *preprocessing.input_shape), jnp.float32)
     try:
         required = jax.eval_shape(model.init, jax.random.key(0), x)
@@ -206,19 +211,19 @@ def _check_variables(model: nn.Module, variables, preprocessing: Preprocessing) 
     saved.check_variables(variables, traverse_util.flatten_dict(required, sep="/"))
 
 
-def _largest(network, pixels) -> int:
-    """Bytes of the largest array on the way through the network, for one image."""
+def _largest(network: Ann | Network, pixels: Array) -> int:
+    """Bytes of the largest array in the network, for one image."""
     closed = jax.make_jaxpr(network.apply)(jax.ShapeDtypeStruct((1, *pixels.shape[1:]), pixels.dtype))
     return max(4 * math.prod(v.aval.shape) for eqn in closed.jaxpr.eqns for v in eqn.outvars)
 
 
-def accuracy(network, images: Images, batch_size: int | None = None) -> float:
-    """Share of images that the network names rightly, in percent.
+def accuracy(network: Ann | Network, images: Examples, batch_size: int | None = None) -> float:
+    """Percentage of images that the network classifies correctly.
 
     Args:
-      network: an `Ann` or a `Network` that gives logits `[B, K]`.
-      images: with their labels.
-      batch_size: images a call; by default as many as suit the device's memory.
+      network: an `Ann` or a `Network` that returns logits `[B, K]`.
+      images: the images with their labels.
+      batch_size: images per call; by default as many as suit the device's memory.
 
     Raises:
       InputError: if the network can't be run on these images.
@@ -227,23 +232,23 @@ def accuracy(network, images: Images, batch_size: int | None = None) -> float:
         raise InputError(f"accuracy takes tppjax.data.Images(images, labels); got {type(images).__name__}")
     in_memory = isinstance(images, Images)
     pixels = check_examples(network, images if in_memory else images[:1], "accuracy")
-    images = Images(pixels, images.labels) if in_memory else images
+    images = Images(pixels, images.labels) if in_memory else images  # pyright: ignore[reportArgumentType] - of JAX too
     if batch_size is not None:
         check_count("batch_size", batch_size)
     logits = jax.eval_shape(network.apply, pixels[:1])
     if not hasattr(logits, "shape") or len(logits.shape) != 2:
-        raise InputError(f"accuracy is of networks that return one array of logits [B, K]; this one returns {logits}")
+        raise InputError(f"accuracy needs a network that returns one array of logits [B, K]; this one returns {logits}")
     batch_size = batch_size or min(250, sharding.batch_size(4 * _largest(network, pixels)))
     return 100 * float(np.mean(map_examples(functools.partial(_correct, network), images, batch_size)))
 
 
 @jax.jit
-def _correct(network, pixels, labels, index):
+def _correct(network: Ann | Network, pixels: jax.Array, labels: jax.Array, index: jax.Array) -> jax.Array:
     return network.apply(pixels).argmax(-1) == labels
 
 
-def fingerprint(network) -> str:
-    """Twelve hexadecimal digits that tell an `Ann` or `Network` from others: of all that it computes with."""
+def fingerprint(network: Ann | Network) -> str:
+    """Twelve hexadecimal digits that identify an `Ann` or `Network`: a digest of everything it computes with."""
     structure = network.model if isinstance(network, Ann) else network.graph.digest
     digest = hashlib.sha256(repr((structure, network.preprocessing)).encode())
     for path, leaf in tree_leaves_with_path(network):
@@ -253,6 +258,6 @@ def fingerprint(network) -> str:
     return digest.hexdigest()[:12]
 
 
-def to_host(tree):
+def to_host(tree: Any) -> Any:
     """The tree with NumPy leaves."""
     return jax.tree.map(np.asarray, tree)

@@ -1,4 +1,4 @@
-"""Saving of a `Network`: `graph.json` and `weights.safetensors`, without any code of the model; loading of any."""
+"""Saving of a `Network`: `graph.json` and `weights.safetensors`, without the model's code; loading of any network."""
 
 import dataclasses
 import hashlib
@@ -19,25 +19,28 @@ from tppjax.errors import InputError, brief
 from tppjax.graph.description import describe, graph_of
 from tppjax.network import Network
 from tppjax.tracing import trace
+from tppjax.types import Weights
 
 FORMAT = 1
 GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
 PARTS = ("weights", "thetas", "offsets", "potentials")
-TIME = "time"  # what else there is, of a spiking version
+TIME = "time"  # the part with the arrays of a spiking version
 REMEDY = "save the network again, or copy its folder again from where it is whole"
 
 
-def save(network: Network, folder: str | os.PathLike, converted: dict | None = None, time: dict | None = None) -> None:
-    """Writes `folder`: the graph as JSON, and all numbers as safetensors. A kill leaves the old or the new one.
+def save(
+    network: Network, folder: str | os.PathLike, converted: dict | None = None, time: Weights | None = None
+) -> None:
+    """Writes `folder`: the graph as JSON, and all arrays as safetensors. A kill leaves the old content or the new.
 
     Args:
       network: the network.
-      folder: the folder.
-      converted: what JSON is to have besides, of its spiking version.
-      time: arrays of that, by name.
+      folder: the folder to create or replace.
+      converted: entries that describe its spiking version, written to the JSON too.
+      time: arrays of the spiking version, by name.
 
     Raises:
-      InputError: if the network returns what JSON has no form for.
+      InputError: if the network returns something that JSON can't represent.
       FileExistsError: if `folder` holds anything but a saved network.
       OSError: if it can't be written.
     """
@@ -53,8 +56,8 @@ def save(network: Network, folder: str | os.PathLike, converted: dict | None = N
         | {name: metadata.version(name) for name in ("tppjax", "jax")},
         **({"converted": converted} if converted else {}),
     }
-    there = files.whole_folder(folder)
-    if there.exists() and not {p.name for p in there.iterdir()} <= {GRAPH, WEIGHTS}:
+    existing = files.whole_folder(folder)
+    if existing.exists() and not {p.name for p in existing.iterdir()} <= {GRAPH, WEIGHTS}:
         raise FileExistsError(f"{folder} holds something other than a saved network; choose another folder")
     with files.replacing_folder(folder) as new:
         new.mkdir()
@@ -64,29 +67,29 @@ def save(network: Network, folder: str | os.PathLike, converted: dict | None = N
 
 
 def load(folder: str | os.PathLike) -> Network:
-    """The network in a folder: a saved `Network`, a saved `Ann`, which is traced, or what a training run left in it.
+    """The network in a folder: a saved `Network`, or a saved `Ann` (such as that of a training run), which is traced.
 
     Raises:
-      FileNotFoundError: if there is none; says what was looked for.
-      InputError: if it is damaged, or of a later format; if there are two; or as `trace`.
+      FileNotFoundError: if there is no network; says where it was looked for.
+      InputError: if it is damaged or of a later format, if there are two networks, or as `trace`.
     """
     return trace(stored(folder))
 
 
 def stored(folder: str | os.PathLike) -> Network | Ann:
-    """What was saved in `folder`, else in `folder/ann` or `folder/network`. Errors as `load`."""
-    asked = Path(folder).absolute()
-    for places in ((asked,), (asked / "ann", asked / "network")):
-        found = {place: kind for place in places if (kind := _kind(place))}
-        if len(found) > 1:
-            raise InputError(f"{asked} holds two networks, ann and network: give one of these two folders")
-        for place, kind in found.items():
+    """The network saved in `folder`, else in `folder/ann` or `folder/network`. Errors as `load`."""
+    folder = Path(folder).absolute()
+    for places in ((folder,), (folder / "ann", folder / "network")):
+        kinds = {place: kind for place in places if (kind := _kind(place))}
+        if len(kinds) > 1:
+            raise InputError(f"{folder} holds two networks, ann and network: give one of these two folders")
+        for place, kind in kinds.items():
             return ann.load(place) if kind is Ann else _load(place)[0]
-    raise FileNotFoundError(ann.nothing_at(asked))
+    raise FileNotFoundError(ann.nothing_at(folder))
 
 
-def converted(folder: str | os.PathLike) -> tuple[Network, dict, dict] | None:
-    """The network, and what was saved of its spiking version, `save`'s `converted` and `time`; None if nothing was.
+def converted(folder: str | os.PathLike) -> tuple[Network, dict, Weights] | None:
+    """The network, and the `converted` and `time` with which it was saved; None if no spiking version was saved.
 
     Errors as `load`, if there is a network.
     """
@@ -103,8 +106,8 @@ def _kind(folder: Path) -> type | None:
         return next((kind for name, kind in names.items() if (whole / name).is_file()), None)
 
 
-def _load(folder: Path) -> tuple[Network, dict | None, dict]:
-    """The network, and what there is of a spiking version."""
+def _load(folder: Path) -> tuple[Network, dict | None, Weights]:
+    """The network, and the description and arrays of its spiking version, if there is one."""
     with files.reading_folder(folder) as whole:
         content = files.read_json(whole / GRAPH, REMEDY)
         data = files.regular(whole / WEIGHTS).read_bytes()
@@ -120,7 +123,7 @@ def _load(folder: Path) -> tuple[Network, dict | None, dict]:
         raise InputError(f"{folder} does not describe a network of this library ({brief(e)}): {REMEDY}") from e
 
 
-def _network(content: dict, data: bytes) -> tuple[Network, dict | None, dict]:
+def _network(content: dict, data: bytes) -> tuple[Network, dict | None, Weights]:
     parts: dict[str, dict] = {part: {} for part in (*PARTS, TIME)}
     for path, array in safetensors.deserialize(data):
         part, _, name = path.partition("/")
@@ -133,10 +136,10 @@ def _network(content: dict, data: bytes) -> tuple[Network, dict | None, dict]:
 
 
 def _dtype(name: str) -> np.dtype:
-    """Of a name as safetensors has it, such as "F32"; its own NumPy side lacks "BF16"."""
+    """The type that safetensors calls `name`, such as "F32"; its own NumPy interface lacks "BF16"."""
     return jnp.dtype({"BOOL": "bool", "BF16": "bfloat16"}.get(name) or f"{name[0].lower()}{int(name[1:]) // 8}")
 
 
 def _digest(described: dict, weights: bytes) -> str:
-    """Hexadecimal digits of SHA-256 of all that `graph.json` says besides, and of the weights' file."""
+    """SHA-256, in hexadecimal digits, of the other entries of `graph.json` and of the file of the weights."""
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode() + weights).hexdigest()

@@ -1,26 +1,31 @@
-"""What a caller hands over, checked where it enters: numbers, images, and networks of their own."""
+"""Checks of what a caller passes in: images, and networks of their own."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from tppjax.data import check_finite
+from tppjax.data import Preprocessing, check_finite
 from tppjax.errors import InputError
+from tppjax.types import Array, ImagesLike
 
 
-def as_images(images):
-    """`images` as one array: arrays, tensors and lists of them, and the pixels of `tppjax.data.Images`.
+def as_images(images: ImagesLike) -> Array:
+    """`images` as one array: from arrays, tensors and lists of them, and the pixels of `tppjax.data.Images`.
 
-    What jax traces passes as it is, and so do floats on a device: whether they are finite would have to be waited for.
+    Tracers of JAX pass unchecked, and so do floats on a device: checking that they are finite would mean waiting.
 
     Raises:
       InputError: if they are none of these, or floats on the host that are not finite; says where.
     """
     if isinstance(images, jax.core.Tracer):
         return images
-    if hasattr(type(images), "stream"):  # of the type, since pictures on disk would be read for their attributes
+    if hasattr(type(images), "stream"):  # of the type: asking the object would read pictures from disk
         images = images.images
     if not isinstance(images, np.ndarray | jax.Array):
         images = _converted(images)
@@ -30,26 +35,26 @@ def as_images(images):
     return images
 
 
-def _converted(images) -> np.ndarray:
+def _converted(images: Any) -> np.ndarray:
     if hasattr(images, "__array__") or isinstance(images, list | tuple):
         try:
             return np.asarray(images)
-        except Exception as e:  # such as those of a tensor on another device, or of rows of different lengths
+        except Exception as e:  # such as that of a tensor on another device, or of rows of different lengths
             raise InputError(f"the images can't be made one array [N, ...]: {e}") from e
     raise InputError(
-        f"images are one array [N, ...]; got {type(images).__name__}. Of a loader whose batches are (x, labels): "
+        f"images are one array [N, ...]; got {type(images).__name__}. From a loader whose batches are (x, labels): "
         "np.concatenate([np.asarray(x) for x, _ in loader]), with .transpose(0, 2, 3, 1) if the network takes channels "
         "last and the loader gives [B, C, H, W]"
     )
 
 
-def check_prepared(x, recorded: bool, preprocessing) -> None:
-    """Raises InputError unless a batch is what `preprocessing` takes, or floats without it; nothing is computed.
+def check_prepared(x: Array, recorded: bool, preprocessing: Preprocessing | None) -> None:
+    """Raises InputError unless `preprocessing` takes the batch or, without one, it holds floats; nothing is computed.
 
     Args:
-      x: an array.
-      recorded: whether its second axis are the frames of recordings.
-      preprocessing: the network's, or None.
+      x: the batch.
+      recorded: whether the second axis of the batch is that of the frames of recordings.
+      preprocessing: that of the network, or None.
     """
     if preprocessing is None:
         if not jnp.issubdtype(x.dtype, jnp.floating):
@@ -60,13 +65,13 @@ def check_prepared(x, recorded: bool, preprocessing) -> None:
     jax.eval_shape(preprocessing, x)
 
 
-def check_examples(network, images, purpose: str):
-    """The images as one array `[N, ...]` that fits the network; on a device they are finite, too.
+def check_examples(network: Any, images: ImagesLike, purpose: str) -> Array:
+    """The images as one array `[N, ...]` that fits the network and is finite, on a device too.
 
     Args:
-      network: with `frames`, as `Network` and `Ann` have it.
-      images: what `as_images` takes.
-      purpose: what they are for, such as "calibration", for the message if there are none.
+      network: a network with a method `frames`, as `Network` and `Ann` have it.
+      images: the images, in any form that `as_images` takes.
+      purpose: what the images are for, such as "calibration"; appears in the message if there are none.
 
     Raises:
       InputError: as `as_images` and `frames`, or if there are no images.
@@ -80,18 +85,18 @@ def check_examples(network, images, purpose: str):
     return images
 
 
-def check_ann(ann) -> None:
-    """It is an `Ann`: a Flax module with variables that are finite.
+def check_ann(ann: Any) -> None:
+    """Checks that it is an `Ann`: a Flax module with variables that are finite.
 
     Raises:
       InputError: if not; says what to do.
     """
-    bare = isinstance(ann, nn.Module)  # whose attributes can't be asked for
+    bare = isinstance(ann, nn.Module)  # whose attributes can't be read outside of `apply`
     model, variables = (None, None) if bare else (getattr(ann, name, None) for name in ("model", "variables"))
-    if not isinstance(model, nn.Module) or not hasattr(variables, "keys") or "params" not in variables:
+    if not isinstance(model, nn.Module) or not isinstance(variables, Mapping) or "params" not in variables:
         raise InputError(
             "a network is tppjax.ann.Ann(variables, model), with variables {'params': ...} and a Flax module, "
-            f"or what tppjax.ann.load gives; got {type(ann).__name__}"
+            f"or what tppjax.ann.load returns; got {type(ann).__name__}"
         )
     leaves = traverse_util.flatten_dict(dict(variables), sep="/")
     known = {path: leaf for path, leaf in leaves.items() if not isinstance(leaf, jax.core.Tracer)}
@@ -100,12 +105,12 @@ def check_ann(ann) -> None:
 
 
 def check_leaf(path: str, leaf: np.ndarray, name: str | None = None) -> None:
-    """Raises InputError unless all its numbers are finite, thresholds positive and variances not negative.
+    """Raises InputError unless all numbers are finite, thresholds positive and variances not negative.
 
     Args:
-      path: of the leaf, such as "params/act1/theta".
-      leaf: its numbers.
-      name: what the message calls it; by default the path.
+      path: path of the leaf, such as "params/act1/theta".
+      leaf: the numbers of the leaf.
+      name: name of the leaf in the message; by default the path.
     """
     name = path if name is None else name
     if not np.all(np.isfinite(leaf)):

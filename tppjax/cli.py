@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import redirect_stdout
 
 import jax
@@ -13,16 +14,15 @@ from tppjax.errors import InputError, Stopped, brief
 LESS = "use fewer or smaller images, or a smaller batch"
 
 
-def run(main, options: type) -> None:
-    """Calls `main` with the `options` read from the command line; bad input ends with its sentence and status 2.
+def run(main: Callable, options: type) -> None:
+    """Calls `main` with the `options` of the command line; bad input prints one sentence and exits with status 2.
 
     Bad input is what our code raises as `InputError`, and what the operating system refuses (`OSError`); any other
-    error keeps its traceback, since it is a bug. What is compiled is kept in the user's cache folder, or where
-    JAX_COMPILATION_CACHE_DIR says. With an option `distributed`, the hosts are joined first, and only the first one
-    prints.
+    error keeps its traceback, since it is a bug. Compiled programs are cached in the user's cache folder, or in
+    JAX_COMPILATION_CACHE_DIR. With the option `distributed`, the hosts are joined first, and only the first one prints.
     """
     memory.keep()
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.jax_compilation_cache_dir is None:  # pyright: ignore[reportAttributeAccessIssue] - JAX adds it late
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache, "tppjax"))
     try:
@@ -32,7 +32,7 @@ def run(main, options: type) -> None:
         with open(os.devnull, "w") as nowhere, redirect_stdout(sys.stdout if sharding.primary() else nowhere):
             main(config)
             sys.stdout.flush()
-    except BrokenPipeError:  # whoever read the output has enough
+    except BrokenPipeError:  # the reader of the output, such as head, has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Stopped as e:
@@ -44,15 +44,15 @@ def run(main, options: type) -> None:
     except OSError as e:
         _end(f"error: {_refused(e)}", 2)
     except MemoryError:
-        _end(f"error: the memory does not suffice; {LESS}", 2)
+        _end(f"error: there is not enough memory; {LESS}", 2)
     except jax.errors.JaxRuntimeError as e:
         if "RESOURCE_EXHAUSTED" not in str(e):
             raise
-        _end(f"error: the device's memory does not suffice ({brief(e)}); {LESS}", 2)
+        _end(f"error: the device has not enough memory ({brief(e)}); {LESS}", 2)
 
 
 def _refused(e: OSError) -> str:
-    """Our own sentence, or the operating system's with the file that it is about."""
+    """Our own sentence, or that of the operating system with the name of the file."""
     if e.errno is None:
         return str(e)
     files = " and ".join(str(f) for f in (e.filename, e.filename2) if f is not None)

@@ -1,35 +1,37 @@
-"""The error for what the user can mend: options, files and arguments."""
+"""The error for what the user can correct: options, files and arguments."""
 
 import contextlib
 import math
 import numbers
+from collections.abc import Iterator
+from typing import Any
 
 
 class InputError(ValueError):
-    """An option, a file or an argument can't be used; the message says what, where, and what to do.
+    """An option, a file or an argument can't be used; the message says what is wrong, where, and what to do.
 
-    Commands print it as one line. Everything else keeps its traceback, since it may be a bug.
+    Commands print it as one line. Every other error keeps its traceback, since it may be a bug.
     """
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal ended the work at a place from which it can go on; the message says how.
+    """A signal ended the work at a point from which it can continue; the message says how.
 
     Attributes:
-      status: of the process, 128 and the number of the signal.
+      status: exit status of the process, 128 plus the number of the signal.
     """
 
-    def __init__(self, sentence: str, signum: int):
+    def __init__(self, sentence: str, signum: int) -> None:
         super().__init__(sentence)
         self.status = 128 + signum
 
 
 @contextlib.contextmanager
-def extra(name: str):
-    """Around the imports of what an extra of the package installs.
+def extra(name: str) -> Iterator[None]:
+    """A context for imports of packages that the extra called `name` installs.
 
     Raises:
-      InputError: if something is not there; says what to install.
+      InputError: if one of them is missing; says what to install.
     """
     try:
         yield
@@ -38,14 +40,14 @@ def extra(name: str):
 
 
 def brief(e: Exception) -> str:
-    """What another library's error says, in one line that is not too long: its type, and the first line of its text."""
+    """The error of another library in one short line: its type, and the first line of its text."""
     line = next(iter(str(e).strip().splitlines()), "")
     return f"{type(e).__name__}: {line}".removesuffix(": ")[:200]
 
 
-def check_number(name: str, value, least=0, most=math.inf, above: bool = False) -> None:
+def check_number(name: str, value: Any, least: float = 0, most: float = math.inf, above: bool = False) -> None:
     """Raises InputError unless `value`, called `name`, is a finite number from `least`, or `above` it, to `most`."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Real) or not -math.inf < value < math.inf:
+    if not _is_number(value) or not -math.inf < value < math.inf:
         raise InputError(f"{name} must be a finite number; got {value!r}")
     if not (value > least if above else value >= least):
         raise InputError(f"{name} must be {'above' if above else 'at least'} {least}; got {value}")
@@ -53,7 +55,11 @@ def check_number(name: str, value, least=0, most=math.inf, above: bool = False) 
         raise InputError(f"{name} must be at most {most}; got {value}")
 
 
-def check_count(name: str, value, least: int = 1) -> None:
+def _is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
     """Raises InputError unless `value`, called `name`, is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}")

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written beside their place, then renamed; read with one sentence if damaged."""
+"""Files that are complete or absent: written beside their place, then renamed; damage is reported in one sentence."""
 
 import errno
 import fcntl
@@ -10,16 +10,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 from tppjax.errors import InputError
 
 
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
-    """A path beside `path` to write a file to; if nothing goes wrong, that file takes the place of `path` in the end.
+    """A path beside `path` to write a file to; if no error occurs, the file replaces `path` in the end.
 
     Raises:
-      OSError: if the folder can't be made or written to; what was at `path` is as it was then.
+      OSError: if the folder can't be made or written to; `path` then stays as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,11 +35,11 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
 
 
 def regular(path: str | os.PathLike) -> Path:
-    """`path`, if an ordinary file is there; reading anything else, such as a pipe, may never end.
+    """`path`, if it is an ordinary file; reading anything else, such as a pipe, may never end.
 
     Raises:
       InputError: if it is something else.
-      FileNotFoundError: if nothing is there.
+      FileNotFoundError: if it does not exist.
     """
     path = Path(path)
     if not stat.S_ISREG(path.stat().st_mode):
@@ -47,13 +48,13 @@ def regular(path: str | os.PathLike) -> Path:
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Writes the file whole, or not at all."""
+    """Writes the complete file, or nothing."""
     with replacing(path) as new:
         new.write_text(text)
 
 
-def write_json(path: str | os.PathLike, content) -> None:
-    """Writes the file whole, or not at all; NaN and infinity are refused with a ValueError."""
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Writes the complete file, or nothing; NaN and infinity are refused with a ValueError."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
@@ -61,15 +62,15 @@ def read_json(path: str | os.PathLike, remedy: str) -> dict:
     """The object in a JSON file.
 
     Args:
-      path: of the file.
-      remedy: what to do if it is damaged, for the message.
+      path: path of the file.
+      remedy: what to do if the file is damaged, for the message.
 
     Raises:
-      InputError: if the file is damaged, no ordinary file, or holds something other than an object.
+      InputError: if the file is damaged, not an ordinary file, or holds something other than an object.
       OSError: if it can't be read.
     """
 
-    def constant(name):
+    def constant(name: str) -> None:
         raise ValueError(f"{name} is not a number")
 
     path = regular(path)
@@ -84,29 +85,29 @@ def read_json(path: str | os.PathLike, remedy: str) -> dict:
 
 @contextmanager
 def reading_folder(folder: Path) -> Iterator[Path]:
-    """Where the folder's content is, which `replacing_folder` in another process leaves alone while this is open.
+    """The path of the folder's content, which `replacing_folder` in another process leaves alone within this context.
 
-    That is `folder`, or a place beside it if `replacing_folder` was killed between its renames.
+    That is `folder`, or a path beside it if `replacing_folder` was killed between its renames.
     """
     with _held(folder.parent, fcntl.LOCK_SH) if folder.parent.is_dir() else nullcontext():
         yield whole_folder(folder)
 
 
 def whole_folder(folder: Path) -> Path:
-    """`folder`, or where `replacing_folder` left its content when it was killed between its renames."""
-    places = folder, _beside(folder, "made"), _beside(folder, "old")
-    return next((place for place in places if place.exists()), folder)
+    """`folder`, or the path at which `replacing_folder` left its content if it was killed between its renames."""
+    paths = folder, _beside(folder, "made"), _beside(folder, "old")
+    return next((path for path in paths if path.exists()), folder)
 
 
 @contextmanager
 def replacing_folder(folder: Path, *, writes: bool = True) -> Iterator[Path]:
-    """A path beside `folder` to make a folder at; if nothing goes wrong, it takes the place of `folder` in the end.
+    """A path beside `folder` to make a folder at; if no error occurs, it replaces `folder` in the end.
 
-    A kill at any moment leaves the old content or the new one whole, where `reading_folder` finds it. Other processes
-    that replace the folder wait.
+    A kill at any moment leaves either the old or the new content complete, where `reading_folder` finds it. Other
+    processes that replace the folder wait.
 
     Args:
-      folder: to be made or replaced.
+      folder: the folder to make or replace.
       writes: whether this process renames and removes; false on all hosts but one.
     """
     making = _beside(folder, "making")
@@ -119,7 +120,7 @@ def replacing_folder(folder: Path, *, writes: bool = True) -> Iterator[Path]:
         shutil.rmtree(making, ignore_errors=True)
         try:
             yield making
-            making.rename(_beside(folder, "made"))  # from here on it is whole
+            making.rename(_beside(folder, "made"))  # from here on it is complete
             _settle(folder)
         finally:
             shutil.rmtree(making, ignore_errors=True)
@@ -144,7 +145,7 @@ def _beside(folder: Path, state: str) -> Path:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """While this is open, other processes that lock the folder wait; the lock ends with the process."""
+    """Within this context, other processes that lock the folder wait; the lock ends with the process."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / ".lock").touch()
     with _held(folder / ".lock"):
@@ -152,15 +153,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def claimed(folder: Path, what: str) -> Iterator[None]:
-    """While this is open, or until the process ends, no other process can claim the folder.
+def claimed(folder: Path, activity: str) -> Iterator[None]:
+    """Within this context, or until the process ends, no other process can claim the folder.
+
+    Args:
+      folder: the folder to claim.
+      activity: what the process does there, for the message, such as "trains in runs/a".
 
     Raises:
-      InputError: if another process has claimed it; says that it does `what`.
+      InputError: if another process has claimed it.
     """
     with _opened(folder) as lock:
         if not _flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB):
-            raise InputError(f"another process {what}: wait for it, stop it, or choose another folder")
+            raise InputError(f"another process {activity}: wait for it, stop it, or choose another folder")
         yield
 
 
@@ -175,7 +180,7 @@ def _held(path: Path, kind: int = fcntl.LOCK_EX) -> Iterator[None]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """A descriptor of the file or folder; a lock on it is independent of those of other descriptors."""
+    """A descriptor of the file or folder; its lock is independent of the locks of other descriptors."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         yield descriptor
@@ -184,7 +189,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _flock(descriptor: int, kind: int) -> bool:
-    """Whether the lock was had; file systems that have no locks give it to everyone."""
+    """Whether the lock was obtained; on file systems without locks it always is."""
     try:
         fcntl.flock(descriptor, kind)
     except BlockingIOError:

@@ -1,24 +1,24 @@
-"""Histograms of activations, channel by channel: one pass, bounded memory, whatever the order of the images."""
+"""Histograms of activations per channel: one pass, bounded memory, independent of the order of the images."""
 
 import numpy as np
 
-BINS = 2048  # over a range of at most twice the maximum, so thresholds come out to a thousandth of it
+BINS = 2048  # over a range of at most twice the maximum, so thresholds are exact to a thousandth of it
 
 
 class Histogram:
     """Counts of each channel's positive values in `BINS` equal bins from 0 to `top`, a power of two.
 
-    When a value exceeds `top`, the range doubles and neighbouring bins merge: counts and range end up the same in
-    whatever order the values came.
+    When a value exceeds `top`, the range doubles and neighbouring bins merge, so counts and range do not depend on the
+    order of the values.
 
     Attributes:
-      n: values seen of each channel, those not positive included.
+      n: number of values of each channel, including those that are not positive.
       largest: the largest value of each channel, `[C]`; 0 if none is positive.
       top: upper end of each channel's range, `[C]`, above `largest`.
-      counts: `[C, BINS]`.
+      counts: number of values in each bin, `[C, BINS]`.
     """
 
-    def __init__(self, channels: int):
+    def __init__(self, channels: int) -> None:
         self.n = 0
         self.largest = np.zeros(channels)
         self.top = np.full(channels, 2.0**-126)
@@ -59,7 +59,7 @@ class Histogram:
 
     def percentile(self, q: float) -> np.ndarray:
         """The value that `q` percent of all values do not exceed, `[C]`, up to one bin too high; 0 if not positive."""
-        above = np.floor(self.n * (100 - q) / 100 + 1e-6)  # how many may exceed it
+        above = np.floor(self.n * (100 - q) / 100 + 1e-6)  # the number of values that may exceed it
         exceed = np.cumsum(self.counts[:, ::-1], axis=1)[:, ::-1]  # values in this bin or higher ones
         bins = (exceed > above).sum(axis=1)  # as many bins from below still have too many above them
         return np.minimum(bins / BINS * self.top, self.largest)

@@ -1,8 +1,9 @@
-"""A PRNG for many cheap draws, which spiking networks make of any key: `prng.hashed(jax.random.key(seed))`.
+"""A PRNG for many cheap draws, into which spiking networks convert any key: `prng.hashed(jax.random.key(seed))`.
 
-Keys are made, split and folded by threefry, as JAX's own are. Only the bits of an array are not: each is a hash of its
-place and the key, ten times cheaper on a CPU, where threefry is most of what a random spiking network costs. Two rounds
-of a 32-bit finaliser of low bias (Wellons' "lowbias32"), one half of the key before each. Not for cryptography.
+Keys are made, split and folded by threefry, like JAX's own. Only the bits of an array are not: each is a hash of its
+index and the key. That is ten times cheaper on a CPU, where threefry is most of the cost of a random spiking network.
+The hash is two rounds of a 32-bit finaliser of low bias (Wellons' "lowbias32"), each preceded by one half of the key.
+It is not for cryptography.
 """
 
 import functools
@@ -12,14 +13,16 @@ import jax
 import jax.numpy as jnp
 from jax.extend import random as extend
 
+from tppjax.types import Key
 
-def _mix(x):
+
+def _mix(x: jax.Array) -> jax.Array:
     x = (x ^ (x >> 16)) * jnp.uint32(0x7FEB352D)
     x = (x ^ (x >> 15)) * jnp.uint32(0x846CA68B)
     return x ^ (x >> 16)
 
 
-def _random_bits(key, bit_width: int, shape):
+def _random_bits(key: jax.Array, bit_width: int, shape: tuple[int, ...]) -> jax.Array:
     if bit_width == 64:
         high, low = _random_bits(key, 32, (2, *shape)).astype(jnp.uint64)
         return high << 32 | low
@@ -28,7 +31,7 @@ def _random_bits(key, bit_width: int, shape):
     return (bits >> (32 - bit_width)).astype(f"uint{bit_width}")
 
 
-def _threefry(data):
+def _threefry(data: jax.Array) -> Key:
     return jax.random.wrap_key_data(data, impl="threefry2x32")
 
 
@@ -43,11 +46,11 @@ HASH = extend.define_prng_impl(
 )
 
 
-def hashed(key):
-    """The key of `HASH` that stands for this one of any implementation.
+def hashed(key: Key) -> Key:
+    """The key of `HASH` that corresponds to a key of any implementation.
 
-    Of threefry's keys it has the two words, so `hashed(jax.random.key(seed))` is `jax.random.key(seed, impl=HASH)`; the
-    words of other kinds are folded in, one after another.
+    It takes over the two words of a threefry key, so `hashed(jax.random.key(seed))` is `jax.random.key(seed,
+    impl=HASH)`; the words of other kinds of keys are folded in, one after another.
     """
     words = jax.random.key_data(key).ravel()
     if words.size == 2:

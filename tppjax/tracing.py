@@ -1,10 +1,10 @@
-"""`trace`: a trained network of any library as a `Network`. Each library's adapter is a few lines."""
+"""`trace`: a trained network of any library as a `Network`. The adapter of each library is a few lines."""
 
 import dataclasses
 import functools
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,41 +15,46 @@ from tppjax import graph
 from tppjax.ann import Ann
 from tppjax.checks import as_images
 from tppjax.errors import InputError, brief
+from tppjax.graph import Graph
 from tppjax.network import Network, network
+from tppjax.types import ImagesLike, Weights
 
 
 class _Subject(NamedTuple):
-    """What is traced: `fn(variables, x)`; equal if it is the same function of the very same arrays."""
+    """The function to trace, `fn(variables, x)`; subjects are equal if function and arrays are the same objects."""
 
     fn: Callable
-    variables: object
+    variables: Any
     shape: tuple[int, ...]
-    dtype: object
+    dtype: Any
 
-    def __hash__(self):
+    def __hash__(self) -> int:
         return hash((self.fn, *map(id, jax.tree.leaves(self.variables)), self.shape, self.dtype))
 
-    def __eq__(self, other):
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _Subject):
+            return False
         same = len(self.leaves) == len(other.leaves) and all(map(lambda a, b: a is b, self.leaves, other.leaves))
         return same and (self.fn, self.shape, self.dtype) == (other.fn, other.shape, other.dtype)
 
     @property
-    def leaves(self):
+    def leaves(self) -> list:
         """The arrays."""
         return jax.tree.leaves(self.variables)
 
 
-def trace(subject, example=None) -> Network:
-    """The network that `subject` is, as a graph of linear operations and of sites where its activations are.
+def trace(subject: Any, example: ImagesLike = None) -> Network:
+    """`subject` as a graph of linear operations and of sites, which are its activations.
 
     Args:
-      subject: a `Network`, as it is; an `Ann`; `(module, variables)` of Flax linen; `(fn, variables)` of any function
-        `fn(variables, x)`; a module of Flax NNX, or of Equinox, which is mapped over the batch. In evaluation mode.
-      example: one input `[1, ...]`, or a batch, of which only shape and type matter; not of an `Ann` with
-        preprocessing, which knows its own.
+      subject: a `Network`, which is returned unchanged; an `Ann`; `(module, variables)` of Flax linen; `(fn,
+        variables)` of any function `fn(variables, x)`; a module of Flax NNX, or of Equinox, which is mapped over the
+        batch. It must be in evaluation mode.
+      example: one input `[1, ...]`, or a batch, of which only shape and type matter; an `Ann` with preprocessing does
+        not need it.
 
     Returns:
-      The network, with the thresholds that it was trained with, if it was. `print` shows its sites.
+      The network, with the thresholds that it was trained with, if any. `print` shows its sites.
 
     Raises:
       InputError: if `subject` is none of these, or `example` is missing or does not fit; as `tppjax.graph.trace`.
@@ -61,17 +66,16 @@ def trace(subject, example=None) -> Network:
     like = example
     if preprocessing is not None:
         like = jax.ShapeDtypeStruct((1, *preprocessing.network_shape), jnp.float32)
-    traced, weights = _traced(_Subject(fn, variables, *_shape_and_dtype(like)))
-    found = network(traced, weights, preprocessing, history)
+    traced = network(*_traced(_Subject(fn, variables, *_shape_and_dtype(like))), preprocessing, history)
     if preprocessing is not None and example is not None:
-        found.batch(example)
-    return found
+        traced.batch(example)
+    return traced
 
 
-def _shape_and_dtype(example) -> tuple:
-    """Of one input `[1, ...]`."""
+def _shape_and_dtype(example: ImagesLike) -> tuple[tuple[int, ...], Any]:
+    """Shape and type of one input `[1, ...]`."""
     if example is None:
-        raise InputError("trace needs example=, one input of the network [1, ...], since it can't know its shape")
+        raise InputError("trace needs example=, one input of the network [1, ...], to know the shape of its input")
     example = example if isinstance(example, jax.ShapeDtypeStruct) else as_images(example)
     if not example.shape or not jnp.issubdtype(example.dtype, jnp.floating):
         raise InputError(
@@ -83,27 +87,28 @@ def _shape_and_dtype(example) -> tuple:
 
 @dataclasses.dataclass(frozen=True)
 class _Linen:
-    """`apply` of a module of Flax linen; equal if it is of the very same one."""
+    """`apply` of a module of Flax linen; equal if it belongs to the same module."""
 
     apply: Callable
 
-    def __call__(self, variables, x):
+    def __call__(self, variables: Any, x: Any) -> Any:
         try:
             return self.apply(variables, x)
         except (TypeError, FlaxError) as e:
+            module = type(getattr(self.apply, "__self__", None)).__name__
             raise InputError(
-                f"{type(self.apply.__self__).__name__} must run as module.apply(variables, x), in evaluation mode, as "
+                f"{module} must run as module.apply(variables, x), in evaluation mode, as "
                 "with __call__(self, x, train: bool = False); or pass a function in its place, (lambda variables, x: "
                 f"module.apply(variables, x, train=False), variables). It says: {brief(e)}"
             ) from e
 
 
 @functools.lru_cache(maxsize=2)
-def _traced(subject: _Subject):
+def _traced(subject: _Subject) -> tuple[Graph, Weights]:
     return graph.trace(subject.fn, subject.variables, jax.ShapeDtypeStruct(subject.shape, subject.dtype))
 
 
-def _adapted(subject) -> tuple[Callable, object]:
+def _adapted(subject: Any) -> tuple[Callable, Any]:
     """`fn(variables, x)` and the variables."""
     if isinstance(subject, Ann):
         return _Linen(subject.model.apply), subject.variables
@@ -115,18 +120,18 @@ def _adapted(subject) -> tuple[Callable, object]:
             return adapter(subject)
     raise InputError(
         "a network is an Ann, (module, variables) of Flax linen, a module of Flax NNX or Equinox, or (fn, variables) "
-        f"with fn(variables, x); got {type(subject).__name__}. Of PyTorch: convert.from_torch(module, example)"
+        f"with fn(variables, x); got {type(subject).__name__}. From PyTorch: convert.from_torch(module, example)"
     )
 
 
-def _nnx(module):
+def _nnx(module: Any) -> tuple[Callable, Any]:
     from flax import nnx
 
     structure, state = nnx.split(module)
     return lambda state, x: nnx.merge(structure, state)(x), state
 
 
-def _equinox(module):
+def _equinox(module: Any) -> tuple[Callable, Any]:
     import equinox
 
     arrays, static = equinox.partition(module, equinox.is_array)

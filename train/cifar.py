@@ -1,20 +1,25 @@
 """`python -m train.cifar`: train a VGG or ResNet on CIFAR-10 or CIFAR-100."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
+from jaxtyping import UInt8
 
 from configs.cifar import Cifar, recipe
 from configs.training import check
 from tppjax import ann, cli, data, models
 from tppjax.ann import Ann
-from tppjax.data import Images, Preprocessing, augment
+from tppjax.data import Examples, Preprocessing, augment
 from tppjax.data.autoaugment import cifar10_policy
+from tppjax.types import Key
 from train.initial_network import activation, initial_network
 from train.loop import fit
 
 
 def new(config: Cifar, classes: int) -> nn.Module:
     """The network that a `recipe` describes."""
+    assert config.arch is not None
     options = ("hidden",) if config.arch == "vgg16" else ("shortcut", "width")
     return models.create(config.arch, classes, activation(config), **{name: getattr(config, name) for name in options})
 
@@ -22,24 +27,27 @@ def new(config: Cifar, classes: int) -> nn.Module:
 def main(config: Cifar) -> Ann:
     """Trains the network that `config` describes."""
     check(config, side=32)
-    given = ann.load(config.init_from).model if config.init_from else None
-    config = recipe(config, given)
+    model = ann.load(config.init_from).model if config.init_from else None
+    config = recipe(config, model)
     preprocessing = data.info(config.dataset, config.data_dir)
-    return trained(config, given, preprocessing, data.load(config.dataset, "train", config.data_dir))
+    return trained(config, model, preprocessing, data.load(config.dataset, "train", config.data_dir))
 
 
-def trained(config: Cifar, given: nn.Module | None, preprocessing: Preprocessing, images: Images) -> Ann:
-    """Trains the model that is `given`, else the network of the `recipe`, on these images."""
-    model = given.clone(act=activation(config)) if given else new(config, len(preprocessing.class_names))
+def trained(config: Cifar, model: nn.Module | None, preprocessing: Preprocessing, images: Examples) -> Ann:
+    """Trains `model`, or the network of the `recipe` if it is None, on these images."""
+    model = model.clone(act=activation(config)) if model else new(config, len(preprocessing.class_names))
     network = initial_network(config, model, preprocessing, images)
+    assert network.preprocessing is not None
     return fit(network, images, config, augmentation(config, network.preprocessing))
 
 
-def augmentation(config: Cifar, preprocessing: Preprocessing):
-    """`(pixels [B, H, W, C], key) -> pixels`: random crop, flip, and what else `config` asks for."""
+def augmentation(config: Cifar, preprocessing: Preprocessing) -> Callable:
+    """`(pixels [B, H, W, C], key) -> pixels`: random crop, flip, and the other augmentations of `config`."""
     mean, flipped = [255 * m for m in preprocessing.mean], getattr(config, "flip", True)
 
-    def augmented(pixels, key):
+    def augmented(
+        pixels: UInt8[jax.Array, "batch height width channels"], key: Key
+    ) -> UInt8[jax.Array, "batch height width channels"]:
         crop_key, flip_key, cutout_key = jax.random.split(key, 3)
         pixels = augment.crop(pixels, crop_key, config.pad)
         pixels = augment.flip(pixels, flip_key) if flipped else pixels

@@ -2,12 +2,14 @@
 
 import flax.linen as nn
 import jax
+from jaxtyping import UInt8
 
 from configs.dvs import Dvs, recipe
 from configs.training import check
 from tppjax import cli, data, models
 from tppjax.ann import Ann
 from tppjax.data import augment
+from tppjax.types import Key
 from train.initial_network import activation, initial_network
 from train.loop import fit
 
@@ -25,11 +27,13 @@ def main(config: Dvs) -> Ann:
     options = {name: getattr(config, name) for name in ("frames", "size", "constant")}
     preprocessing = data.info("cifar10_dvs", **options)
     model = new(config, len(preprocessing.class_names))
-    damaged = {"skip_damaged": config.skip_damaged}
-    images = data.load("cifar10_dvs", "train", config.data_dir, preprocessing=preprocessing, **damaged)
+    skip = config.skip_damaged
+    images = data.load("cifar10_dvs", "train", config.data_dir, preprocessing=preprocessing, skip_damaged=skip)
     network = initial_network(config, model, preprocessing, images)
 
-    def moved(images, key):
+    def moved(
+        images: UInt8[jax.Array, "batch height width channels"], key: Key
+    ) -> UInt8[jax.Array, "batch height width channels"]:
         crop_key, flip_key = jax.random.split(key)
         return augment.flip(augment.crop(images, crop_key, config.pad), flip_key)
 

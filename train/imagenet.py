@@ -13,6 +13,7 @@ from train.loop import fit
 
 def new(config: Imagenet, classes: int) -> nn.Module:
     """The network that a `recipe` describes."""
+    assert config.arch is not None
     options = {name: getattr(config, name) for name in ("stem", "pool", "hidden")}
     options = {name: value for name, value in options.items() if value is not None}
     return models.create(config.arch, classes, activation(config), **options)
@@ -21,11 +22,11 @@ def new(config: Imagenet, classes: int) -> nn.Module:
 def main(config: Imagenet) -> Ann:
     """Trains the network that `config` describes; a random part of each picture is read, and mirrored at random."""
     check(config)
-    given = ann.load(config.init_from) if config.init_from else None
-    config = recipe(config, given and given.model, given and given.preprocessing)
+    initial = ann.load(config.init_from) if config.init_from else None
+    config = recipe(config, initial and initial.model, initial and initial.preprocessing)
     options = {name: getattr(config, name) for name in ("size", "resize", "interpolation")}
     preprocessing = data.info("imagenet2012", config.data_dir, **options)
-    model = given.model.clone(act=activation(config)) if given else new(config, len(preprocessing.class_names))
+    model = initial.model.clone(act=activation(config)) if initial else new(config, len(preprocessing.class_names))
     images = data.load("imagenet2012", "train", config.data_dir, preprocessing=preprocessing, workers=config.workers)
     return fit(initial_network(config, model, preprocessing, images), images, config, augment.flip)
 

@@ -1,38 +1,42 @@
-"""How images come to the training step: from the devices' memory, or in a stream off the disk.
+"""The way of images to the training step: from the memory of the devices, or in a stream from disk.
 
 A feed is called as `feed(state, indices, first, key, seed)`: it runs the step on the images at `indices` `[steps, B]`,
-from the step `first` of the epoch on, and after each call of the devices yields how many steps of the epoch are done
-and the state. `key` is the epoch's, for what is drawn inside jit; `seed` are the numbers that seed what reading draws.
+from the step `first` of the epoch on, and after each call of the devices yields the number of finished steps of the
+epoch and the state. `key` is the epoch's key for draws inside jit; `seed` are the numbers that seed draws on reading.
 
-On CPUs a step has ended when it is yielded, so that a signal is answered after it and the progress shown is true; an
-accelerator is left to run on while the next step is prepared.
+On CPUs a step has ended when it is yielded, so that a signal is answered after it and the displayed progress is true;
+an accelerator keeps running while the next step is prepared.
 """
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from tppjax import sharding
-from tppjax.data import Images
+from tppjax.data import Examples
+from tppjax.types import Key
 
-SCANNED = 50  # steps a call on accelerators, after which a signal or a loss that is not finite is noticed
+SCANNED = 50  # steps per call on accelerators, after which a signal or a loss that is not finite is noticed
 
 
-def resident(step, images: Images, mesh: Mesh):
-    """All images lie on each device; on accelerators `SCANNED` steps are a call, as one scan, on CPUs each step is.
+def resident(step: Callable, images: Examples, mesh: Mesh) -> Callable:
+    """A feed of images that lie on each device; a call is a scan of `SCANNED` steps on accelerators, a step on CPUs.
 
     Args:
-      step: `(state, pixels [B, ...], labels [B], key) -> state`.
-      images: all there are.
+      step: function `(state, pixels [B, ...], labels [B], key) -> state`.
+      images: all images.
       mesh: the devices that share a batch.
     """
     pixels, labels = sharding.replicate((images.images, images.labels), mesh)
     jit = partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
     one_step, many_steps = (jit(partial(fn, step)) for fn in (step_at, steps_at))
 
-    def feed(state, indices, first, key, seed):
+    def feed(state: Any, indices: np.ndarray, first: int, key: Key, seed: tuple[int, ...]) -> Iterator[tuple[int, Any]]:
         scanned = SCANNED if sharding.loops_are_fast(mesh) else 1
         for i in range(first, len(indices), scanned):
             if scanned == 1:
@@ -45,30 +49,46 @@ def resident(step, images: Images, mesh: Mesh):
     return feed
 
 
-def step_at(step, state, pixels, labels, indices, key, i):
+def step_at(
+    step: Callable,
+    state: Any,
+    pixels: jax.Array,
+    labels: jax.Array,
+    indices: jax.Array,
+    key: Key,
+    i: jax.Array | int,
+) -> Any:
     """`step` on the images at `indices` `[B]`, as the `i`-th of the epoch."""
     return step(state, pixels[indices], labels[indices], jax.random.fold_in(key, i))
 
 
-def steps_at(step, state, pixels, labels, indices, key, first):
-    """`step_at` for each row of `indices` `[steps, B]` as one scan; `first` is the number of the first."""
+def steps_at(
+    step: Callable,
+    state: Any,
+    pixels: jax.Array,
+    labels: jax.Array,
+    indices: jax.Array,
+    key: Key,
+    first: jax.Array | int,
+) -> Any:
+    """`step_at` for each row of `indices` `[steps, B]` as one scan; `first` is the number of the first step."""
 
-    def body(state, now):
-        batch, i = now
+    def body(state: Any, row: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
+        batch, i = row
         return step_at(step, state, pixels, labels, batch, key, i), None
 
     return jax.lax.scan(body, state, (indices, first + jnp.arange(len(indices))))[0]
 
 
-def streamed(step, images, mesh: Mesh):
-    """Images are read as they are needed; each host reads those of its own devices. Arguments as `resident`."""
+def streamed(step: Callable, images: Examples, mesh: Mesh) -> Callable:
+    """A feed of images that are read when needed; each host reads those of its devices. Arguments as `resident`."""
 
-    def at(state, pixels, labels, key, i):
+    def at(state: Any, pixels: jax.Array, labels: jax.Array, key: Key, i: jax.Array | int) -> Any:
         return step(state, pixels, labels, jax.random.fold_in(key, i))
 
     one_step = jax.jit(at, donate_argnums=0, out_shardings=sharding.replicated(mesh))
 
-    def feed(state, indices, first, key, seed):
+    def feed(state: Any, indices: np.ndarray, first: int, key: Key, seed: tuple[int, ...]) -> Iterator[tuple[int, Any]]:
         mine = sharding.batch_of_host(mesh, indices.shape[1])
         stream = images.stream(indices[first:, mine], seed)
         for i, batch in enumerate(stream, first):

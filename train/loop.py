@@ -1,7 +1,9 @@
-"""The training loop, one for all data sets: state in, state out, everything random from (seed, epoch, step)."""
+"""The training loop for all data sets: from state to state, with every draw determined by (seed, epoch, step)."""
 
 import time
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -14,9 +16,10 @@ from configs.training import Training
 from tppjax import ann, sharding
 from tppjax.ann import Ann
 from tppjax.checks import check_ann
-from tppjax.data import Images
+from tppjax.data import Examples, Images
 from tppjax.errors import InputError, Stopped, extra
 from tppjax.models.layers import REMAT_POINT
+from tppjax.types import Array, Key
 from train import input_pipeline
 from train.run import Run, stop_requests
 
@@ -28,14 +31,14 @@ REMAT_POINTS = jax.checkpoint_policies.save_only_these_names(REMAT_POINT)
 
 
 class State(struct.PyTreeNode):
-    """What a checkpoint holds: a run continues from it as if it had never stopped.
+    """The content of a checkpoint, from which a run continues as if it had never stopped.
 
     Attributes:
-      variables: of the network.
-      opt_state: of the optimizer.
-      step: how many have been made, over all epochs.
-      sums: of the loss and the accuracy, over the steps of this epoch.
-      best: validation accuracy so far, in percent.
+      variables: variables of the network.
+      opt_state: state of the optimizer.
+      step: number of finished steps, over all epochs.
+      sums: sums of the loss and the accuracy over the steps of this epoch.
+      best: best validation accuracy so far, in percent.
     """
 
     variables: dict
@@ -45,14 +48,14 @@ class State(struct.PyTreeNode):
     best: jax.Array
 
 
-def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
+def fit(network: Ann, images: Examples, config: Training, augment: Callable) -> Ann:
     """Trains `network` and leaves the network of the best validation accuracy in `config.out / "ann"`.
 
     Args:
-      network: what to begin with, see `initial_network`.
+      network: the network before training, see `initial_network`.
       images: the training images; `config.validation` of them are held out.
       config: the recipe, without None.
-      augment: `(pixels [B, H, W, C], key) -> pixels`, run inside jit.
+      augment: function `(pixels [B, H, W, C], key) -> pixels`, run inside jit.
 
     Returns:
       The best network.
@@ -75,17 +78,11 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
         for epoch in range(int(state.step) // steps, config.epochs):
             started = time.perf_counter()
             state = one_epoch(feed, state, epoch, steps, len(train), config, run, stop)
-            candidate = network.replace(variables=ann.to_host(state.variables))
-            _check_usable(candidate, epoch)
-            score = ann.accuracy(candidate, held_out)
-            if score > float(state.best):
-                ann.save(candidate, run.folder / "ann")
+            measured = _validated(network.replace(variables=ann.to_host(state.variables)), state, epoch, held_out, run)
             loss, correct = (float(s) / steps for s in state.sums)
-            best = jnp.maximum(float(state.best), score)
+            best = jnp.maximum(float(state.best), measured["validation"])
             state = state.replace(**sharding.replicate({"best": best, "sums": jnp.zeros(2)}, mesh))
-            measured = {"loss": loss, "train": 100 * correct, "validation": score}
-            if config.act == "qcfs":
-                measured["theta"] = _median_theta(candidate)
+            measured = {"loss": loss, "train": 100 * correct, **measured}
             run.log(epoch + 1, **measured, seconds=time.perf_counter() - started)
             run.checkpoint(state)
             if epoch + 1 < config.epochs:
@@ -93,14 +90,32 @@ def fit(network: Ann, images: Images, config: Training, augment) -> Ann:
     return ann.load(config.out)
 
 
+def _validated(candidate: Ann, state: State, epoch: int, held_out: Examples, run: Run) -> dict[str, float]:
+    """The validation accuracy, and the median threshold of qcfs; the network is saved if it is the best so far."""
+    _check_usable(candidate, epoch)
+    measured = {"validation": ann.accuracy(candidate, held_out)}
+    if measured["validation"] > float(state.best):
+        ann.save(candidate, run.folder / "ann")
+    if run.config.act == "qcfs":
+        measured["theta"] = _median_theta(candidate)
+    return measured
+
+
 def initial_state(network: Ann, tx: optax.GradientTransformation) -> State:
     """The state before the first step."""
-    begun = {"step": jnp.array(0), "sums": jnp.zeros(2), "best": jnp.array(-1.0)}
-    return State(network.variables, tx.init(network.variables["params"]), **begun)
+    counters = {"step": jnp.array(0), "sums": jnp.zeros(2), "best": jnp.array(-1.0)}
+    return State(network.variables, tx.init(network.variables["params"]), **counters)
 
 
 def one_epoch(
-    feed, state: State, epoch: int, steps: int, n: int, config: Training, run: Run, stop=lambda: None
+    feed: Callable,
+    state: State,
+    epoch: int,
+    steps: int,
+    n: int,
+    config: Training,
+    run: Run,
+    stop: Callable[[], int | None] = lambda: None,
 ) -> State:
     """The rest of an epoch, from `state` on; order, augmentation and crops follow from (seed, epoch, step) alone.
 
@@ -117,20 +132,20 @@ def one_epoch(
     with tqdm(total=steps, initial=done, **progress) as bar:
         while done < steps:
             until = min(steps, (done // every + 1) * every)
-            for now, latest in feed(state, indices[:until], done, key, (config.seed, epoch)):
-                bar.update(now - done)
-                done, state = now, latest
+            for finished, latest in feed(state, indices[:until], done, key, (config.seed, epoch)):
+                bar.update(finished - done)
+                done, state = finished, latest
                 if done % CHECKED_EVERY == 0 or done == until:
                     _check_finite(state.sums, epoch)
                 if stop() and done < steps:
                     break
-            if done < steps:  # an epoch's last checkpoint comes after its validation
+            if done < steps:  # the last checkpoint of an epoch comes after its validation
                 run.checkpoint(state)
                 _stop_if_asked(stop, f"after step {done} of epoch {epoch + 1}")
     return state
 
 
-def _check_finite(sums, epoch: int) -> None:
+def _check_finite(sums: Array, epoch: int) -> None:
     if not np.all(np.isfinite(sums)):
         raise InputError(f"the loss is no longer finite in epoch {epoch + 1}: give a lower --lr; the epoch is not kept")
 
@@ -142,9 +157,9 @@ def _check_usable(network: Ann, epoch: int) -> None:
         raise InputError(f"after epoch {epoch + 1} {e}: give a lower --lr; the epoch is not kept") from e
 
 
-def _stop_if_asked(stop, where: str) -> None:
+def _stop_if_asked(stop: Callable[[], int | None], point: str) -> None:
     if signum := stop():
-        raise Stopped(f"stopped {where}: the same command with --resume goes on from there", signum)
+        raise Stopped(f"stopped {point}: the same command with --resume continues from there", signum)
 
 
 def _median_theta(network: Ann) -> float:
@@ -152,7 +167,7 @@ def _median_theta(network: Ann) -> float:
     return float(np.median(np.concatenate([np.ravel(theta) for theta in thetas])))
 
 
-def split(images: Images, config: Training) -> tuple[Images, Images]:
+def split(images: Examples, config: Training) -> tuple[Examples, Examples]:
     """Training and held-out images, disjoint, drawn by `config.seed`."""
     order = np.random.default_rng(config.seed).permutation(len(images))
     held_out, train = order[: config.validation], order[config.validation :][: config.limit_train]
@@ -165,9 +180,10 @@ def split(images: Images, config: Training) -> tuple[Images, Images]:
 
 
 def optimizer(config: Training, steps: int) -> optax.GradientTransformation:
-    """SGD with momentum, L2 penalty and cosine decay to 0; thresholds that are not trained are left alone."""
+    """SGD with momentum, L2 penalty and cosine decay to 0; thresholds that are not trained get no penalty."""
+    assert config.lr is not None
 
-    def decayed(params):
+    def decayed(params: Any) -> Any:
         trained = config.act == "qcfs"
         return traverse_util.path_aware_map(lambda path, _: trained or path[-1] != "theta", params)
 
@@ -177,11 +193,20 @@ def optimizer(config: Training, steps: int) -> optax.GradientTransformation:
     )
 
 
-def train_step(network: Ann, tx, augment, config: Training, state: State, pixels, labels, key) -> State:
+def train_step(
+    network: Ann,
+    tx: optax.GradientTransformation,
+    augment: Callable,
+    config: Training,
+    state: State,
+    pixels: jax.Array,
+    labels: jax.Array,
+    key: Key,
+) -> State:
     """One step of SGD on a batch."""
     pixels = augment(pixels, key)
 
-    def objective(params):
+    def objective(params: Any) -> tuple[jax.Array, Any]:
         logits, updated = forward(network, config, {**state.variables, "params": params}, pixels)
         loss = optax.softmax_cross_entropy_with_integer_labels(logits.astype(jnp.float32), labels).mean()
         return loss, (updated, jnp.mean(logits.argmax(-1) == labels))
@@ -194,21 +219,21 @@ def train_step(network: Ann, tx, augment, config: Training, state: State, pixels
     return state.replace(variables=variables, opt_state=opt_state, step=state.step + 1, sums=sums)
 
 
-def forward(network: Ann, config: Training, variables, pixels):
-    """Logits `[B, K]` in training, and the statistics of batch norm that they leave."""
+def forward(network: Ann, config: Training, variables: Any, pixels: jax.Array) -> Any:
+    """Logits `[B, K]` in training, and the updated statistics of batch norm."""
 
-    def apply(variables):
+    def apply(variables: Any) -> Any:
         with nn.intercept_methods(partial(multiply_in, jnp.dtype(config.dtype))):
             return network.model.apply(variables, network.input(pixels), train=True, mutable=["batch_stats"])
 
     return (jax.checkpoint(apply, policy=REMAT_POINTS) if config.remat else apply)(variables)
 
 
-def multiply_in(dtype, call, args, kwargs, context):
+def multiply_in(dtype: Any, call: Callable, args: tuple, kwargs: dict[str, Any], context: Any) -> Any:
     """For `nn.intercept_methods`: convolutions and dense layers take, multiply and return `dtype`.
 
-    Parameters, batch norm, thresholds and quantisation stay float32: near a threshold, bfloat16's 8 bits tell no two
-    levels of QCFS apart.
+    Parameters, batch norm, thresholds and quantisation stay float32: near a threshold, the 8 bits of bfloat16 can't
+    distinguish two levels of QCFS.
     """
     layer = context.module
     if isinstance(layer, nn.Conv | nn.Dense) and layer.dtype is None and context.method_name == "__call__":

@@ -14,8 +14,8 @@ def main(config: Own) -> Ann:
     check(config)
     if config.size is not None and config.dataset != "folder":
         raise InputError(f"--size is an option of the data set folder; got --dataset {config.dataset}")
-    given = ann.load(config.init_from).model if config.init_from else None
-    config = recipe(config, given)
+    model = ann.load(config.init_from).model if config.init_from else None
+    config = recipe(config, model)
     options = {"size": config.size} if config.dataset == "folder" else {}
     preprocessing = data.info(config.dataset, config.data_dir, **options)
     *sides, channels = preprocessing.input_shape
@@ -24,7 +24,7 @@ def main(config: Own) -> Ann:
     config = with_defaults(config, pad=min(sides) // 8)
     check(config, side=min(sides))
     images = data.load(config.dataset, "train", config.data_dir, preprocessing=preprocessing)
-    return trained(with_defaults(config, validation=max(1, len(images) // 10)), given, preprocessing, images)
+    return trained(with_defaults(config, validation=max(1, len(images) // 10)), model, preprocessing, images)
 
 
 if __name__ == "__main__":

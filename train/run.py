@@ -1,4 +1,4 @@
-"""The folder of a training run: what it was asked to do, how it went, and where it can continue."""
+"""The folder of a training run: its options, its metrics, and the checkpoint from which it can continue."""
 
 import dataclasses
 import json
@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import jax
 
@@ -23,32 +25,36 @@ NOT_COMPARED = ("out", "resume", "overwrite", "data_dir", "distributed", "checkp
 
 
 class Run:
-    """`config.json`, `metrics.jsonl`, `checkpoints/` and `checkpoint.json` of a run in `folder`; made by `Run.open`.
+    """The files `config.json`, `metrics.jsonl`, `checkpoints/` and `checkpoint.json` of a run; made by `Run.open`.
 
-    Of several hosts, which share the folder, the first one writes; all call each method.
+    Several hosts share the folder: all call each method, and the first one writes.
+
+    Attributes:
+      folder: folder of the run.
+      config: options of the run.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        # The newest state is all that a continued run needs; the best network lies beside it, in ann/.
+    def __init__(self, folder: Path, config: Training) -> None:
+        self.folder, self.config = folder, config
+        # A continued run needs only the newest state; the best network is beside it, in ann/.
         options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
         self._checkpoints = ocp.CheckpointManager(folder / "checkpoints", options=options)
 
     @classmethod
     @contextmanager
     def open(cls, config: Training) -> Iterator["Run"]:
-        """Starts a run in `config.out`, or continues the one there; while this is open, no other process can.
+        """Starts a run in `config.out`, or continues the one there; within this context, no other process can.
 
         Raises:
-          FileExistsError: if something is there and neither --resume nor --overwrite was given.
-          FileNotFoundError: on --resume where no run is.
-          InputError: on --resume of a run that was given other options, or if another process trains there.
+          FileExistsError: if the folder is not empty and neither --resume nor --overwrite was given.
+          FileNotFoundError: on --resume if there is no run.
+          InputError: on --resume of a run with other options, or if another process trains there.
         """
         folder, described = config.out.absolute(), _described(config)
         checkpoints, first = folder / "checkpoints", sharding.primary()
         with ExitStack() as open_:
 
-            def claim():
+            def claim() -> None:
                 if first and checkpoints.is_dir():
                     open_.enter_context(files.claimed(checkpoints, f"trains in {folder}"))
 
@@ -67,16 +73,16 @@ class Run:
                 if not config.resume:
                     files.write_json(folder / "config.json", described)
             sharding.wait_for_all("the run has begun")
-            run = cls(folder)
+            run = cls(folder, config)
             open_.callback(run._checkpoints.close)
             yield run
 
-    def restore(self, state, steps: int):
-        """The newest checkpoint, placed as `state`; `state` itself where there is none yet. Later metrics are dropped.
+    def restore(self, state: Any, steps: int) -> Any:
+        """The newest checkpoint, placed like `state`; `state` itself if there is none yet. Later metrics are dropped.
 
         Args:
-          state: whose shapes and places on devices the checkpoint takes.
-          steps: of an epoch.
+          state: state with the shapes and devices of the checkpoint.
+          steps: number of steps of an epoch.
 
         Raises:
           InputError: if the checkpoint is damaged or holds another network.
@@ -86,9 +92,9 @@ class Run:
             self._check_digest(newest)
             try:
                 state = self._checkpoints.restore(newest, args=ocp.args.StandardRestore(state))
-            except Exception as e:  # whatever tensorstore raises
+            except Exception as e:  # of many types, from tensorstore
                 raise InputError(
-                    f"checkpoint {newest} in {self.folder} is damaged or of another network: begin anew with "
+                    f"checkpoint {newest} in {self.folder} is damaged or of another network: start again with "
                     f"--overwrite ({brief(e)})"
                 ) from e
         metrics = self.folder / "metrics.jsonl"
@@ -109,21 +115,21 @@ class Run:
             flush=True,
         )
 
-    def checkpoint(self, state) -> None:
-        """Saves the state, whole or not at all.
+    def checkpoint(self, state: Any) -> None:
+        """Saves the state, completely or not at all.
 
         Raises:
-          InputError: if it can't be written, such as on a full disk.
+          InputError: if it can't be written, for example because the disk is full.
         """
         step = int(state.step)
         if step == self._checkpoints.latest_step():
             return
         try:
             self._checkpoints.save(step, args=ocp.args.StandardSave(state))
-        except Exception as e:  # whatever tensorstore raises
+        except Exception as e:  # of many types, from tensorstore
             raise InputError(
-                f"checkpoint {step} in {self.folder} could not be written; the one before it is whole: make room, then "
-                f"go on with --resume ({brief(e)})"
+                f"checkpoint {step} in {self.folder} could not be written; the previous one is intact: make room, then "
+                f"continue with --resume ({brief(e)})"
             ) from e
         if sharding.primary():
             files.write_json(self.folder / DIGEST, {"step": step, "sha256": self._digest(step)})
@@ -132,8 +138,8 @@ class Run:
         return saved.digest({}, self.folder / "checkpoints" / str(step))
 
     def _check_digest(self, step: int) -> None:
-        """The files of this checkpoint are those that were written; a run killed just then left no digest of them."""
-        file, remedy = self.folder / DIGEST, "begin anew with --overwrite"
+        """Checks that the files of this checkpoint are unchanged; a run killed while writing it left no digest."""
+        file, remedy = self.folder / DIGEST, "start again with --overwrite"
         written = files.read_json(file, remedy) if file.is_file() else {}
         if written.get("step") == step and written.get("sha256") != self._digest(step):
             raise InputError(f"checkpoint {step} in {self.folder} is damaged: {remedy}")
@@ -141,26 +147,27 @@ class Run:
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], int | None]]:
-    """While this is open, a first SIGINT or SIGTERM is only noted, so that a step can end; a second one acts at once.
+    """Within this context, a first SIGINT or SIGTERM is only recorded, so that a step can end; a second acts at once.
 
     Yields:
-      A function that returns the number of the signal that came, or None. On several hosts, which would have to agree
-      on the step, signals act as usual.
+      A function that returns the number of the recorded signal, or None. On several hosts, which would have to agree on
+      the step, signals act as usual.
     """
-    came, usual = [], {}
+    received: list[int] = []
+    handlers: dict[int, Any] = {}
 
-    def note(signum, frame):
-        came.append(signum)
-        signal.signal(signum, usual[signum])
+    def record(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
+        signal.signal(signum, handlers[signum])
 
     if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # ignored on purpose, as behind nohup
-                usual[number] = signal.signal(number, note)
+            if signal.getsignal(number) not in (signal.SIG_IGN, None):  # ignored on purpose, as under nohup
+                handlers[number] = signal.signal(number, record)
     try:
-        yield lambda: came[0] if came else None
+        yield lambda: received[0] if received else None
     finally:
-        for number, handler in usual.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
@@ -173,15 +180,15 @@ def _described(config: Training) -> dict:
 def _check_same(folder: Path, described: dict) -> None:
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"nothing to resume: {folder} holds no training run (no config.json)")
-    before = files.read_json(folder / "config.json", "begin anew with --overwrite")
-    other = {k for k in before.keys() | described.keys() if before.get(k) != described.get(k)}
-    if other:
-        listed = "; ".join(f"{k} was {before.get(k)}, is {described.get(k)}" for k in sorted(other))
-        raise InputError(f"--resume needs the options the run in {folder} began with: {listed}")
+    before = files.read_json(folder / "config.json", "start again with --overwrite")
+    changed = {k for k in before.keys() | described.keys() if before.get(k) != described.get(k)}
+    if changed:
+        changes = "; ".join(f"{k} was {before.get(k)}, is {described.get(k)}" for k in sorted(changed))
+        raise InputError(f"--resume needs the options with which the run in {folder} was started: {changes}")
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:
-    """Raises FileExistsError if something is in the folder, unless it may be moved to its place as previous run."""
+    """Raises FileExistsError if the folder is not empty, unless its content may be moved out of the way."""
     if folder.exists() and not folder.is_dir():
         raise FileExistsError(f"{folder} is a file, not a folder: choose another --out")
     if not _holds_something(folder):
@@ -195,11 +202,11 @@ def _check_free(folder: Path, overwrite: bool) -> None:
 
 
 def _holds_something(folder: Path) -> bool:
-    """Whether there is anything but what a kill leaves before a run has begun: hidden files, and no checkpoints."""
+    """Whether it has other content than hidden files and empty checkpoints, which a kill leaves before a run starts."""
     if not folder.is_dir():
         return folder.exists()
-    found = [f for f in folder.iterdir() if not f.name.startswith(".")]
-    return any(f.name != "checkpoints" or any(f.iterdir()) for f in found)
+    content = [f for f in folder.iterdir() if not f.name.startswith(".")]
+    return any(f.name != "checkpoints" or any(f.iterdir()) for f in content)
 
 
 def _previous(folder: Path) -> Path:
@@ -214,4 +221,4 @@ def _set_aside(folder: Path) -> None:
         previous.rename(older)
     folder.rename(previous)
     shutil.rmtree(older, ignore_errors=True)
-    print(f"moved what was in {folder} to {previous}")
+    print(f"moved the content of {folder} to {previous}")

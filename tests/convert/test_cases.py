@@ -126,7 +126,7 @@ def test_accuracy_of_ones_own_network():
     network = own(Usual())
     said = np.asarray(network.apply(X)).argmax(-1)
     assert ann.accuracy(network, Images(X, said)) == 100
-    with pytest.raises(InputError, match="accuracy is of networks that return one array of logits"):
+    with pytest.raises(InputError, match="accuracy needs a network that returns one array of logits"):
         ann.accuracy(own(Heads()), Images(X, LABELS))
 
 

@@ -213,7 +213,7 @@ def test_every_mode_is_checked_before_the_first_runs(digits_ann, tmp_path, monke
         (
             "pooled",
             {"modes": ("rounded",), "calibrate": "mse"},
-            "with qcfs has its thresholds: nothing to calibrate",
+            "with qcfs already has its thresholds: there is nothing to calibrate",
         ),
         ("faces", {}, r"is for faces, which is not one .* --dataset npz --data_dir FILE\.npz"),
     ):

@@ -162,7 +162,7 @@ class Nothing(OnePhase):
         (Choice("too many"), r"is 0 to 2 in 4 steps, and its class says 0 to 1: by levels"),
         (Choice("shape"), r"has shape \(4,\) for an input of \(8,\)"),
         (Choice("range"), r"can't be run on a few numbers: T"),
-        (Choice("draws"), r"can't be run on a few numbers: .* \(random = True in its class, if it draws\)"),
+        (Choice("draws"), r"can't be run on a few numbers: .* \(set random = True in its class, if it draws\)"),
         (Nothing(), r"Nothing can't be run on a few numbers: NotImplementedError"),
     ],
     ids=str,

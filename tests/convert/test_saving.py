@@ -84,7 +84,7 @@ def test_the_network_of_a_folder_with_a_spiking_one(tmp_path):
 def test_neurons_of_ones_own_are_given_and_not_imported(tmp_path):
     snn = convert.to_snn(mlp(), 4, Up(levels=2))
     snn.save(tmp_path / "snn")
-    refused = r"test_saving:Up is a neuron of your own, which is not in the file: give its class, neurons=\[\.\.\.\]"
+    refused = r"test_saving:Up is a neuron of your own, which is not in the file: pass its class, neurons=\[\.\.\.\]"
     with pytest.raises(InputError, match=refused):
         convert.load(tmp_path / "snn")
     loaded = convert.load(tmp_path / "snn", neurons=[Up])

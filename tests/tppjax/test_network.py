@@ -204,7 +204,7 @@ def test_bounds_that_are_no_threshold():
     """One for each neuron, where one for each channel is possible."""
     bounds = np.float32(1 + np.arange(8 * 8 * 4).reshape(1, 8, 8, 4) / 256)
     fn = lambda p, x: jnp.clip(x @ p["w"], 0, p["bound"])  # noqa: E731
-    with pytest.raises(InputError, match=r"the activation at w has bounds of shape \(1, 8, 8, 4\): one a channel"):
+    with pytest.raises(InputError, match=r"the activation at w has bounds of shape \(1, 8, 8, 4\): one per channel"):
         trace((fn, {"w": np.ones((3, 4), np.float32), "bound": bounds}), X)
     found = trace((fn, {"w": np.ones((3, 4), np.float32), "bound": bounds[:, :1, :1]}), X)
     np.testing.assert_array_equal(found.thetas["w"], bounds[0, 0, 0])

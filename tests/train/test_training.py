@@ -87,7 +87,7 @@ def test_runs_are_not_mixed_up_or_lost(digits_run, tmp_path, capsys):
     before = files(digits_run)
     with pytest.raises(FileExistsError, match="not empty: choose another --out, or --resume or --overwrite"):
         digits.main(Digits(out=digits_run))
-    with pytest.raises(ValueError, match=r"options the run in .* began with: L was 8, is 4; epochs was 4, is 30"):
+    with pytest.raises(ValueError, match=r"the run in .* was started: L was 8, is 4; epochs was 4, is 30"):
         digits.main(Digits(out=digits_run, L=4, resume=True))
     with pytest.raises(FileNotFoundError, match=r"nothing to resume: .* holds no training run"):
         digits.main(Digits(out=tmp_path, resume=True))
@@ -131,7 +131,7 @@ def test_a_signal_ends_training_after_the_step_and_resume_goes_on_bit_for_bit(tm
         cli.run(digits.main, Digits)
     monkeypatch.undo()
     assert stopped.value.code == 128 + signum
-    expected = "stopped after step 2 of epoch 2: the same command with --resume goes on from there\n"
+    expected = "stopped after step 2 of epoch 2: the same command with --resume continues from there\n"
     assert capsys.readouterr().err == expected
     resumed = digits.main(replace(config, out=tmp_path / "cut", resume=True))
     jax.tree.map(np.testing.assert_array_equal, resumed.variables, whole.variables)
@@ -196,7 +196,7 @@ def test_a_damaged_checkpoint_is_not_continued(tmp_path):
         content = bytearray(file.read_bytes())
         content[len(content) // 2] ^= 1
         file.write_bytes(content)
-    with pytest.raises(InputError, match=r"checkpoint 4 in .* is damaged.*: begin anew with --overwrite"):
+    with pytest.raises(InputError, match=r"checkpoint 4 in .* is damaged.*: start again with --overwrite"):
         digits.main(replace(config, resume=True))
 
 

@@ -1,12 +1,18 @@
 """Augmentation of image batches inside jit, on uint8 pixels."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
+from jaxtyping import Shaped
 
 from tppjax.errors import InputError
+from tppjax.types import Array, Key
 
 
-def crop(images, key, pad: int):
+def crop(
+    images: Shaped[Array, "batch height width channels"], key: Key, pad: int
+) -> Shaped[jax.Array, "batch height width channels"]:
     """Random crop of the original size after padding with zeros: uint8 `[B, H, W, C]`, `pad` in pixels.
 
     Raises:
@@ -20,23 +26,25 @@ def crop(images, key, pad: int):
     return jax.vmap(lambda image, yx: jax.lax.dynamic_slice(image, (*yx, 0), (h, w, c)))(padded, corners)
 
 
-def flip(images, key):
+def flip(images: Shaped[Array, "batch *shape"], key: Key) -> Shaped[jax.Array, "batch *shape"]:
     """Mirrors each image left to right with probability 1/2: `[B, H, W, C]`."""
     mirrored = jax.random.bernoulli(key, 0.5, (images.shape[0], 1, 1, 1))
     return jnp.where(mirrored, images[:, :, ::-1], images)
 
 
-def cutout(images, key, size: int, fill):
+def cutout(
+    images: Shaped[Array, "batch height width channels"], key: Key, size: int, fill: Array | Sequence[float]
+) -> Shaped[jax.Array, "batch height width channels"]:
     """Fills a `size` x `size` square of each image, centred anywhere in it (DeVries & Taylor, 2017).
 
     Args:
-      images: `[B, H, W, C]`.
+      images: the images, `[B, H, W, C]`.
       key: PRNG key.
-      size: side of the square, in pixels; it may stick out of the image.
-      fill: what is put there, `[C]`, in the units of `images`.
+      size: side of the square, in pixels; the square may extend beyond the image.
+      fill: colour of the square, `[C]`, in the units of `images`.
 
     Raises:
-      InputError: if `size` is below 0 or more than twice the images' larger side, where nothing of them is left.
+      InputError: if `size` is below 0 or more than twice the larger side of the images, where nothing of them is left.
     """
     b, h, w, _ = images.shape
     if not 0 <= size <= 2 * max(h, w):
@@ -44,11 +52,11 @@ def cutout(images, key, size: int, fill):
             f"cutout's square has a side of 0 to {2 * max(h, w)} in images of {h} x {w} pixels, not {size}"
         )
     low = jax.random.randint(key, (b, 2), 0, jnp.array([[h, w]])) - size // 2
-    fill = jnp.asarray(fill, images.dtype)[None, None]
+    colour = jnp.asarray(fill, images.dtype)[None, None]
 
-    def cut(image, low):
+    def cut(image: Array, low: jax.Array) -> jax.Array:
         row, column = jnp.arange(h)[:, None, None] - low[0], jnp.arange(w)[None, :, None] - low[1]
         hole = (row >= 0) & (row < size) & (column >= 0) & (column < size)
-        return jnp.where(hole, fill, image)
+        return jnp.where(hole, colour, image)
 
     return jax.vmap(cut)(images, low)

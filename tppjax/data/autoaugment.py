@@ -1,16 +1,22 @@
 """AutoAugment's policy for CIFAR-10 (Cubuk et al., CVPR 2019) inside jit, on uint8 pixels.
 
-The operations are Pillow's, as the baselines' authors apply them: a policy is drawn for each image, and each of its two
-operations is applied with its own probability. Grey (128) fills what comes in from outside.
+The operations are Pillow's, as the authors of the baselines apply them: a policy is drawn for each image, and each of
+its two operations is applied with its own probability. Pixels from outside the image are grey (128).
 """
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, UInt8
 
 from tppjax.errors import InputError
+from tppjax.types import Array, Key
+
+Image = Float[jax.Array, "height width channels"]
+Number = jax.Array | np.floating | float
 
 FILL = 128.0
 # (probability, operation, magnitude in 0..9), twice.
@@ -43,11 +49,11 @@ POLICIES = (
 )
 
 
-def cifar10_policy(images, key):
-    """One of the 25 policies for each image, drawn uniformly: uint8 `[B, H, W, 3]`.
+def cifar10_policy(images: UInt8[Array, "batch height width 3"], key: Key) -> UInt8[jax.Array, "batch height width 3"]:
+    """Applies one of the 25 policies to each image, drawn uniformly: uint8 `[B, H, W, 3]`.
 
     Raises:
-      InputError: if the images have no three channels.
+      InputError: if the images do not have three channels.
     """
     if images.shape[-1] != 3:
         raise InputError(f"AutoAugment's policy is for images of three channels; got {images.shape}")
@@ -56,7 +62,7 @@ def cifar10_policy(images, key):
     choice_key, key = jax.random.split(key)
     chosen = jnp.asarray(steps, jnp.float32)[jax.random.randint(choice_key, images.shape[:1], 0, len(POLICIES))]
 
-    def one(image, chosen, key):
+    def one(image: jax.Array, chosen: jax.Array, key: Key) -> jax.Array:
         for (probability, operation, magnitude), k in zip(chosen, jax.random.split(key, 2), strict=True):
             apply_key, sign_key = jax.random.split(k)
             magnitude = jnp.where(jax.random.bernoulli(sign_key), magnitude, -magnitude)
@@ -64,29 +70,30 @@ def cifar10_policy(images, key):
             image = jnp.where(jax.random.bernoulli(apply_key, probability), changed, image)
         return image
 
-    pixels = jax.vmap(one)(images.astype(jnp.float32), chosen, jax.random.split(key, len(images)))
+    floats = jnp.asarray(images, jnp.float32)
+    pixels = jax.vmap(one)(floats, chosen, jax.random.split(key, len(images)))
     return pixels.astype(images.dtype)
 
 
-def translate_x(image, share):
-    """Moves the image by a share of its width, to the left if above 0: whole numbers as floats, `[H, W, C]`, as all."""
-    return _nearest(image, lambda x, y: (x + share * image.shape[1], y))
+def translate_x(image: Image, fraction: Number) -> Image:
+    """Moves the image by a fraction of its width, to the left if positive; pixels are whole numbers as floats."""
+    return _nearest(image, lambda x, y: (x + fraction * image.shape[1], y))
 
 
-def translate_y(image, share):
-    """Moves the image by a share of its height, upwards if above 0."""
-    return _nearest(image, lambda x, y: (x, y + share * image.shape[0]))
+def translate_y(image: Image, fraction: Number) -> Image:
+    """Moves the image by a fraction of its height, upwards if positive."""
+    return _nearest(image, lambda x, y: (x, y + fraction * image.shape[0]))
 
 
-def rotate(image, degrees):
+def rotate(image: Image, degrees: Number) -> Image:
     """Rotates the image counterclockwise about its centre."""
     angle = -jnp.deg2rad(degrees)
     cos, sin, (h, w) = jnp.cos(angle), jnp.sin(angle), (n / 2 for n in image.shape[:2])
     return _nearest(image, lambda x, y: (cos * (x - w) + sin * (y - h) + w, cos * (y - h) - sin * (x - w) + h))
 
 
-def shear_y(image, slope):
-    """Shears the image along its columns: what is at (x, y) comes from (x, slope x + y), by cubic interpolation."""
+def shear_y(image: Image, slope: Number) -> Image:
+    """Shears the image along its columns: the pixel at (x, y) comes from (x, slope x + y), by cubic interpolation."""
     h, w, _ = image.shape
     x, y = _centres(image)
     x, y = x, slope * x + y
@@ -101,57 +108,57 @@ def shear_y(image, slope):
     return jnp.where(inside[..., None], _whole(cubic), FILL)
 
 
-def color(image, more):
-    """Blends the image with its grey version; `more` above 0 is more colour than there is."""
+def color(image: Image, more: Number) -> Image:
+    """Blends the image with its grey version; a positive `more` increases the colour."""
     return _blend(jnp.broadcast_to(_grey(image)[..., None], image.shape), image, more)
 
 
-def contrast(image, more):
+def contrast(image: Image, more: Number) -> Image:
     """Blends the image with its mean grey."""
     return _blend(jnp.full_like(image, jnp.floor(_grey(image).mean() + 0.5)), image, more)
 
 
-def brightness(image, more):
+def brightness(image: Image, more: Number) -> Image:
     """Blends the image with black."""
     return _blend(jnp.zeros_like(image), image, more)
 
 
-def sharpness(image, more):
-    """Blends the image with itself smoothed by the kernel 1 1 1, 1 5 1, 1 1 1, borders left as they are."""
+def sharpness(image: Image, more: Number) -> Image:
+    """Blends the image with itself smoothed by the kernel 1 1 1, 1 5 1, 1 1 1; borders are not smoothed."""
     h, w, _ = image.shape
     summed = sum(image[i : h - 2 + i, j : w - 2 + j] for i in range(3) for j in range(3)) + 4 * image[1:-1, 1:-1]
     return _blend(image.at[1:-1, 1:-1].set(jnp.floor(summed / 13 + 0.5)), image, more)
 
 
-def posterize(image, bits):
+def posterize(image: Image, bits: Number) -> Image:
     """Keeps the highest bits of each pixel."""
     step = 2.0 ** (8 - jnp.abs(bits))
     return jnp.floor(image / step) * step
 
 
-def solarize(image, threshold):
-    """Inverts the pixels at the threshold and above."""
+def solarize(image: Image, threshold: Number) -> Image:
+    """Inverts the pixels at or above the threshold."""
     return jnp.where(image < jnp.abs(threshold), image, 255 - image)
 
 
-def invert(image, _):
+def invert(image: Image, _: Number) -> Image:
     """The negative."""
     return 255 - image
 
 
-def autocontrast(image, _):
+def autocontrast(image: Image, _: Number) -> Image:
     """Stretches each channel to 0..255."""
     low, high = (f(image, axis=(0, 1), keepdims=True) for f in (jnp.min, jnp.max))
     scale = 255 / jnp.maximum(high - low, 1)
     return jnp.where(high > low, _whole(image * scale - low * scale), image)
 
 
-def equalize(image, _):
-    """Makes each channel's histogram flat."""
+def equalize(image: Image, _: Number) -> Image:
+    """Flattens the histogram of each channel."""
     return jax.vmap(_equalized, in_axes=-1, out_axes=-1)(image)
 
 
-def _equalized(channel):
+def _equalized(channel: jax.Array) -> jax.Array:
     level = channel.astype(jnp.int32)
     histogram = jnp.bincount(level.ravel(), length=256)
     step = (channel.size - histogram[level.max()]) // 255
@@ -187,12 +194,12 @@ MAGNITUDES = {
 }
 
 
-def _centres(image):
+def _centres(image: Image) -> list[jax.Array]:
     """Coordinates of the pixels' centres, `[H, W]` each."""
     return jnp.meshgrid(*(jnp.arange(n) + 0.5 for n in image.shape[1::-1]))
 
 
-def _nearest(image, source):
+def _nearest(image: Image, source: Callable) -> Image:
     """The pixel at `source(x, y)` for every (x, y)."""
     h, w, _ = image.shape
     x, y = (jnp.floor(v).astype(int) for v in source(*_centres(image)))
@@ -200,16 +207,16 @@ def _nearest(image, source):
     return jnp.where(inside[..., None], image[jnp.clip(y, 0, h - 1), jnp.clip(x, 0, w - 1)], FILL)
 
 
-def _blend(other, image, more):
+def _blend(other: Image, image: Image, more: Number) -> Image:
     """`other + (1 + more) (image - other)`."""
     return _whole(other + (1 + more) * (image - other))
 
 
-def _whole(pixels):
-    """Cut off to 0..255 and to whole numbers, as Pillow does; a little more, so that 6.9999995 is 7."""
+def _whole(pixels: Image) -> Image:
+    """Clipped to 0..255 and truncated to whole numbers, as by Pillow; slightly increased, so that 6.9999995 is 7."""
     return jnp.floor(jnp.clip(pixels + 1e-3, 0, 255))
 
 
-def _grey(image):
+def _grey(image: Image) -> jax.Array:
     """Luma of ITU-R 601-2: whole numbers, `[H, W]`."""
     return jnp.floor(functools.reduce(jnp.add, (w * image[..., i] for i, w in enumerate((0.299, 0.587, 0.114)))) + 0.5)

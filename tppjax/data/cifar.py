@@ -2,8 +2,8 @@
 
 python -m tppjax.data.cifar --dataset cifar10 --data_dir DIR [--archive cifar-10-python.tar.gz]
 
-TFDS's own builders need TensorFlow to prepare; the one here yields PNG bytes and doesn't. What it writes, stock TFDS
-reads, and the other way round.
+TFDS's own builders need TensorFlow to prepare data; the one here yields PNG bytes and does not need it. TFDS reads what
+it writes, and it reads what TFDS writes.
 """
 
 import codecs
@@ -12,9 +12,10 @@ import io
 import os
 import pickle
 import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from tqdm import tqdm
@@ -24,21 +25,21 @@ from tppjax.data import Images, Preprocessing, crops, prepared
 from tppjax.errors import InputError, brief, extra
 
 SHAPE = (32, 32, 3)
-VERSION = "3.0.2"  # of TFDS's builders, whose features and names these data sets have
+VERSION = "3.0.2"  # of TFDS's builders, whose features and names are used here
 FINE, COARSE = "label", "coarse_label"
 
 
 @dataclass(frozen=True)
 class Archive:
-    """The "python version" that the data set's authors publish (Krizhevsky, 2009).
+    """The "python version" that the authors of the data set publish (Krizhevsky, 2009).
 
     Attributes:
-      url: where it is.
-      md5: of the file.
-      files: of each split.
-      labels: TFDS's name of each kind of label, to its key in the files.
-      meta: the file with the class names, and the key there of each kind of label.
-      counts: images of each split.
+      url: address of the archive.
+      md5: MD5 of the archive.
+      files: names of the files of each split.
+      labels: key in the files of each kind of label, by TFDS's name of that kind.
+      meta: name of the file with the class names, and the key there of each kind of label.
+      counts: number of images of each split.
     """
 
     url: str
@@ -90,14 +91,16 @@ STATISTICS = {
 }
 
 
-def info(name: str, data_dir=None) -> Preprocessing:
-    """Mean and standard deviation as the baselines' authors have them."""
+def info(name: str, data_dir: str | os.PathLike | None = None) -> Preprocessing:
+    """The form of a network's input, with the mean and standard deviation that the authors of the baselines use."""
     mean, std = STATISTICS[name]
     return Preprocessing(name, SHAPE, mean, std, tuple(CLASSES[name][FINE]))
 
 
-def load(name: str, split: str, data_dir: str | os.PathLike | None = None, select=np.arange) -> Images:
-    """Images uint8 `[N, 32, 32, 3]` and labels (fine ones for CIFAR-100) of prepared TFDS data; only those chosen.
+def load(
+    name: str, split: str, data_dir: str | os.PathLike | None = None, select: Callable[[int], Any] = np.arange
+) -> Images:
+    """The selected images, uint8 `[N, 32, 32, 3]`, and labels (fine ones for CIFAR-100) of prepared TFDS data.
 
     Raises:
       FileNotFoundError: if there is none; names the folder and the command that gets it. Nothing is downloaded here.
@@ -107,42 +110,47 @@ def load(name: str, split: str, data_dir: str | os.PathLike | None = None, selec
     if (classes := list(folder.classes())) != CLASSES[name][FINE]:
         raise InputError(f"{folder.path} has other classes than {name}: {', '.join(classes[:5])}, ...; {folder.remedy}")
     source = folder.records(split, _features(name, FINE), len(classes))
-    chosen = select(len(source))
+    indices = select(len(source))
     with extra("data"):
         from PIL import Image
-    images, labels = np.empty((len(chosen), *SHAPE), np.uint8), np.empty(len(chosen), np.int32)
-    for i, place in enumerate(tqdm(chosen, desc=f"reading {name} {split}", disable=None, leave=False)):
-        example = source[place]
-        with crops.decoding(f"the picture in {source.where(place)} can't be decoded: "):
+    images, labels = np.empty((len(indices), *SHAPE), np.uint8), np.empty(len(indices), np.int32)
+    for i, index in enumerate(tqdm(indices, desc=f"reading {name} {split}", disable=None, leave=False)):
+        example = source[index]
+        with crops.decoding(f"the picture in {source.where(index)} can't be decoded: "):
             pixels = np.asarray(Image.open(io.BytesIO(example["image"])))
         if pixels.shape != SHAPE or pixels.dtype != np.uint8:
-            raise InputError(f"{source.where(place)} has a picture of {pixels.dtype} and shape {pixels.shape}")
+            raise InputError(f"{source.where(index)} has a picture of {pixels.dtype} and shape {pixels.shape}")
         images[i], labels[i] = pixels, example["label"]
     return Images(images, labels)
 
 
-def prepare(name: str, data_dir=None, archive=None, original: Archive | None = None) -> Path:
-    """Writes `data_dir/name/VERSION` from the original archive, whole or not at all; prepared data is left as it is.
+def prepare(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    archive: str | os.PathLike | None = None,
+    original: Archive | None = None,
+) -> Path:
+    """Writes `data_dir/name/VERSION` from the original archive, completely or not at all, unless it exists already.
 
     Args:
       name: "cifar10" or "cifar100".
       data_dir: folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets].
-      archive: the original .tar.gz; without it, that in data_dir/downloads, and if there is none it is downloaded.
-      original: what the archive must be [default: the one that the authors publish].
+      archive: the original .tar.gz [default: the one in data_dir/downloads, which is downloaded if it is missing].
+      original: description of the archive to expect [default: the one that the authors publish].
 
     Returns:
       The folder of the prepared data.
 
     Raises:
-      FileNotFoundError: if `archive` is not there.
-      InputError: if it is not the original one, is damaged, or holds anything but arrays.
+      FileNotFoundError: if `archive` does not exist.
+      InputError: if it is not the original archive, is damaged, or holds anything but arrays.
     """
-    data_dir, original = prepared.root(data_dir), original or ARCHIVES[name]
-    local = data_dir / "downloads" / original.url.rsplit("/", 1)[1]
-    archive = Path(archive) if archive else local if local.is_file() else None
-    if archive and not archive.is_file():
-        raise FileNotFoundError(f"there is no archive {archive.absolute()}; it is published at {original.url}")
-    builder = _builder(name, data_dir, archive, original)
+    root, original = prepared.root(data_dir), original or ARCHIVES[name]
+    local = root / "downloads" / original.url.rsplit("/", 1)[1]
+    file = Path(archive) if archive else local if local.is_file() else None
+    if file and not file.is_file():
+        raise FileNotFoundError(f"there is no archive {file.absolute()}; it is published at {original.url}")
+    builder = _builder(name, root, file, original)
     if builder.is_prepared():
         print(f"{name} is already in {builder.data_path}")
     else:
@@ -151,55 +159,56 @@ def prepare(name: str, data_dir=None, archive=None, original: Archive | None = N
     return Path(builder.data_path)
 
 
-def _builder(name: str, data_dir: Path, archive: Path | None, original: Archive):
-    """TFDS's builder of the same name, but for images encoded by Pillow."""
+def _builder(name: str, data_dir: Path, archive: Path | None, original: Archive) -> Any:
+    """TFDS's builder of the same name, except that Pillow encodes the images."""
     tfds = _tfds()
 
-    class Cifar(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    class Cifar(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # pyright: ignore - lazily imported
         """CIFAR (Krizhevsky, 2009)."""
 
-        def _info(self):
+        def _info(self) -> Any:
             features = _features(name, *CLASSES[name], id=tfds.features.Text())
             return tfds.core.DatasetInfo(builder=self, features=features, supervised_keys=("image", FINE))
 
-        def _split_generators(self, dl_manager):
+        def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
             contents = _unpack(archive or _downloaded(dl_manager, original.url), original, CLASSES[name])
             return {split: _examples(contents, split, original) for split in original.files}
 
-        def _generate_examples(self):
+        def _generate_examples(self) -> None:
             raise AssertionError("the examples come from _split_generators")
 
     Cifar.name, Cifar.VERSION = name, tfds.core.Version(VERSION)
     return Cifar(data_dir=data_dir, file_format="array_record")
 
 
-def _features(name: str, *labels: str, **more):
+def _features(name: str, *labels: str, **more: Any) -> Any:
     """TFDS's description of an example with these kinds of labels."""
     features = _tfds().features
-    of_labels = {kind: features.ClassLabel(names=CLASSES[name][kind]) for kind in labels}
-    return features.FeaturesDict({"image": features.Image(shape=SHAPE), **of_labels, **more})
+    label_features = {kind: features.ClassLabel(names=CLASSES[name][kind]) for kind in labels}
+    return features.FeaturesDict({"image": features.Image(shape=SHAPE), **label_features, **more})
 
 
-def _downloaded(dl_manager, url: str) -> Path:
+def _downloaded(dl_manager: Any, url: str) -> Path:
     try:
         return Path(dl_manager.download(url))
-    except Exception as e:  # TFDS's and those of requests
+    except Exception as e:  # of TFDS and of requests
         raise InputError(f"{url} can't be downloaded ({brief(e)}): get it another way, and give it as --archive") from e
 
 
-def _unpack(archive: Path, original: Archive, classes: dict[str, list[str]]) -> dict[str, dict]:
-    """`{file: what is pickled in it}` of the archive, checked against what it should be."""
+def _unpack(archive: Path, original: Archive, classes: Mapping[str, Sequence[str]]) -> dict[str, dict]:
+    """`{file: its unpickled content}` of the archive, after it is checked against the description."""
     with archive.open("rb") as f:
         md5 = hashlib.file_digest(f, "md5").hexdigest()
     if md5 != original.md5:
-        raise InputError(f"{archive} is not the original archive: its md5 is {md5}, not {original.md5}; get it anew")
+        raise InputError(f"{archive} is not the original archive: its md5 is {md5}, not {original.md5}; get it again")
     meta, keys = original.meta
-    wanted = {meta, *(file for files in original.files.values() for file in files)}
+    names = {meta, *(file for files in original.files.values() for file in files)}
     with tarfile.open(archive) as tar:
         members = {Path(m.name).name: m for m in tar.getmembers() if m.isfile()}
-        if missing := wanted - members.keys():
+        if missing := names - members.keys():
             raise InputError(f"{archive} lacks {', '.join(sorted(missing))}")
-        contents = {file: _Plain(tar.extractfile(members[file]), encoding="bytes").load() for file in wanted}
+        opened: dict[str, Any] = {name: tar.extractfile(members[name]) for name in names}
+        contents = {name: _Plain(file, encoding="bytes").load() for name, file in opened.items()}
     for kind, key in keys.items():
         if [n.decode() for n in contents[meta][key]] != classes[kind]:
             raise InputError(f"{archive} has other class names than TFDS for {kind}")
@@ -209,7 +218,7 @@ def _unpack(archive: Path, original: Archive, classes: dict[str, list[str]]) -> 
     return contents
 
 
-def _examples(contents: dict[str, dict], split: str, original: Archive):
+def _examples(contents: dict[str, dict], split: str, original: Archive) -> Iterator[tuple[str, dict[str, Any]]]:
     """TFDS's examples, images as PNG bytes; in the archive they are rows of 3 x 32 x 32."""
     from PIL import Image
 
@@ -224,25 +233,28 @@ def _examples(contents: dict[str, dict], split: str, original: Archive):
             number += 1
 
 
+RECONSTRUCT = np.zeros(0).__reduce__()[0]  # NumPy's private function that unpickles an array
+
+
 class _Plain(pickle.Unpickler):
     """Unpickles arrays, bytes and containers; refuses everything else, since a pickle can run code."""
 
     ADMITTED: ClassVar = {
-        "numpy.core.multiarray._reconstruct": np._core.multiarray._reconstruct,
-        "numpy._core.multiarray._reconstruct": np._core.multiarray._reconstruct,
+        "numpy.core.multiarray._reconstruct": RECONSTRUCT,
+        "numpy._core.multiarray._reconstruct": RECONSTRUCT,
         "numpy.ndarray": np.ndarray,
         "numpy.dtype": np.dtype,
         "_codecs.encode": codecs.encode,
     }
 
-    def find_class(self, module, name):
-        """What the pickle may name."""
+    def find_class(self, module: str, name: str) -> Any:
+        """The object of this name, if a pickle may use it."""
         if f"{module}.{name}" not in self.ADMITTED:
             raise InputError(f"the archive asks for {module}.{name}, which is neither data nor an array: refused")
         return self.ADMITTED[f"{module}.{name}"]
 
 
-def _tfds():
+def _tfds() -> Any:
     with extra("data"):
         import tensorflow_datasets as tfds
 
@@ -260,7 +272,7 @@ class Prepare:
     """Folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]."""
 
     archive: Path | None = None
-    """The original .tar.gz [default: the one in DATA_DIR/downloads; if there is none it is downloaded]."""
+    """The original .tar.gz [default: the one in DATA_DIR/downloads, which is downloaded if it is missing]."""
 
 
 if __name__ == "__main__":

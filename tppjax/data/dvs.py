@@ -6,9 +6,12 @@ An event says that a pixel became brighter (on) or darker (off). Events are coun
 import math
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from tppjax.data import LONGEST, Images, Preprocessing, check_memory, prepared, recordings
@@ -24,16 +27,21 @@ PUBLISHED = (
 
 
 def info(
-    name="cifar10_dvs", data_dir=None, *, frames: int = 10, size: int = 128, constant: bool = False
+    name: str = "cifar10_dvs",
+    data_dir: str | os.PathLike | None = None,
+    *,
+    frames: int = 10,
+    size: int = 128,
+    constant: bool = False,
 ) -> Preprocessing:
-    """What a network that sees CIFAR10-DVS is given: counts of events, neither shifted nor scaled.
+    """The form of the input of a network for CIFAR10-DVS: counts of events, neither shifted nor scaled.
 
     Args:
-      name: of the data set.
-      data_dir: not looked at.
-      frames: of equal duration that a recording is divided into.
-      size: pixels a side, a divisor of the camera's 128.
-      constant: all frames at once as channels, the same at every step, instead of one after the other.
+      name: name of the data set.
+      data_dir: not used.
+      frames: number of frames, of equal duration, into which a recording is divided.
+      size: height and width in pixels, a divisor of the camera's 128.
+      constant: whether all frames are channels of one image, the same at every step, instead of a sequence.
 
     Returns:
       `Preprocessing` with input shape (size, size, 2) and `frames`, or, if constant, (size, size, 2 frames) and no
@@ -45,7 +53,7 @@ def info(
     if not 1 <= frames <= LONGEST // 2:
         raise InputError(f"recordings have 1 frame or more, at most {LONGEST // 2}; got {frames}")
     channels = 2 * frames if constant else 2
-    # Pixels are divided by 255 on their way into the network: this standard deviation takes that back.
+    # Pixels are divided by 255 on their way into the network: this standard deviation undoes that.
     statistics = (0.0,) * channels, (1 / 255,) * channels
     preprocessing = Preprocessing(name, (size, size, channels), *statistics, CLASSES, None if constant else frames)
     _frames_and_size(preprocessing)
@@ -56,47 +64,48 @@ def load(
     name: str = "cifar10_dvs",
     split: str = "train",
     data_dir: str | os.PathLike | None = None,
-    select=np.arange,
+    select: Callable[[int], Any] = np.arange,
     *,
     preprocessing: Preprocessing,
     skip_damaged: bool = False,
 ) -> Images:
-    """Counts of events in frames: of each class, the first 90 % of the recordings to train, the rest to test.
+    """Counts of events in frames: the first 90 % of the recordings of each class to train, the rest to test.
 
     Recordings are ordered by class, then by the number in the file's name, damaged or not. A count above 255 is 255.
     Channel 0 counts off events, channel 1 on events; in constant form frame f has the channels 2 f and 2 f + 1.
 
     Args:
-      name: of the data set, and of its folder.
+      name: name of the data set, and of its folder.
       split: "train" or "test".
-      data_dir: where that folder lies [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets].
-      select: from the number of recordings there are to the places of those to read, in this order; all by default.
-      preprocessing: what `info` gave; says how many frames, how large, and in which form.
-      skip_damaged: leaves out recordings that can't be read whole, with a line that counts them.
+      data_dir: parent of that folder [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets].
+      select: function from the number of recordings to the indices of those to read, in this order; all by default.
+      preprocessing: what `info` returned, with the number, size and form of the frames.
+      skip_damaged: whether to leave out recordings that can't be read completely, with a line that counts them.
 
     Returns:
       Images uint8 `[N, F, H, W, 2]`, in constant form `[N, H, W, 2 F]`, and labels int32 `[N]`.
 
     Raises:
-      FileNotFoundError: if there are no recordings of some class; says where they were looked for.
-      InputError: if some are damaged, cut short, empty or of another camera, and names them; or if
+      FileNotFoundError: if a class has no recordings; says where they were looked for.
+      InputError: if recordings, which it names, are damaged, cut short, empty or of another camera; or if
         `preprocessing` does not fit.
     """
-    frames, size = _frames_and_size(preprocessing)
+    _frames_and_size(preprocessing)
     files = _files(prepared.root(data_dir) / name, split)
-    chosen = [files[int(place)] for place in select(len(files))]
-    if any(file.suffix == ".aedat4" for file, _ in chosen):
-        recordings.decoder()  # if it is missing, that is said once, not of every file
+    return _read([files[int(index)] for index in select(len(files))], preprocessing, f"{name} {split}", skip_damaged)
+
+
+def _read(files: list[tuple[Path, int]], preprocessing: Preprocessing, name: str, skip_damaged: bool) -> Images:
+    frames, size = _frames_and_size(preprocessing)
+    if any(file.suffix == ".aedat4" for file, _ in files):
+        recordings.decoder()  # if it is missing, one error says so, not one per file
     check_memory(
-        f"the frames of {len(chosen)} recordings", len(chosen) * math.prod(preprocessing.shape), "ask for fewer frames"
+        f"the frames of {len(files)} recordings", len(files) * math.prod(preprocessing.shape), "ask for fewer frames"
     )
-    images, labels, damaged = (
-        np.empty((len(chosen), *preprocessing.shape), np.uint8),
-        np.empty(len(chosen), np.int32),
-        {},
-    )
+    images, labels = np.empty((len(files), *preprocessing.shape), np.uint8), np.empty(len(files), np.int32)
+    damaged: dict[int, str] = {}
     # One after the other: threads were measured to be slower.
-    for i, (file, label) in enumerate(tqdm(chosen, desc=f"reading {name} {split}", disable=None, leave=False)):
+    for i, (file, label) in enumerate(tqdm(files, desc=f"reading {name}", disable=None, leave=False)):
         try:
             counts = count(recordings.read(file), frames, size)
         except (InputError, OSError) as e:
@@ -108,20 +117,20 @@ def load(
         labels[i] = label
     if not damaged:
         return Images(images, labels)
-    _report(list(damaged.values()), len(chosen), skip_damaged)
+    _report(list(damaged.values()), len(files), skip_damaged)
     return Images(np.delete(images, list(damaged), 0), np.delete(labels, list(damaged)))
 
 
-def count(events: np.ndarray, frames: int, size: int) -> np.ndarray:
+def count(events: np.ndarray, frames: int, size: int) -> UInt8[np.ndarray, "{frames} {size} {size} 2"]:
     """Events in each frame, pixel and polarity, uint8 `[frames, size, size, 2]`; 255 where there are more.
 
-    Frames share the time from the first to the last event, both included, equally: event t, n microseconds after the
-    first, belongs to frame `floor(n frames / duration)`. A pixel of a smaller size counts the events of its block.
+    Frames divide the time from the first to the last event, both included, equally: an event n microseconds after the
+    first belongs to frame `floor(n frames / duration)`. A pixel of a smaller size counts the events of its block.
 
     Args:
-      events: what `recordings.read` gives, at least one.
-      frames: how many.
-      size: pixels a side, a divisor of 128.
+      events: the events, at least one, as `recordings.read` returns them.
+      frames: number of frames.
+      size: height and width in pixels, a divisor of 128.
 
     Raises:
       InputError: if the times are impossible.
@@ -148,24 +157,24 @@ def _frames_and_size(preprocessing: Preprocessing) -> tuple[int, int]:
 
 def _files(folder: Path, split: str) -> list[tuple[Path, int]]:
     """Recordings of one split, with their labels."""
-    of_class = {name: [f for s in recordings.SUFFIXES for f in (folder / name).glob(f"*{s}")] for name in CLASSES}
-    if missing := [name for name, files in of_class.items() if not files]:
+    by_class = {name: [f for s in recordings.SUFFIXES for f in (folder / name).glob(f"*{s}")] for name in CLASSES}
+    if missing := [name for name, files in by_class.items() if not files]:
         raise FileNotFoundError(
             f"no recordings of {', '.join(missing)} in {folder} (looked for {folder}/CLASS/*.aedat4); {PUBLISHED}"
         )
-    # The two forms need not be the same way up.
-    if len({file.suffix for files in of_class.values() for file in files}) > 1:
+    # Images of the two formats need not have the same orientation.
+    if len({file.suffix for files in by_class.values() for file in files}) > 1:
         raise InputError(f"{folder} holds both .aedat4 and .aedat files; keep one kind")
-    chosen = []
-    for label, files in enumerate(of_class.values()):
+    labelled = []
+    for label, files in enumerate(by_class.values()):
         numbered = _by_number(files)
         cut = len(numbered) * 9 // 10
-        chosen += [(file, label) for file in (numbered[:cut] if split == "train" else numbered[cut:])]
-    return chosen
+        labelled += [(file, label) for file in (numbered[:cut] if split == "train" else numbered[cut:])]
+    return labelled
 
 
 def _by_number(files: list[Path]) -> list[Path]:
-    numbered = {}
+    numbered: dict[int, Path] = {}
     for file in sorted(files):
         number = re.search(r"\d+$", file.stem)
         if number is None:
@@ -176,10 +185,11 @@ def _by_number(files: list[Path]) -> list[Path]:
     return [numbered[number] for number in sorted(numbered)]
 
 
-def _report(damaged: list[str], of: int, skip: bool) -> None:
-    if skip and len(damaged) < of:
-        print(f"left out {len(damaged)} of {of} recordings, which can't be read whole; the first: {damaged[0]}")
+def _report(damaged: list[str], total: int, skip: bool) -> None:
+    numbers = f"{len(damaged)} of {total} recordings"
+    if skip and len(damaged) < total:
+        print(f"left out {numbers}, which can't be read completely; the first: {damaged[0]}")
         return
-    remedy = "none is left" if skip else "get them anew, or go on without them with --skip_damaged"
+    remedy = "none is left" if skip else "get them again, or leave them out with --skip_damaged"
     more = f"; and {len(damaged) - 5} more" if len(damaged) > 5 else ""
-    raise InputError(f"{len(damaged)} of {of} recordings can't be read whole; {remedy}: {'; '.join(damaged[:5])}{more}")
+    raise InputError(f"{numbers} can't be read completely; {remedy}: {'; '.join(damaged[:5])}{more}")

@@ -1,14 +1,16 @@
 """Your own pictures in class folders: `train/CLASS/*`, and `test/CLASS/*` (or val, or validation).
 
-They are of any format that Pillow reads, grey or in colour, and are brought to one size as they are read into memory.
+They can have any format that Pillow reads, in grey or in colour, and are resized to one size when they are read.
 """
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from tppjax import files
@@ -20,97 +22,96 @@ with extra("data"):
 
 SPLITS = {"train": ("train",), "test": ("test", "val", "validation")}
 GREY, COLOUR = ("1", "L", "LA"), ("P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "HSV", "LAB")  # Pillow's modes
-MEASURED = 1000  # training pictures, for mean and standard deviation
-NAMED = 5  # damaged files, or others, that an error names
+MEASURED = 1000  # number of training pictures for mean and standard deviation
+NAMED = 5  # number of files that an error names
 
 
 def info(
-    name="folder",
+    name: str = "folder",
     data_dir: str | os.PathLike | None = None,
     *,
     size: int | tuple[int, int] | None = None,
     channels: int | None = None,
 ) -> Preprocessing:
-    """Classes are the folders in `train`, sorted by name; mean and standard deviation are of 1,000 pictures there.
+    """The form of a network's input: classes are the folders in `train`; statistics are those of 1,000 pictures there.
 
     Args:
-      name: of the data set.
+      name: name of the data set.
       data_dir: folder of the two splits.
-      size: height and width that pictures are brought to; by default that of all training pictures, if it is one.
+      size: height and width to which pictures are resized; by default that of all training pictures, if it is one.
       channels: 1 or 3; by default 1, if all training pictures are grey, else 3.
 
     Raises:
       FileNotFoundError: if there are no training pictures.
-      InputError: if they are of several sizes, damaged, or no pictures.
+      InputError: if pictures have several sizes, are damaged, or files are not pictures.
     """
     root = _root(data_dir)
     folder = split_folder(root, SPLITS["train"])
     classes = class_names(folder)
-    found = _listed(folder, classes)
-    height, width = (size, size) if isinstance(size, int) else size or _common_size(found)
+    labelled = _listed(folder, classes)
+    height, width = (size, size) if isinstance(size, int) else size or _common_size([file for file, _ in labelled])
     if channels is None:
-        channels = 3 if any(_header(file)[1] in COLOUR for file, _ in found) else 1
+        channels = 3 if any(_header(file)[1] in COLOUR for file, _ in labelled) else 1
     preprocessing = Preprocessing(name, (height, width, channels), (0.0,) * channels, (1.0,) * channels, tuple(classes))
-    some = [found[i] for i in np.random.default_rng(0).permutation(len(found))[:MEASURED]]
-    return preprocessing.measured(read([file for file, _ in some], preprocessing, f"measuring {name}"))
+    sample = [labelled[i][0] for i in np.random.default_rng(0).permutation(len(labelled))[:MEASURED]]
+    return preprocessing.measured(read(sample, preprocessing, f"measuring {name}"))
 
 
 def load(
-    name="folder",
-    split="train",
+    name: str = "folder",
+    split: str = "train",
     data_dir: str | os.PathLike | None = None,
-    select=np.arange,
+    select: Callable[[int], Any] = np.arange,
     *,
     preprocessing: Preprocessing,
 ) -> Images:
-    """Images uint8 `[N, *preprocessing.input_shape]`, in a fixed random order, so that the first few are of any class.
+    """Images uint8 `[N, *preprocessing.input_shape]`, in a fixed random order, so that any part has all classes.
 
-    A picture of another size is brought to the network's: by `preprocessing.resize`, if that is given, as for
-    ImageNet; else the largest central part with the right proportions is taken. EXIF orientation is ignored.
+    A picture of another size is resized to the network's: by `preprocessing.resize`, if that is given, as for ImageNet;
+    otherwise the largest central part with the right proportions is taken. EXIF orientation is ignored.
 
     Raises:
       FileNotFoundError: if there are no pictures of this split.
-      InputError: if some are damaged, or do not fit `preprocessing` or the memory; names them.
+      InputError: if pictures are damaged, or do not fit `preprocessing` or the memory; names them.
     """
     if preprocessing.frames is not None or preprocessing.input_shape[2] not in (1, 3):
         raise InputError(
             f"pictures have 1 or 3 channels and no frames; the network takes inputs of shape {preprocessing.shape}"
         )
     folder = split_folder(_root(data_dir), SPLITS[split])
-    found = _listed(folder, _known(folder, preprocessing))
-    indices = np.random.default_rng(0).permutation(len(found))[select(len(found))]
-    chosen = [found[place] for place in indices]
-    images = read([file for file, _ in chosen], preprocessing, f"reading {name} {split}")
-    return Images(images, np.array([label for _, label in chosen], np.int32))
+    labelled = _listed(folder, _known(folder, preprocessing))
+    indices = np.random.default_rng(0).permutation(len(labelled))[select(len(labelled))]
+    images = read([labelled[i][0] for i in indices], preprocessing, f"reading {name} {split}")
+    return Images(images, np.array([labelled[i][1] for i in indices], np.int32))
 
 
 def split_folder(root: Path, names: Iterable[str], pattern: str = "*", otherwise: str = "") -> Path:
-    """The first of these folders in `root` that is there, with nothing but folders in it.
+    """The first of these folders in `root` that exists, with nothing but folders in it.
 
     Args:
-      root: of all splits.
-      names: of the folder, one of which is enough.
-      pattern: of the files wanted in the class folders, for the message.
-      otherwise: what else would do, for the message.
+      root: folder of all splits.
+      names: alternative names of the folder.
+      pattern: pattern of the files in the class folders, for the message.
+      otherwise: what else would be accepted, for the message.
 
     Raises:
-      FileNotFoundError: if none is there.
-      InputError: if something else lies beside the class folders.
+      FileNotFoundError: if none exists.
+      InputError: if there is something other than class folders in it.
     """
     folder = next((root / name for name in names if (root / name).is_dir()), None)
     if folder is None:
-        wanted = " or ".join(f"{name}/CLASS/{pattern}" for name in names)
-        raise FileNotFoundError(f"{root} has no {next(iter(names))} pictures; looked for {wanted}{otherwise}")
-    if astray := [name for name in _visible(folder) if not (folder / name).is_dir()]:
-        raise InputError(f"{folder} must hold a folder for each class, and nothing else; it holds {astray[0]}")
+        patterns = " or ".join(f"{name}/CLASS/{pattern}" for name in names)
+        raise FileNotFoundError(f"{root} has no {next(iter(names))} pictures; looked for {patterns}{otherwise}")
+    if others := [name for name in _visible(folder) if not (folder / name).is_dir()]:
+        raise InputError(f"{folder} must hold a folder for each class, and nothing else; it holds {others[0]}")
     return folder
 
 
 def class_names(folder: Path) -> list[str]:
-    """Names of the folders in a split's folder, sorted.
+    """Names of the folders in the folder of a split, sorted.
 
     Raises:
-      InputError: if there is none, or one can't be written as a line of text.
+      InputError: if there is none, or a name is not one line of text.
     """
     classes = _visible(folder)
     if wrong := [name for name in classes if not _is_text(name) or name.splitlines() != [name.strip()]]:
@@ -121,7 +122,7 @@ def class_names(folder: Path) -> list[str]:
 
 
 def pictures(folder: Path, kind: str, suffixes: Iterable[str]) -> list[Path]:
-    """The files of one class, sorted by name; InputError if there is none, or as `refuse_others`."""
+    """The files of one class, sorted by name; InputError if there is none, and as `refuse_others`."""
     names = _visible(folder)
     if not names:
         raise InputError(f"{folder} is empty; every class needs pictures")
@@ -129,26 +130,26 @@ def pictures(folder: Path, kind: str, suffixes: Iterable[str]) -> list[Path]:
     return [folder / name for name in names]
 
 
-def refuse_others(names: list[str], where: Path, kind: str, suffixes: Iterable[str]) -> None:
-    """Raises InputError, naming some, if there are files whose names do not end with one of the suffixes."""
+def refuse_others(names: list[str], place: Path, kind: str, suffixes: Iterable[str]) -> None:
+    """Raises InputError, naming some, if there are files in `place` whose names end with none of the suffixes."""
     if unnamed := [name for name in names if not _is_text(name)]:
-        raise InputError(f"{where} has files whose names are not UTF-8, such as {unnamed[0]!r}: rename them")
+        raise InputError(f"{place} has files whose names are not UTF-8, such as {unnamed[0]!r}: rename them")
     if others := [name for name in names if Path(name).suffix.lower() not in suffixes]:
-        named = f"{', '.join(others[:NAMED])} ({len(others)} in all)"
-        raise InputError(f"{where} must hold {kind} and nothing else; others: {named}")
+        examples = f"{', '.join(others[:NAMED])} ({len(others)} in all)"
+        raise InputError(f"{place} must hold {kind} and nothing else; others: {examples}")
 
 
 def _visible(folder: Path) -> list[str]:
-    """Names in a folder, sorted, without hidden ones, which file managers leave behind."""
+    """Names in a folder, sorted, without hidden files, which file managers leave behind."""
     return sorted(f.name for f in folder.iterdir() if not f.name.startswith("."))
 
 
 def _is_text(name: str) -> bool:
-    """Whether the name is UTF-8; Python reads names that are not as halves of surrogate pairs."""
+    """Whether the name is UTF-8; Python represents other bytes as halves of surrogate pairs."""
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _root(data_dir) -> Path:
+def _root(data_dir: str | os.PathLike | None) -> Path:
     if data_dir is None:
         raise InputError(
             "data set folder needs data_dir, the folder with train/CLASS/* and test/CLASS/*: give --data_dir"
@@ -159,12 +160,12 @@ def _root(data_dir) -> Path:
     return root
 
 
-def _listed(folder: Path, known: list[str]) -> list[tuple[Path, int]]:
-    """Each picture with its label, the place of its class among those that are `known`."""
+def _listed(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
+    """Each picture with its label, the index of its class in `classes`."""
     Image.init()
     kind, suffixes = "pictures that Pillow reads", Image.registered_extensions()
     return [
-        (file, known.index(name)) for name in class_names(folder) for file in pictures(folder / name, kind, suffixes)
+        (file, classes.index(name)) for name in class_names(folder) for file in pictures(folder / name, kind, suffixes)
     ]
 
 
@@ -173,12 +174,12 @@ def _known(folder: Path, preprocessing: Preprocessing) -> list[str]:
     classes = class_names(folder)
     unknown = [name for name in classes if name not in preprocessing.class_names]
     if unknown and preprocessing.class_names == tuple(map(str, range(len(classes)))):
-        return classes  # of a network whose classes have no names
+        return classes  # for a network whose classes have no names
     if unknown:
-        named = ", ".join(preprocessing.class_names[:NAMED]) + ", ..." * (len(preprocessing.class_names) > NAMED)
+        names = ", ".join(preprocessing.class_names[:NAMED]) + ", ..." * (len(preprocessing.class_names) > NAMED)
         raise InputError(
             f"{folder} has the class {unknown[0]}, which the network does not know; its "
-            f"{len(preprocessing.class_names)} classes are {named}"
+            f"{len(preprocessing.class_names)} classes are {names}"
         )
     return list(preprocessing.class_names)
 
@@ -188,50 +189,51 @@ def _header(file: Path) -> tuple[tuple[int, int], str]:
     with crops.decoding(f"{file} can't be read: "), Image.open(files.regular(file)) as picture:
         (width, height), mode = picture.size, picture.mode
     if mode not in GREY + COLOUR:
-        raise InputError(f"{file} has pixels of Pillow's mode {mode}, not of 8 bits a channel: save it so")
+        raise InputError(f"{file} has Pillow's mode {mode}, not 8 bits per channel: convert it to 8 bits per channel")
     return (height, width), mode
 
 
-def _common_size(found: list[tuple[Path, int]]) -> tuple[int, int]:
-    first, size = found[0][0], None
-    for file, _ in tqdm(found, desc="looking at pictures", disable=None, leave=False):
-        now = _header(file)[0]
-        size = size or now
-        if now != size:
+def _common_size(files: list[Path]) -> tuple[int, int]:
+    first, *others = files
+    size = _header(first)[0]
+    for file in tqdm(others, desc="looking at pictures", disable=None, leave=False):
+        other = _header(file)[0]
+        if other != size:
             raise InputError(
-                f"{first} is {size[1]} x {size[0]} pixels, and {file} {now[1]} x {now[0]}: give --size, the pixels a "
-                "side that all are brought to"
+                f"{first} has {size[1]} x {size[0]} pixels, and {file} has {other[1]} x {other[0]}: give --size, the "
+                "height and width to which all are resized"
             )
     return size
 
 
-def read(chosen: list[Path], preprocessing: Preprocessing, progress: str | None = None) -> np.ndarray:
+def read(
+    files: list[Path], preprocessing: Preprocessing, progress: str | None = None
+) -> UInt8[np.ndarray, "n height width channels"]:
     """Pictures as a network takes them, one array `[N, H, W, C]` of uint8.
 
     Raises:
-      InputError: if some can't be read, or have other than 8 bits a channel; names all of them, or the first few.
+      InputError: if pictures can't be read, or do not have 8 bits per channel; names all of them, or the first few.
     """
-    shape = (len(chosen), *preprocessing.input_shape)
+    shape = (len(files), *preprocessing.input_shape)
     remedy = "give a smaller --size, or prepare them for train.imagenet by python -m tppjax.data.jpegs"
-    check_memory(f"{len(chosen)} pictures of {preprocessing.input_shape}", int(np.prod(shape, dtype=float)), remedy)
+    check_memory(f"{len(files)} pictures of {preprocessing.input_shape}", int(np.prod(shape, dtype=float)), remedy)
     images, damaged = np.empty(shape, np.uint8), []
 
     def read(i: int) -> str:
         try:
-            images[i] = _pixels(chosen[i], preprocessing)
+            images[i] = _pixels(files[i], preprocessing)
         except InputError as e:
             return str(e)
         return ""
 
+    bar = {"total": len(files), "desc": progress, "disable": None if progress else True, "leave": False}
     with ThreadPoolExecutor() as pool:
-        read_all = pool.map(read, range(len(chosen)))
-        for problem in tqdm(
-            read_all, total=len(chosen), desc=progress, disable=None if progress else True, leave=False
-        ):
+        problems: Any = pool.map(read, range(len(files)))  # a generator
+        for problem in tqdm(problems, **bar):
             damaged += [problem] if problem else []
             if len(damaged) == NAMED:
                 break
-        read_all.close()
+        problems.close()
     if damaged:
         raise InputError("; ".join(damaged) + "; ..." * (len(damaged) == NAMED))
     return images

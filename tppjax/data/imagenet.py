@@ -1,4 +1,4 @@
-"""ImageNet (Russakovsky et al., 2015) in TFDS's layout, read from disk by grain while a network runs.
+"""ImageNet (Russakovsky et al., 2015) in TFDS's layout, which grain reads from disk while a network runs.
 
 `python -m tppjax.data.jpegs` prepares it, from the official archives or from folders of your own pictures.
 """
@@ -10,12 +10,14 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from jaxtyping import Int32, Integer, UInt8
 
-from tppjax.data import Preprocessing, crops, digest, prepared
+from tppjax.data import Examples, Preprocessing, crops, digest, prepared
 from tppjax.errors import InputError, extra
 
 with extra("data"):
@@ -23,63 +25,63 @@ with extra("data"):
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SPLITS = {"train": "train", "test": "validation"}  # TFDS's own "test" has no labels
-# Threads of one process decode some 5 pictures at a time, for a fifth of the work holds Python's lock; processes more,
-# but they take seconds to start.
+# Threads of one process decode about 5 pictures at a time, since a fifth of the work holds Python's lock. Processes
+# decode more, but take seconds to start.
 LONG, FEW_CORES, MOST = 10_000, 4, 32
-FEW_FILES = 64  # open besides the data
+FEW_FILES = 64  # number of other files that may be open
 
 
 def info(
-    name="imagenet2012",
+    name: str = "imagenet2012",
     data_dir: str | os.PathLike | None = None,
     *,
     size: int = 224,
     resize: int = 256,
     interpolation: str = "bilinear",
 ) -> Preprocessing:
-    """Input `[size, size, 3]`, mean and standard deviation as torchvision has them, class names of the prepared data.
+    """The form of a network's input: `[size, size, 3]`, torchvision's statistics, class names of the prepared data.
 
     Args:
-      name: of the data set.
+      name: name of the data set.
       data_dir: folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets].
       size: height and width of the network's input, in pixels.
-      resize: the shorter side that pictures are brought to before the centre is cut out.
+      resize: length in pixels to which the shorter side of pictures is resized before the centre is cut out.
       interpolation: "bilinear" or "bicubic".
 
     Raises:
       FileNotFoundError: if there is no prepared data.
-      InputError: if it is incomplete or damaged, or `size`, `resize` or `interpolation` can't be.
+      InputError: if it is incomplete or damaged, or `size`, `resize` or `interpolation` is impossible.
     """
-    resizing = {"resize": resize, "interpolation": interpolation}
-    preprocessing = Preprocessing(name, (size, size, 3), MEAN, STD, _folder(name, data_dir).classes(), **resizing)
+    classes = _folder(name, data_dir).classes()
+    preprocessing = Preprocessing(name, (size, size, 3), MEAN, STD, classes, resize=resize, interpolation=interpolation)
     crops.check(preprocessing)
     return preprocessing
 
 
 def load(
-    name="imagenet2012",
-    split="train",
+    name: str = "imagenet2012",
+    split: str = "train",
     data_dir: str | os.PathLike | None = None,
-    select=np.arange,
+    select: Callable[[int], Any] = np.arange,
     *,
     preprocessing: Preprocessing,
     workers: int | None = None,
 ) -> "Stored":
-    """Pictures on disk; only those chosen, and read only when they are asked for.
+    """The selected pictures, which stay on disk until they are used.
 
     Args:
-      name: of the data set.
+      name: name of the data set.
       split: "train", or "test", which is TFDS's `validation`.
       data_dir: folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets].
-      select: from the number of pictures there are to the places of those wanted, in this order.
-      preprocessing: what to make of the pictures: input_shape, resize and interpolation.
-      workers: processes that decode, handing over in shared memory (/dev/shm); 0 for threads of this one. Unless
-        given, one for each CPU core if those are many and much is read, else 0. Changes no pixel.
+      select: function from the number of pictures to the indices of those to use, in this order.
+      preprocessing: the form of the network's input: input_shape, resize and interpolation.
+      workers: number of processes that decode and pass pictures in shared memory (/dev/shm); 0 for threads of this
+        process. By default one per CPU core if there are many cores and many pictures, else 0. Changes no pixel.
 
     Raises:
       FileNotFoundError: if there is no prepared data; names the folder and the command.
-      InputError: if it is incomplete or damaged, `preprocessing` does not fit pictures, grain is not installed,
-        or too few files may be open.
+      InputError: if it is incomplete or damaged, `preprocessing` does not fit pictures, grain is not installed, or the
+        system allows too few open files.
     """
     folder = _folder(name, data_dir)
     crops.check(preprocessing)
@@ -91,65 +93,68 @@ def load(
 
 
 @dataclass(frozen=True, eq=False)
-class Stored:
-    """Pictures of one split that stay on disk; offers what `Images` offers.
+class Stored(Examples):
+    """Pictures of one split that stay on disk, with the methods of `Images`.
 
     Attributes:
-      source: place to `{"image": JPEG bytes, "label", "file_name"}`, as TFDS reads them.
-      indices: whole numbers `[N]`, in `source`, of the pictures that this is.
-      preprocessing: what to make of them.
-      workers: processes that decode; None chooses.
+      source: the records `{"image": JPEG bytes, "label", "file_name"}`, as TFDS reads them.
+      indices: indices in `source` of these pictures, whole numbers `[N]`.
+      preprocessing: the form of the network's input.
+      workers: number of processes that decode; None for the default of `load`.
     """
 
     source: Sequence
-    indices: np.ndarray
+    indices: Integer[np.ndarray, "n"]
     preprocessing: Preprocessing
     workers: int | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index) -> "Stored":
+    def __getitem__(self, index: Any) -> "Stored":
         return Stored(self.source, self.indices[index], self.preprocessing, self.workers)
 
     @property
-    def images(self) -> np.ndarray:
-        """All of them, read into memory anew each time, uint8 `[N, H, W, C]`: for small parts."""
+    def images(self) -> UInt8[np.ndarray, "n height width channels"]:
+        """All pictures, uint8 `[N, H, W, C]`; they are read into memory each time, so this is for small parts."""
         images = np.empty((len(self), *self.preprocessing.input_shape), np.uint8)
         for i, (pixels, _) in enumerate(self.stream(np.arange(len(self))[:, None])):
             images[i] = pixels[0]
         return images
 
     @property
-    def labels(self) -> np.ndarray:
-        """All of them, int32 `[N]`: reads every record, and decodes no picture."""
-        return np.array([self.source[place]["label"] for place in self.indices], np.int32)
+    def labels(self) -> Int32[np.ndarray, "n"]:
+        """All labels, int32 `[N]`: this reads every record, but decodes no picture."""
+        return np.array([self.source[index]["label"] for index in self.indices], np.int32)
 
     def digest(self) -> str:
-        """Twelve hexadecimal digits that tell these pictures from others: by their places and form, and two of them."""
-        ends = [self.source[place]["image"] for place in self.indices[[0, -1]]]
+        """Twelve hexadecimal digits that identify these pictures: from indices, form, and first and last picture."""
+        ends = [self.source[index]["image"] for index in self.indices[[0, -1]]]
         options = repr((len(self.source), self.preprocessing)).encode()
-        return digest(np.int64(self.indices), *(np.frombuffer(text, np.uint8) for text in (options, *ends)))
+        bytes_ = (np.frombuffer(text, np.uint8) for text in (options, *ends))
+        return digest(np.asarray(self.indices, np.int64), *bytes_)
 
-    def stream(self, indices, seed=None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """`(pixels uint8 [B, H, W, C], labels int32 [B])` of each row of `indices` `[steps, B]`, one after another.
+    def stream(
+        self, indices: Any, seed: tuple[int, ...] | None = None
+    ) -> Iterator[tuple[UInt8[np.ndarray, "batch height width channels"], Int32[np.ndarray, "batch"]]]:
+        """`(pixels uint8 [B, H, W, C], labels int32 [B])` of each row of `indices` `[steps, B]`, one row after another.
 
-        Without `seed`, the shorter side is brought to `preprocessing.resize` and the centre cut out. With it, a random
-        part of the picture is brought to size (Szegedy et al., 2015); it depends only on these numbers and the
-        picture's index on disk, so a stream may begin with any row.
+        Without `seed`, the shorter side is resized to `preprocessing.resize` and the centre cut out. With it, a random
+        part of the picture is resized (Szegedy et al., 2015); the part depends only on these numbers and the picture's
+        index on disk, so a stream may begin with any row.
 
         Args:
-          indices: whole numbers, of pictures in this data set.
-          seed: numbers of at least 0 that seed the parts drawn; the same numbers, the same parts.
+          indices: indices of pictures in this data set, whole numbers.
+          seed: numbers of at least 0 that seed the random parts; equal numbers give equal parts.
 
         Raises:
-          InputError: if `indices` has another shape; on the way, if a picture is damaged: names it.
+          InputError: if `indices` has another shape, or, during the iteration, if a picture is damaged: names it.
           IndexError: if there are fewer pictures.
         """
         indices = np.asarray(indices)
         if indices.ndim != 2 or not np.issubdtype(indices.dtype, np.integer):
             raise InputError(f"indices are whole numbers [steps, B]; got {indices.dtype} of shape {indices.shape}")
-        cores = min(MOST, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
+        cores = min(MOST, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
         workers = self.workers
         if workers is None:
             workers = cores if cores > FEW_CORES and indices.size >= LONG else 0
@@ -158,51 +163,51 @@ class Stored:
         )
 
 
-def _rows(read, indices: np.ndarray, workers: int, threads: int):
-    """What `read` makes of each row, in order; each process has so many threads."""
+def _rows(read: Callable, indices: Any, workers: int, threads: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """`read(row)` for each row, in order; each process has so many threads."""
     grain = _grain()
     ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads)
     rows = grain.MapDataset.source(indices).map(read).to_iter_dataset(ahead)
     rows = rows.mp_prefetch(grain.MultiprocessingOptions(num_workers=workers), worker_init_fn=_ignore_interrupts)
-    # Closed at once when the reader stops early: processes would stay, else, until Python collects them.
+    # Closed immediately if the reader stops early: otherwise processes would stay until Python collects them.
     with contextlib.closing(iter(rows)) as rows:
-        # Copies, so that shared memory is free again at once.
-        yield from (tuple(map(np.array, row)) for row in rows)
+        # Copies, so that shared memory is freed immediately.
+        yield from ((np.array(pixels), np.array(labels)) for pixels, labels in rows)
     del rows
     if workers:
         gc.collect()  # grain's iterators refer to each other, and the last rows would stay in shared memory
 
 
-def _ignore_interrupts(*_) -> None:
-    """In a process that reads: a Ctrl-C, which the terminal sends to all of them, is for the one that trains alone."""
+def _ignore_interrupts(*_: Any) -> None:
+    """Makes a process that reads ignore Ctrl-C, which the terminal sends to all, for the training process to handle."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @dataclass(frozen=True)
 class _Read:
-    """One row of places to pixels and labels; sent to the processes as it is."""
+    """Reads the pixels and labels of one row of indices; pickled for the processes."""
 
     source: Sequence
     preprocessing: Preprocessing
     seed: Sequence[int] | None
 
-    def __call__(self, row):
+    def __call__(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         pixels = np.empty((len(row), *self.preprocessing.input_shape), np.uint8)
         labels = np.empty(len(row), np.int32)
-        for i, place in enumerate(row):
-            example = self.source[place]
+        for i, index in enumerate(row):
+            example = self.source[index]
             file = example["file_name"].decode(errors="replace")
-            with crops.decoding(f"{file} (record {place} of {self.source!r}) can't be decoded: "):
+            with crops.decoding(f"{file} (record {index} of {self.source!r}) can't be decoded: "):
                 picture = Image.open(io.BytesIO(example["image"])).convert("RGB")
             if self.seed is None:
-                pixels[i] = crops.centre(picture, self.preprocessing)
+                part = crops.centre(picture, self.preprocessing)
             else:
-                pixels[i] = crops.drawn(picture, self.preprocessing, np.random.default_rng((*self.seed, place)))
-            labels[i] = example["label"]
+                part = crops.drawn(picture, self.preprocessing, np.random.default_rng((*self.seed, index)))
+            pixels[i], labels[i] = np.asarray(part), example["label"]
         return pixels, labels
 
 
-def features(classes: Sequence[str]):
+def features(classes: Sequence[str]) -> Any:
     """TFDS's description of an example."""
     from tensorflow_datasets import features
 
@@ -210,32 +215,32 @@ def features(classes: Sequence[str]):
     return features.FeaturesDict({"image": image, "label": label, "file_name": features.Text()})
 
 
-def _folder(name: str, data_dir) -> prepared.Folder:
+def _folder(name: str, data_dir: str | os.PathLike | None) -> prepared.Folder:
     command = "python -m tppjax.data.jpegs --source SOURCE"
     return prepared.newest(name, prepared.root(data_dir), command, mend="")
 
 
 def _allow_open_files(shards: int) -> None:
-    """Raises this process's limit: a shard stays open once read from, and most systems allow 1,024 files at first."""
+    """Raises the limit of this process: shards stay open once used, and most systems allow 1,024 files at first."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = sys.maxsize if hard == resource.RLIM_INFINITY else hard
     if most < shards + FEW_FILES:
         raise InputError(
-            f"the data's {shards} files are open together while it is read, and the system allows {most} open files: "
-            f"raise that with ulimit -Hn {shards + 1024}"
+            f"the {shards} files of the data are open together while it is read, and the system allows {most} open "
+            f"files: raise that with ulimit -Hn {shards + 1024}"
         )
-    wanted = min(shards + 1024, most)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    limit = min(shards + 1024, most)
+    if soft != resource.RLIM_INFINITY and soft < limit:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
-def _grain():
+def _grain() -> Any:
     try:
         import grain
         from absl import flags
     except ImportError as e:
         raise InputError("reading pictures from disk needs grain: pip install 'tppjax[imagenet]'") from e
-    # Grain asks for flags of its own when it starts processes; absl answers only programs that have parsed theirs.
+    # Grain reads flags of its own when it starts processes; absl allows that only after a program has parsed its flags.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()
     return grain

@@ -3,10 +3,11 @@
 python -m tppjax.data.jpegs --source SOURCE --data_dir DIR [--skip_damaged]
 
 SOURCE holds `train/CLASS/*.JPEG` and `validation/CLASS/*.JPEG` (or `val`, or `test`), or else the official archives
-`ILSVRC2012_img_train.tar` and `ILSVRC2012_img_val.tar`, which are read where they lie. An interrupted run goes on where
-it was.
+`ILSVRC2012_img_train.tar` and `ILSVRC2012_img_val.tar`, which are read without unpacking them. An interrupted run
+continues where it stopped.
 """
 
+import os
 import tarfile
 from dataclasses import dataclass
 from importlib import resources
@@ -20,7 +21,7 @@ from tppjax.data.shards import Picture
 from tppjax.errors import InputError
 from tppjax.files import regular
 
-NAME, VERSION = "imagenet2012", "5.1.0"  # of TFDS's builder, whose features these data have
+NAME, VERSION = "imagenet2012", "5.1.0"  # of TFDS's builder, whose features are used here
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "test")}
 ARCHIVES = {"train": "ILSVRC2012_img_train.tar", "validation": "ILSVRC2012_img_val.tar"}
 SUFFIXES = (".jpeg", ".jpg", ".jpe")
@@ -29,11 +30,11 @@ KIND = f"JPEG files ({', '.join(SUFFIXES)})"
 
 @dataclass(frozen=True)
 class Original:
-    """What the official archives are recognised by, and what they do not say themselves.
+    """The expected content of the official archives, and the labels that they do not contain.
 
     Attributes:
-      classes: names, in the order of the labels.
-      validation: class of each validation picture, in the order of their names.
+      classes: names of the classes, in the order of the labels.
+      validation: class of each validation picture, in the order of the pictures' names.
       train: number of training pictures.
     """
 
@@ -43,74 +44,79 @@ class Original:
 
 
 def prepare(
-    source, data_dir=None, *, skip_damaged: bool = False, per_shard: int = 1250, original: Original | None = None
+    source: str | os.PathLike,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    skip_damaged: bool = False,
+    per_shard: int = 1250,
+    original: Original | None = None,
 ) -> Path:
-    """Writes `data_dir/imagenet2012/VERSION`; files that are finished are left as they are.
+    """Writes `data_dir/imagenet2012/VERSION`; files that are finished are kept.
 
     Args:
       source: folder of class folders, or of the official archives.
       data_dir: folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets].
-      skip_damaged: leave damaged pictures out, instead of refusing them.
-      per_shard: pictures in a file, at least, where there are enough; 1,250 make TFDS's 1,024 files of ImageNet.
-      original: what the archives must be [default: ILSVRC 2012].
+      skip_damaged: whether to leave out damaged pictures instead of refusing them.
+      per_shard: minimum number of pictures in a file, if there are enough; 1,250 gives TFDS's 1,024 files of ImageNet.
+      original: expected content of the archives [default: ILSVRC 2012].
 
     Returns:
       The folder of the prepared data.
 
     Raises:
-      FileNotFoundError: if the source, or one of its two splits, is not there.
+      FileNotFoundError: if the source, or one of its two splits, does not exist.
       InputError: if it has neither layout, pictures are damaged, or the folder holds data of another source.
     """
-    source, target = Path(source).absolute(), prepared.root(data_dir) / NAME / VERSION
-    if not source.is_dir():
-        raise FileNotFoundError(f"there is no folder {source}")
+    folder_, target = Path(source).absolute(), prepared.root(data_dir) / NAME / VERSION
+    if not folder_.is_dir():
+        raise FileNotFoundError(f"there is no folder {folder_}")
     if per_shard < 1:
         raise InputError(f"per_shard is {per_shard}; a file holds at least 1 picture")
-    if any((source / archive).is_file() for archive in ARCHIVES.values()):
-        classes, pictures = _in_archives(source, original or _ilsvrc())
+    if any((folder_ / archive).is_file() for archive in ARCHIVES.values()):
+        classes, pictures = _in_archives(folder_, original or _ilsvrc())
     else:
-        classes, pictures = _in_folders(source)
+        classes, pictures = _in_folders(folder_)
     shards.write(NAME, target, shards.plan(classes, pictures, per_shard), skip_damaged)
     return target
 
 
 def _in_folders(source: Path) -> tuple[list[str], dict[str, list[Picture]]]:
-    """Classes and pictures, from a folder for each split with a folder for each class in it."""
+    """Classes and pictures, from a folder per split with a folder per class in it."""
     otherwise = f", and for {' and '.join(ARCHIVES.values())}"
     folders = {split: folder.split_folder(source, names, "*.JPEG", otherwise) for split, names in FOLDERS.items()}
-    train, validation = (set(folder.class_names(of_split)) for of_split in folders.values())
+    train, validation = (set(folder.class_names(split_folder)) for split_folder in folders.values())
     if train != validation:
         raise InputError(
             f"{source} has other classes in {folders['train'].name} than in {folders['validation'].name}; in one only: "
             f"{', '.join(sorted(train ^ validation)[:5])} ({len(train ^ validation)} in all)"
         )
     classes, pictures = sorted(train), {split: [] for split in FOLDERS}
-    for split, of_split in folders.items():
+    for split, split_folder in folders.items():
         for label in tqdm(classes, desc=f"listing {split}", disable=None, leave=False):
-            files = folder.pictures(of_split / label, KIND, SUFFIXES)
+            files = folder.pictures(split_folder / label, KIND, SUFFIXES)
             pictures[split] += [Picture(regular(f), 0, f.stat().st_size, f.name, label) for f in files]
     return classes, pictures
 
 
 def _in_archives(source: Path, original: Original) -> tuple[list[str], dict[str, list[Picture]]]:
-    """Classes and pictures, from the official archives, which are checked against what they should hold."""
+    """Classes and pictures, from the official archives, after a check of their content."""
     train, validation = (source / archive for archive in ARCHIVES.values())
     for archive in (train, validation):
         if not archive.is_file():
             raise FileNotFoundError(f"{source} has no {archive.name}; needed are {' and '.join(ARCHIVES.values())}")
-    of_class = {Path(m.name).stem: m.offset_data for m in _members(train)}
-    if of_class.keys() != set(original.classes):
-        raise InputError(f"{train} has {len(of_class)} classes, not the {len(original.classes)} that it should have")
+    offsets = {Path(m.name).stem: m.offset_data for m in _members(train)}
+    if offsets.keys() != set(original.classes):
+        raise InputError(f"{train} has {len(offsets)} classes, not the expected {len(original.classes)}")
     pictures = {"train": [], "validation": []}
     for label in tqdm(original.classes, desc="listing train", disable=None, leave=False):
-        pictures["train"] += [_picture(train, m, label) for m in _members(train, of_class[label])]
+        pictures["train"] += [_picture(train, m, label) for m in _members(train, offsets[label])]
     members = sorted(_members(validation), key=lambda m: m.name)
-    for archive, found, wanted in (
+    for archive, number, expected in (
         (train, len(pictures["train"]), original.train),
         (validation, len(members), len(original.validation)),
     ):
-        if found != wanted:
-            raise InputError(f"{archive} has {found} pictures, not {wanted}: it is not whole; get it anew")
+        if number != expected:
+            raise InputError(f"{archive} has {number} pictures, not {expected}: it is incomplete; get it again")
     labels = zip(members, original.validation, strict=True)
     pictures["validation"] = [_picture(validation, m, label) for m, label in labels]
     for split, archive in zip(pictures, (train, validation), strict=True):
@@ -119,14 +125,14 @@ def _in_archives(source: Path, original: Original) -> tuple[list[str], dict[str,
 
 
 def _members(archive: Path, offset: int = 0) -> list[tarfile.TarInfo]:
-    """Files in the tar that begins at `offset`; their `offset_data`, too, counts from where the archive begins."""
+    """Files in the tar that begins at `offset`; their `offset_data` counts from the start of the archive, too."""
     with archive.open("rb") as file:
         file.seek(offset)
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 return [member for member in tar if member.isfile()]
         except (tarfile.TarError, ValueError, OverflowError) as e:
-            raise InputError(f"{archive} is damaged at byte {file.tell()} ({e}); get it anew") from e
+            raise InputError(f"{archive} is damaged at byte {file.tell()} ({e}); get it again") from e
 
 
 def _picture(archive: Path, member: tarfile.TarInfo, label: str) -> Picture:
@@ -151,10 +157,10 @@ class Prepare:
     """Folder of TFDS data sets [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]."""
 
     skip_damaged: bool = False
-    """Leave damaged pictures out, instead of refusing them."""
+    """Leave out damaged pictures instead of refusing them."""
 
     per_shard: int = 1250
-    """Pictures in a file, at least, where there are enough."""
+    """Minimum number of pictures in a file, if there are enough."""
 
 
 if __name__ == "__main__":

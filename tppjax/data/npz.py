@@ -3,7 +3,9 @@
 import math
 import os
 import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -16,8 +18,8 @@ ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 MOST_CLASSES = 100_000
 
 
-def info(name="npz", data_dir: str | os.PathLike | None = None) -> Preprocessing:
-    """Mean and standard deviation are those of the training images; classes are named by their numbers."""
+def info(name: str = "npz", data_dir: str | os.PathLike | None = None) -> Preprocessing:
+    """The form of a network's input, with the statistics of the training images; classes are named by their numbers."""
     arrays = _read(data_dir)
     images = arrays["x_train"]
     classes = tuple(str(c) for c in range(int(arrays["y_train"].max()) + 1))
@@ -25,19 +27,24 @@ def info(name="npz", data_dir: str | os.PathLike | None = None) -> Preprocessing
     return Preprocessing(name, images.shape[1:], unit, unit, classes).measured(images)
 
 
-def load(name="npz", split="train", data_dir: str | os.PathLike | None = None, select=np.arange) -> Images:
+def load(
+    name: str = "npz",
+    split: str = "train",
+    data_dir: str | os.PathLike | None = None,
+    select: Callable[[int], Any] = np.arange,
+) -> Images:
     """Images uint8 `[N, H, W, C]`, from `[N, H, W]` too; labels `[N]`, whole numbers from 0.
 
     Raises:
       FileNotFoundError: if there is no such file.
-      InputError: if an array is missing or does not fit; names it and says how it should be.
+      InputError: if an array is missing or does not fit; names it and says what is expected.
     """
     arrays = _read(data_dir)
     images = Images(arrays[f"x_{split}"], arrays[f"y_{split}"].astype(np.int32))
     return images[select(len(images))]
 
 
-def _read(data_dir) -> dict[str, np.ndarray]:
+def _read(data_dir: str | os.PathLike | None) -> dict[str, np.ndarray]:
     if data_dir is None:
         raise InputError("data set npz needs data_dir, the path of the .npz file: give --data_dir")
     path = Path(data_dir)
@@ -53,8 +60,8 @@ def _read(data_dir) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _unpacked(path: Path, file) -> dict[str, np.ndarray]:
-    """All arrays, once it is known that they are as large as the file says and fit into memory."""
+def _unpacked(path: Path, file: IO[bytes]) -> dict[str, np.ndarray]:
+    """All arrays, after a check that they have the size that the file claims and fit into memory."""
     try:
         with zipfile.ZipFile(file) as archive:
             members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
@@ -63,12 +70,12 @@ def _unpacked(path: Path, file) -> dict[str, np.ndarray]:
             return {name: _array(archive, member) for name, member in members.items()}
     except (InputError, MemoryError):
         raise
-    except Exception as e:  # zipfile's, zlib's and NumPy's, of many kinds
+    except Exception as e:  # of zipfile, zlib and NumPy, of many types
         raise InputError(f"{path} is not an .npz file of plain arrays: {brief(e)}") from e
 
 
 def _size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
-    """Bytes of the array, read from its header; NumPy would make room for whatever that claims."""
+    """Bytes of the array, according to its header; NumPy would allocate whatever that claims."""
     with archive.open(member) as file:
         version = npy.read_magic(file)
         header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
@@ -82,11 +89,11 @@ def _size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(member) as file:
         array = npy.read_array(file, allow_pickle=False)
-        file.read()  # to the end, where its checksum is compared
+        file.read()  # to the end, where the checksum is compared
     return array
 
 
-def _problems(arrays: dict[str, np.ndarray]):
+def _problems(arrays: dict[str, np.ndarray]) -> Iterator[str]:
     for split in ("train", "test"):
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"]
         if x.dtype != np.uint8:

@@ -1,6 +1,6 @@
-"""Prepared TFDS data, read record by record; of TFDS's own files nothing is believed that was not checked.
+"""Prepared TFDS data, read record by record; everything in TFDS's files is checked before it is used.
 
-Where it lies is looked for without importing TFDS, which takes longer than to say that there is none.
+The data is located without importing TFDS, which takes long, so that missing data is reported at once.
 """
 
 import os
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 from tppjax import files
 from tppjax.errors import InputError, brief, extra
@@ -23,10 +24,10 @@ class Folder:
     """A prepared version of a data set.
 
     Attributes:
-      path: of the folder.
-      name: of the data set.
-      lengths: of each split, the number of records in each file.
-      remedy: what to do if files of it are missing or damaged, for messages.
+      path: path of the folder.
+      name: name of the data set.
+      lengths: number of records in each file, by split.
+      remedy: what to do if files are missing or damaged, for messages.
     """
 
     path: Path
@@ -36,8 +37,8 @@ class Folder:
 
     def shards(self, split: str) -> list[Path]:
         """The files of one split."""
-        of = len(self.lengths[split])
-        return [shard(self.path, self.name, split, i, of) for i in range(of)]
+        total = len(self.lengths[split])
+        return [shard(self.path, self.name, split, i, total) for i in range(total)]
 
     def classes(self) -> tuple[str, ...]:
         """Names of the classes, in the order of the labels.
@@ -56,16 +57,16 @@ class Folder:
             raise InputError(f"{file} is damaged (it has no name for some class): {self.remedy}")
         return tuple(names)
 
-    def records(self, split: str, features, labels: int) -> "Records":
+    def records(self, split: str, features: Any, labels: int) -> "Records":
         """The examples of one split.
 
         Args:
-          split: as TFDS has it.
-          features: TFDS's FeaturesDict of what to read; images are left as they are encoded.
+          split: TFDS's name of the split.
+          features: TFDS's FeaturesDict of what to read; images are not decoded.
           labels: number of classes.
 
         Raises:
-          InputError: if there is no such split, or a file is damaged or has another number of records than is noted.
+          InputError: if there is no such split, or a file is damaged or has an unexpected number of records.
         """
         if split not in self.lengths:
             raise InputError(f"{self.path} has no split {split}, only {', '.join(self.lengths)}; {self.remedy}")
@@ -74,7 +75,7 @@ class Folder:
             if (n := count(file, self.remedy)) != length:
                 raise InputError(f"{file} has {n} records, not the {length} of dataset_info.json; {self.remedy}")
         with extra("data"):
-            import tensorflow_datasets  # noqa: F401 - which reads the examples
+            import tensorflow_datasets  # noqa: F401 - needed to read the examples
             from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         return Records(ArrayRecordDataSource([str(file) for file in shards]), shards, lengths, features, labels)
@@ -82,29 +83,29 @@ class Folder:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Records(Sequence):
-    """Examples on disk: place to `{"image": bytes, "label": int, ...}`.
+    """Examples on disk, a sequence of `{"image": bytes, "label": int, ...}`.
 
     Attributes:
-      source: place to what TFDS has written.
-      shards: files that these are in.
-      lengths: number of records in each.
-      features: how TFDS writes them.
+      source: the records as TFDS writes them, a sequence of bytes.
+      shards: the files with the records.
+      lengths: number of records in each file.
+      features: TFDS's description of the records.
       labels: number of classes.
     """
 
-    source: Sequence[bytes]
+    source: Any
     shards: Sequence[Path]
     lengths: Sequence[int]
-    features: object
+    features: Any
     labels: int
 
-    def __len__(self):
+    def __len__(self) -> int:
         return sum(self.lengths)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return str(self.shards[0].parent)
 
-    def __getitem__(self, place):
+    def __getitem__(self, index: Any) -> Any:
         """One example.
 
         Raises:
@@ -114,23 +115,23 @@ class Records(Sequence):
 
         as_bytes = {"image": tfds.decode.SkipDecoding()}
         try:
-            example = self.features.deserialize_example_np(self.source[int(place)], decoders=as_bytes)
-        except Exception as e:  # array_record's, protobuf's and TFDS's, of many kinds
-            raise InputError(f"{self.where(place)} is damaged ({brief(e)}); prepare the data anew") from e
+            example = self.features.deserialize_example_np(self.source[int(index)], decoders=as_bytes)
+        except Exception as e:  # of array_record, protobuf and TFDS, of many types
+            raise InputError(f"{self.where(index)} is damaged ({brief(e)}); prepare the data again") from e
         label = example["label"]
         texts = all(isinstance(value, bytes) for name, value in example.items() if name != "label")
         if not texts or not isinstance(label, int) or not 0 <= label < self.labels:
             raise InputError(
-                f"{self.where(place)} is of another kind: it should hold an image and a label below {self.labels}, and "
-                f"has the label {label}; prepare the data anew"
+                f"{self.where(index)} is of another kind: it should hold an image and a label below {self.labels}, and "
+                f"has the label {label}; prepare the data again"
             )
         return example
 
-    def where(self, place) -> str:
-        """The record's file and place there, for messages."""
+    def where(self, index: Any) -> str:
+        """The file of a record and its index there, for messages."""
         ends = list(accumulate(self.lengths))
-        i = min(bisect_right(ends, place), len(ends) - 1)
-        return f"record {place - ends[i] + self.lengths[i]} of {self.shards[i]}"
+        i = min(bisect_right(ends, index), len(ends) - 1)
+        return f"record {index - ends[i] + self.lengths[i]} of {self.shards[i]}"
 
 
 def root(data_dir: str | os.PathLike | None) -> Path:
@@ -142,37 +143,32 @@ def newest(name: str, data_dir: Path, command: str, mend: str = "remove the fold
     """The newest prepared version of the data set called `name`.
 
     Args:
-      name: of the data set, as TFDS has it.
-      data_dir: what `root` gives.
-      command: what prepares it, without its --data_dir.
-      mend: what has to be done before `command` puts back a file that is missing.
+      name: TFDS's name of the data set.
+      data_dir: folder of TFDS data sets, as `root` returns it.
+      command: command that prepares the data, without its --data_dir.
+      mend: what has to be done before `command` restores a missing file.
 
     Raises:
       FileNotFoundError: if there is none; names the folder and the command.
-      InputError: if it is in another file format, damaged, or files of it are missing.
+      InputError: if it is in another file format or damaged, or files are missing.
     """
     remedy = f"prepare it with: {command} --data_dir"
-    # Folders of other names are what TFDS leaves behind when it is killed.
-    versions = [f.parent for f in (data_dir / name).glob("*/dataset_info.json") if _version(f.parent)]
+    # TFDS leaves folders with other names behind when it is killed.
+    versions = {
+        version: f.parent for f in (data_dir / name).glob("*/dataset_info.json") if (version := _version(f.parent))
+    }
     if not versions:
         raise FileNotFoundError(
             f"no {name} in {data_dir} (looked for {name}/VERSION/dataset_info.json); {remedy} {data_dir}"
         )
-    path = max(versions, key=_version)
+    path = versions[max(versions)]
     described = files.read_json(path / "dataset_info.json", f"{mend}{remedy} {data_dir}")
     if (file_format := described.get("fileFormat")) != "array_record":
         raise InputError(
             f"{path} is in the format {file_format}, which needs TensorFlow, not array_record; give another "
             f"--data_dir and {remedy} IT"
         )
-    try:
-        lengths = {s["name"]: tuple(map(int, s["shardLengths"])) for s in described["splits"]}
-        if not lengths or not all(0 < len(n) <= MOST_SHARDS and min(n) >= 0 and sum(n) for n in lengths.values()):
-            raise ValueError("a split has no records")
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise InputError(
-            f"{path / 'dataset_info.json'} is damaged (its splits: {brief(e)}): {mend}{remedy} {data_dir}"
-        ) from e
+    lengths = _lengths(path / "dataset_info.json", described, f"{mend}{remedy} {data_dir}")
     folder = Folder(path, name, lengths, f"{mend}{remedy} {data_dir}")
     for file in (file for split in lengths for file in folder.shards(split)):
         if not file.is_file():
@@ -180,9 +176,20 @@ def newest(name: str, data_dir: Path, command: str, mend: str = "remove the fold
     return folder
 
 
-def shard(folder: Path, name: str, split: str, index: int, of: int) -> Path:
-    """The file of one shard, named as TFDS names it."""
-    return folder / f"{name}-{split}.array_record-{index:05}-of-{of:05}"
+def _lengths(file: Path, described: dict, remedy: str) -> dict[str, tuple[int, ...]]:
+    """The number of records in each shard of each split, from the content of dataset_info.json."""
+    try:
+        lengths = {s["name"]: tuple(map(int, s["shardLengths"])) for s in described["splits"]}
+        if not lengths or not all(0 < len(n) <= MOST_SHARDS and min(n) >= 0 and sum(n) for n in lengths.values()):
+            raise ValueError("a split has no records")
+    except (KeyError, TypeError, ValueError, AttributeError) as e:
+        raise InputError(f"{file} is damaged (its splits: {brief(e)}): {remedy}") from e
+    return lengths
+
+
+def shard(folder: Path, name: str, split: str, index: int, total: int) -> Path:
+    """The file of one shard of `total`, with TFDS's name."""
+    return folder / f"{name}-{split}.array_record-{index:05}-of-{total:05}"
 
 
 def count(file: Path, remedy: str) -> int:
@@ -205,5 +212,5 @@ def count(file: Path, remedy: str) -> int:
 
 
 def _version(folder: Path) -> tuple[int, ...] | None:
-    found = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", folder.name)
-    return found and tuple(map(int, found.groups()))
+    match = re.fullmatch(r"(\d+)\.(\d+)\.(\d+)", folder.name)
+    return match and tuple(map(int, match.groups()))

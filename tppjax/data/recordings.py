@@ -1,13 +1,14 @@
-"""Event recordings of a DVS128 (128 x 128 pixels), read whole or refused: `.aedat4` and the older `.aedat`.
+"""Event recordings of a DVS128 (128 x 128 pixels), read completely or refused: `.aedat4` and the older `.aedat`.
 
-`aedat` decodes AEDAT 4.0, but lets some files pass that were cut short, and a damaged header can end the whole process.
-So the layout is gone through first. What that finds, and what no reader can, is at `check_aedat4` and `_aedat2`.
+`aedat` decodes AEDAT 4.0, but accepts some files that were cut short, and a damaged header can kill the process. So the
+layout is checked first. `check_aedat4` and `_aedat2` say which damage that finds, and which no reader can find.
 
 The formats: https://docs.inivation.com/software/software-advanced-usage/file-formats
 """
 
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,8 +28,8 @@ def read(file: Path) -> np.ndarray:
       Structured array `[events]`: t in microseconds, as in the file; x to the right and y down, 0 to 127; on, 0 or 1.
 
     Raises:
-      InputError: if the file is damaged, cut short or empty, or an event lies outside of the sensor; says which of
-        these, not in which file. Also if `aedat` is not installed.
+      InputError: if the file is damaged, cut short or empty, or an event lies outside of the sensor, in a message
+        without the file's name; or if `aedat` is not installed.
     """
     content = files.regular(file).read_bytes()
     if not content:
@@ -48,7 +49,7 @@ def _far(values: np.ndarray) -> int:
     return int(values.min() if values.min() < 0 else values.max())
 
 
-def decoder():
+def decoder() -> Any:
     """The class `aedat.Decoder`.
 
     Raises:
@@ -68,20 +69,20 @@ def _aedat4(file: Path, content: bytes) -> np.ndarray:
     except RuntimeError as e:
         raise InputError(f"it is damaged: {e}") from e
     events = np.zeros(sum(map(len, packets)), EVENT)
-    for name in EVENT.names:
-        # Places are 16 bits with a sign; aedat gives them without.
-        of_packets = [packet[name].astype(np.int16) if name in "xy" else packet[name] for packet in packets]
-        events[name] = np.concatenate(of_packets) if packets else []
+    for name in EVENT.fields or ():
+        # Coordinates are 16 bits with a sign; aedat returns them without.
+        columns = [packet[name].astype(np.int16) if name in "xy" else packet[name] for packet in packets]
+        events[name] = np.concatenate(columns) if packets else []
     return events
 
 
 def check_aedat4(content: bytes) -> None:
-    """Goes through the layout of an AEDAT 4.0 file: header, packets one after the other, a table of the packets.
+    """Checks the layout of an AEDAT 4.0 file: the header, the packets, and a table of the packets.
 
-    The header says at which byte the table begins, so a file that was cut before it is recognised, wherever. Without a
-    table (-1: the program that recorded never closed the file) only a cut within a packet is. Of a compressed table
-    only the beginning is looked for: a cut within it loses no event. The format has no checksum: other values inside a
-    packet are seen only if it can't be unpacked any more or an event leaves the sensor.
+    The header says at which byte the table begins, so any cut before it is recognised. Without a table (-1: the
+    recording program never closed the file) only a cut within a packet is recognised. Of a compressed table only the
+    beginning is checked: a cut within it loses no event. The format has no checksum: a changed value inside a packet is
+    noticed only if the packet can't be unpacked or an event lies outside of the sensor.
 
     Raises:
       InputError: if the file is of another kind, damaged or cut short.
@@ -105,9 +106,9 @@ def check_aedat4(content: bytes) -> None:
 
 
 def _header(content: bytes) -> tuple[int, bool, int]:
-    """Where packets begin, whether they are compressed, and where the table begins, or -1: the flatbuffer IOHeader.
+    """The start of the packets, whether they are compressed, and the start of the table or -1: the flatbuffer IOHeader.
 
-    Every number and text that `aedat` reads there without care is read here with care.
+    Every number and string that `aedat` reads there unchecked is checked here.
     """
     begin = len(MAGIC) + 4
     (size,) = _numbers("<I", content, len(MAGIC))
@@ -131,18 +132,18 @@ def _header(content: bytes) -> tuple[int, bool, int]:
     )
 
 
-def _numbers(kinds: str, data: bytes, place: int) -> tuple[int, ...]:
+def _numbers(kinds: str, data: bytes, place: int) -> tuple[Any, ...]:
     if place < 0:  # struct would count from the end
         raise struct.error(f"a number at byte {place}")
     return struct.unpack_from(kinds, data, place)
 
 
 def _aedat2(content: bytes) -> np.ndarray:
-    """Events of an AEDAT 2.0 file of jAER's, as the data set's authors publish them.
+    """Events of an AEDAT 2.0 file of jAER, as the authors of the data set publish them.
 
     After lines that begin with #, an event is two big-endian numbers of 32 bits, address and microseconds. Bit 0 of an
-    address is the polarity (0 is on), bits 1 to 7 are the place from below, 8 to 14 that from the right, as
-    SpikingJelly reads them. The format holds no length: a file cut between two events can't be told from a whole one.
+    address is the polarity (0 is on), bits 1 to 7 are the row from below, bits 8 to 14 the column from the right, as in
+    SpikingJelly. The format holds no length: a file that was cut between two events looks like a complete one.
     """
     place = 0
     while content[place : place + 1] == b"#":

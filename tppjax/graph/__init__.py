@@ -1,4 +1,4 @@
-"""Networks of any library as graphs: `trace` makes one of a function of JAX, and everything is read from it."""
+"""Networks of any library as graphs: `trace` makes a graph of a function of JAX, on which everything else is based."""
 
 from tppjax.graph.build import trace
 from tppjax.graph.graph import Graph, Op, Site

@@ -1,6 +1,7 @@
-"""From a function to its graph: traced, its activations recognised, the rest checked, and written down."""
+"""From a function to its graph: tracing, recognising the activations, checking the rest, and writing the graph."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,18 +15,19 @@ from tppjax.graph.linear import Spot
 from tppjax.graph.operations import BROADCAST
 from tppjax.graph.trace import Program, flatten
 from tppjax.graph.values import Known, Made, Value
+from tppjax.types import Weights
 
-QUICK = {"xla_backend_optimization_level": 0}  # to compile: it runs once
+QUICK = {"xla_backend_optimization_level": 0}  # quick compilation, since the program runs once
 
 
-def trace(fn: Callable, variables, example) -> tuple[Graph, dict]:
+def trace(fn: Callable, variables: Any, example: Any) -> tuple[Graph, Weights]:
     """The graph of `fn(variables, x)` and its weights.
 
-    The function is traced for one example and mapped over those of a batch; a batch of three shows whether this is what
-    it does by itself.
+    The function is traced for one example, and the graph is mapped over the examples of a batch. A batch of three
+    checks that the function itself treats each example separately.
 
     Args:
-      fn: from variables and a batch `[B, ...]` to any tree of arrays `[B, ...]`; in evaluation mode.
+      fn: function of variables and a batch `[B, ...]` that returns any tree of arrays `[B, ...]`; in evaluation mode.
       variables: any tree of arrays.
       example: one input `[1, ...]`, or a batch of them; only its shape and type matter.
 
@@ -33,24 +35,25 @@ def trace(fn: Callable, variables, example) -> tuple[Graph, dict]:
       The graph, and `{name: array}`, its weights by the paths of the leaves that they come from.
 
     Raises:
-      InputError: if something between two activations is not linear, all places in one message; if there is no
-        activation; if it draws at random; if a weight is not finite; or if it does not treat each example by itself.
+      InputError: if the function between two activations is not linear, with all places in one message; if there is no
+        activation; if it draws at random; if a weight is not finite; or if it does not treat each example separately.
     """
     one = jax.ShapeDtypeStruct((1, *jnp.shape(example)[1:]), jnp.result_type(example))
     graph, weights = unchecked(fn, variables, one)
     x = np.random.default_rng(0).normal(size=(3, *one.shape[1:])).astype(one.dtype)
-    wanted, got = (jax.jit(f, compiler_options=QUICK)(v, x) for f, v in ((fn, variables), (graph.apply, weights)))
-    check_same(wanted, got)
+    pairs = ((fn, variables), (graph.apply, weights))
+    expected, traced = (jax.jit(f, compiler_options=QUICK)(v, x) for f, v in pairs)
+    check_same(expected, traced)
     return graph, weights
 
 
-def unchecked(fn: Callable, variables, one: jax.ShapeDtypeStruct) -> tuple[Graph, dict]:
-    """`trace` for one input `[1, ...]`, without the batch of three, for who compares the graph with another source."""
+def unchecked(fn: Callable, variables: Any, one: jax.ShapeDtypeStruct) -> tuple[Graph, Weights]:
+    """`trace` for one input `[1, ...]`, without the batch of three, for callers with another check of the graph."""
     program = flatten(fn, variables, one)
     refused = linear.mark(program)
     outputs = [v for v in program.outputs if isinstance(v, Value)]
     if not outputs:
-        raise InputError("what the network returns does not depend on its input")
+        raise InputError("the output of the network does not depend on its input")
     needed = _needed(outputs)
     linear.check(needed, refused)
     graph, weights = _written(program, needed)
@@ -58,17 +61,18 @@ def unchecked(fn: Callable, variables, one: jax.ShapeDtypeStruct) -> tuple[Graph
     return graph, weights
 
 
-def _check_finite(weights: dict) -> None:
-    """Raises InputError if a weight is not finite; constants of the program, such as the fill of a pad, may be."""
+def _check_finite(weights: Weights) -> None:
+    """Raises InputError if a weight is not finite; constants of the program, such as the fill of a pad, may be so."""
     for name, weight in weights.items():
         floats = jnp.issubdtype(jnp.result_type(weight), jnp.floating)
         if floats and not name.startswith("constant") and not np.all(np.isfinite(np.asarray(weight, np.float32))):
-            raise InputError(f"{name}, or what the network computes from it alone, has a number that is not finite")
+            raise InputError(f"{name}, or a value that the network computes from it alone, is not finite")
 
 
 def _needed(outputs: list[Value]) -> list[Value]:
     """All values that the outputs need, in the order of the program."""
-    needed, todo = set(), list(outputs)
+    needed: set[Value] = set()
+    todo = list(outputs)
     while todo:
         value = todo.pop()
         if value not in needed:
@@ -80,7 +84,7 @@ def _needed(outputs: list[Value]) -> list[Value]:
     return sorted(needed, key=lambda value: value.made.index if value.made else -1)
 
 
-def _written(program: Program, needed: list[Value]) -> tuple[Graph, dict]:
+def _written(program: Program, needed: list[Value]) -> tuple[Graph, Weights]:
     writer = _Writer(program.input)
     for value in needed:
         if value.same_as:
@@ -96,34 +100,39 @@ def _written(program: Program, needed: list[Value]) -> tuple[Graph, dict]:
 
 
 class _Writer:
-    """Gives numbers to values, and names to weights and sites."""
+    """Assigns numbers to values, and names to weights and sites."""
 
-    def __init__(self, x: Value):
+    def __init__(self, x: Value) -> None:
         self.items: list[Op | Site] = []
-        self.weights: dict = {}
-        self.names: dict = {x: 0}  # of values, numbers
+        self.weights: Weights = {}
+        self.names: dict = {x: 0}  # the numbers of values, the names of weights
         self.layers: dict[Value, tuple[str, ...]] = {x: ()}  # between a value and the sites before it
         self.axes: dict[Value, int | None] = {x: None}
         self.values = 1
 
-    def name(self, v: Value | Known, compact: bool = False) -> int | str:
-        """The number of a value, the name of a weight; `compact`, where it may have 1 for an axis."""
-        key = (v, compact and v.compact is not None) if isinstance(v, Known) else v
-        if key not in self.names and isinstance(v, Known):
-            self.names[key] = free_name(v.leaf.replace(".", "/") or "constant", self.weights)
-            self.weights[self.names[key]] = v.compact if key[1] else v.value
-        elif key not in self.names:
-            self.names[key] = self.values
+    def name(self, v: Value | Known, compact: bool = False) -> Any:
+        """The number of a value, or the name of a weight; `compact` if the weight may have length 1 along axes."""
+        if isinstance(v, Known):
+            return self.weight(v, compact and v.compact is not None)
+        if v not in self.names:
+            self.names[v] = self.values
             self.values += 1
-        return self.names[key]
+        return self.names[v]
+
+    def weight(self, v: Known, compact: bool = False) -> str:
+        """The name of a weight, which is added to the weights."""
+        if (v, compact) not in self.names:
+            name = free_name(v.leaf.replace(".", "/") or "constant", self.weights)
+            self.names[v, compact], self.weights[name] = name, v.compact if compact else v.value
+        return self.names[v, compact]
 
     def same(self, value: Value, other: Value) -> None:
-        """One value is another one."""
-        for table in (self.names, self.layers, self.axes):
-            table[value] = table[other]
+        """Makes one value a synonym of another."""
+        self.names[value] = self.names[other]
+        self.layers[value], self.axes[value] = self.layers[other], self.axes[other]
 
     def op(self, made: Made) -> Op:
-        """An operation."""
+        """The operation of the graph."""
         layers = [layer for v in made.values for layer in self.layers[v]] + [linear.layer_of(made)]
         self.layers[made.output] = tuple(dict.fromkeys(filter(None, layers)))
         self.axes[made.output] = channel_axis(made, self.axes)
@@ -131,18 +140,19 @@ class _Writer:
         return Op(made.name, inputs, self.name(made.output), tuple(made.options.items()), made.place)
 
     def site(self, spot: Spot) -> None:
-        """A site; where its least value is not 0, what it compares and what it sends are shifted by that."""
+        """Adds a site; if its smallest value is not 0, its comparison and its output are shifted by that value."""
+        assert spot.output.made is not None
         activation, place = spot.activation, spot.output.made.place
         before = [self.op(made) for made in spot.before]
         compared, output = self.name(spot.compared), self.name(spot.output)
-        sent, axis = output, self.axes[spot.compared]
+        sent, axis, low = output, self.axes[spot.compared], ""
         if activation.low:
-            low = self.name(Known(np.asarray(activation.low, spot.compared.dtype)))
+            low = self.weight(Known(np.asarray(activation.low, spot.compared.dtype)))
             shifted, sent = self.values, self.values + 1
             self.values += 2
             before.append(Op("sub", (compared, low), shifted, place=place))
             compared = shifted
-        layers = self.layers[spot.input]
+        layers, input_axis = self.layers[spot.input], self.axes[spot.input]
         name = layers[-1] if layers else place.scope or ("max_pool" if before else "input")
         site = Site(
             name=free_name(name, [item.name for item in self.items if isinstance(item, Site)], "#"),
@@ -151,12 +161,12 @@ class _Writer:
             before=tuple(before),
             compared=compared,
             output=sent,
-            bound="" if activation.bound is None else self.name(Known(activation.bound, activation.leaf)),
+            bound="" if activation.bound is None else self.weight(Known(activation.bound, activation.leaf)),
             levels=activation.levels,
             shape=tuple(spot.compared.shape[1:]),
             axis=None if not axis else axis - 1,
             input_shape=tuple(spot.input.shape[1:]),
-            input_axis=None if not self.axes[spot.input] else self.axes[spot.input] - 1,
+            input_axis=None if not input_axis else input_axis - 1,
             layers=layers,
             place=place,
         )

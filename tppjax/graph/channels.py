@@ -1,4 +1,4 @@
-"""Where the channels of a value are, so far as the operations that gave it tell."""
+"""The axis of the channels of a value, as far as it follows from the operations that compute it."""
 
 import math
 
@@ -6,7 +6,7 @@ from tppjax.graph.values import Known, Made, Value
 
 
 def channel_axis(made: Made, axes: dict[Value, int | None]) -> int | None:
-    """The axis of the channels of what an operation gives, from those of its inputs; None if there is none to tell."""
+    """The axis of the channels of an operation's output, from the axes of its inputs; None if it is unknown."""
     options, out = made.options, made.output
     match made.name:
         case "conv_general_dilated":
@@ -31,18 +31,18 @@ def channel_axis(made: Made, axes: dict[Value, int | None]) -> int | None:
 
 
 def _of_product(made: Made) -> int | None:
-    """The weights' own axis: the last one that is neither summed over nor common to both."""
+    """The axis of the weights: the last one that is neither summed over nor common to both inputs."""
     (left_sum, right_sum), (left_batch, right_batch) = made.options["dimension_numbers"]
     left, right = made.inputs
-    free_left = left.shape and [i for i in range(len(left.shape)) if i not in (*left_sum, *left_batch)]
+    free_left = [i for i in range(len(left.shape)) if i not in (*left_sum, *left_batch)]
     free_right = [i for i in range(len(right.shape)) if i not in (*right_sum, *right_batch)]
     if isinstance(right, Known):
         return len(made.output.shape) - 1 if free_right else None
     return len(left_batch) + len(free_left) - 1 if free_left else None
 
 
-def _of_reshape(before, after, axis) -> int | None:
-    """The axis of as many channels with as many pixels behind it, if there is one."""
+def _of_reshape(before: tuple[int, ...], after: tuple[int, ...], axis: int) -> int | None:
+    """The axis with as many channels and as many pixels behind it, if there is one."""
     behind = math.prod(before[axis + 1 :])
-    found = [i for i, n in enumerate(after) if n == before[axis] and math.prod(after[i + 1 :]) == behind]
-    return found[0] if found else None
+    axes = (i for i, n in enumerate(after) if n == before[axis] and math.prod(after[i + 1 :]) == behind)
+    return next(axes, None)

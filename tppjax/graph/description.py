@@ -1,6 +1,7 @@
-"""A graph as JSON: a list of operations from a short list, which holds no code and needs no model."""
+"""A graph as JSON: a list of operations from a fixed set, which contains no code and needs no model."""
 
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -8,15 +9,16 @@ from tppjax.errors import InputError
 from tppjax.graph.graph import Graph, Op, Site
 from tppjax.graph.operations import ALL
 from tppjax.graph.values import Place
+from tppjax.types import Weights
 
 KINDS = ("relu", "clip", "qcfs")
 
 
 def describe(graph: Graph) -> dict:
-    """The graph as JSON has it.
+    """The graph as JSON represents it.
 
     Raises:
-      InputError: if it returns something else than arrays in tuples, lists and dictionaries.
+      InputError: if it returns anything but arrays in tuples, lists and dictionaries.
     """
     return {
         "shape": graph.shape,
@@ -28,15 +30,15 @@ def describe(graph: Graph) -> dict:
     }
 
 
-def graph_of(described: dict, weights: dict) -> Graph:
+def graph_of(described: dict, weights: Weights) -> Graph:
     """The graph of a description.
 
     Args:
-      described: what `describe` gave.
-      weights: the weights that it reads, by name.
+      described: the description, as `describe` returns it.
+      weights: the weights that the graph uses, by name.
 
     Raises:
-      InputError: if it is not one: an operation that is not known, a value that is missing, a shape that does not fit.
+      InputError: if an operation is unknown, a value is missing, or a shape does not fit.
     """
     try:
         items = [_read(item) for item in described["items"]]
@@ -51,14 +53,14 @@ def graph_of(described: dict, weights: dict) -> Graph:
 
 def _item(item: Op | Site) -> dict:
     described = {name: value for name, value in item._asdict().items() if name != "place"}
-    file = Path(item.place.line)  # without the folders of this machine
+    file = Path(item.place.line)  # saved without the folders of this machine
     described["line"] = f"{item.place.scope}@{'/'.join(file.parts[-2:])}"
     if isinstance(item, Site):
         return described | {"before": [_item(op) for op in item.before]}
     return described | {"options": dict(item.options)}
 
 
-def _read(described: dict) -> Op | Site:
+def _read(described: dict) -> Any:
     described = {name: _tuples(value) for name, value in described.items() if name not in ("options", "before")} | {
         name: described[name] for name in ("options", "before") if name in described
     }
@@ -80,17 +82,17 @@ def _options(name: str) -> tuple[str, ...]:
     return ("axis",) if name == "take" else ALL[name].options
 
 
-def _ref(v) -> int | str:
+def _ref(v: Any) -> int | str:
     if type(v) not in (int, str):
         raise ValueError(f"{v!r} is neither a value nor a weight")
     return v
 
 
-def _check(graph: Graph, weights: dict) -> None:
-    """That it can run, and that each site has the shape that it says."""
-    shapes = {}
+def _check(graph: Graph, weights: Weights) -> None:
+    """Checks that the graph can run, and that each site has the shape that it claims."""
+    shapes: dict[str, tuple[int, ...]] = {}
 
-    def at_site(site, x):
+    def at_site(site: Site, x: jax.Array) -> jax.Array:
         shapes[site.name] = site.prepare(x, weights).shape
         return site.activation(site.prepare(x, weights), weights)
 
@@ -102,8 +104,8 @@ def _check(graph: Graph, weights: dict) -> None:
             raise ValueError(f"{name} has shape {shape[1:]}, not {site.shape}")
 
 
-def _nest(tree):
-    """Tuples, lists and dictionaries as JSON, each with its kind; the places of arrays by their number."""
+def _nest(tree: Any) -> Any:
+    """Tuples, lists and dictionaries as JSON, each with its kind; arrays are represented by their number."""
     match tree:
         case int() | None:
             return tree
@@ -114,7 +116,7 @@ def _nest(tree):
     raise InputError(f"the network returns a {type(tree).__name__}: let it return tuples, lists or dictionaries")
 
 
-def _nested(described):
+def _nested(described: Any) -> Any:
     if described is None or type(described) is int:
         return described
     ((kind, inner),) = described.items()
@@ -123,5 +125,5 @@ def _nested(described):
     return {"list": list, "tuple": tuple}[kind](map(_nested, inner))
 
 
-def _tuples(value):
+def _tuples(value: Any) -> Any:
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

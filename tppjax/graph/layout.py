@@ -1,11 +1,12 @@
-"""Channels last: convolutions of other layouts are traced as ones of [B, ..., C], and what lies between them follows.
+"""Channels last: convolutions of other layouts are traced as convolutions of [B, ..., C], and so is what follows them.
 
-XLA knows no other layout on CPUs and would copy what enters and leaves each convolution. So every convolution gets one
+XLA knows no other layout on CPUs and would copy the input and output of each convolution. So every convolution gets one
 transposition before it and one behind it, and these are moved towards the end of the program, behind elementwise
-operations, pools and the like, until they meet and cancel out. What nobody needs any more is not written to the graph.
+operations, pools and the like, until they meet and cancel out. Values that are then unused are left out of the graph.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,11 +19,13 @@ BY_AXIS = {  # options with a number for each axis
 
 
 class Convolution(NamedTuple):
-    """A convolution of x [B, ..., C] and a kernel [..., I, O] in place of one of another layout.
+    """A convolution of x [B, ..., C] and a kernel [..., I, O] that replaces one of another layout.
 
     Attributes:
-      x, kernel, out: the permutations to bring those there, and what it gives back.
-      numbers: its dimension numbers.
+      x: permutation of the input to this layout.
+      kernel: permutation of the kernel to this layout.
+      out: permutation of the output back to the original layout.
+      numbers: the dimension numbers of the convolution.
     """
 
     x: tuple[int, ...]
@@ -32,34 +35,37 @@ class Convolution(NamedTuple):
 
 
 class Moved(NamedTuple):
-    """An operation before the transpositions that its inputs were.
+    """An operation that is moved before the transpositions of its inputs.
 
     Attributes:
-      there: the permutation of what it takes, from the order in which that was transposed.
-      options: of the operation.
-      behind: the permutation of what it gives.
+      inverse: permutation that undoes the transposition of the inputs.
+      options: options of the moved operation.
+      behind: permutation of its output.
     """
 
-    there: tuple[int, ...]
+    inverse: tuple[int, ...]
     options: dict
     behind: tuple[int, ...]
 
 
 def channels_last(options: dict) -> Convolution | None:
-    """The convolution with its channels last; None if that is how it is written."""
+    """The convolution with its channels last; None if it already has that layout."""
     x, kernel, out = options["dimension_numbers"]
     n = len(x)
     last, kernel_last = (0, n - 1, *range(1, n - 1)), (n - 1, n - 2, *range(n - 2))
     numbers = (last, kernel_last, last)
     if (x, kernel, out) == numbers:
         return None
-    at = lambda spec, order: tuple(spec[order.index(a)] for a in range(n))  # noqa: E731
+
+    def at(spec: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
+        return tuple(spec[order.index(a)] for a in range(n))
+
     return Convolution(at(x, last), at(kernel, kernel_last), at(last, out), numbers)
 
 
-def moved(name: str, options: dict, permutation: tuple[int, ...]) -> Moved | None:
-    """How an operation on values transposed by `permutation` is one on what they were; None if it is no such one."""
-    there, behind = tuple(np.argsort(permutation).tolist()), permutation
+def moved(name: str, options: dict[str, Any], permutation: tuple[int, ...]) -> Moved | None:
+    """An operation on values transposed by `permutation` as one on the original values; None if that is impossible."""
+    inverse, behind = tuple(np.argsort(permutation).tolist()), permutation
     if name == "concatenate":
         options = options | {"dimension": permutation[options["dimension"]]}
     elif name in ("reduce_sum", "reduce_max"):
@@ -67,9 +73,9 @@ def moved(name: str, options: dict, permutation: tuple[int, ...]) -> Moved | Non
         kept = [a for a in range(len(permutation)) if a not in axes]
         options, behind = options | {"axes": axes}, tuple(kept.index(a) for a in permutation if a in kept)
     elif name in ("pad", "slice") or name.startswith("reduce_window_"):
-        options = {k: tuple(v[a] for a in there) if k in BY_AXIS and v else v for k, v in options.items()}
+        options = {k: tuple(v[a] for a in inverse) if k in BY_AXIS and v else v for k, v in options.items()}
     elif name == "rev":
         options = {"dimensions": tuple(permutation[a] for a in options["dimensions"])}
     elif name not in ELEMENTWISE:
         return None
-    return Moved(there, options, behind)
+    return Moved(inverse, options, behind)

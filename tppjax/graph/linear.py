@@ -1,8 +1,8 @@
-"""What lies between the activations must be linear: each operation is looked up, and what is not linear is refused.
+"""The check that the network is linear between its activations, with one message for all places that are not.
 
-Values are marked in the order of the program. One that something not linear has touched is pending, until elementwise
-operations make an activation of it; whatever is pending where a linear operation needs it, or at the end, is refused,
-all places in one message.
+Values are marked in the order of the program. The output of an operation that is not linear is pending, until
+elementwise operations turn it into an activation. A value that is still pending when a linear operation uses it, or at
+the end, is refused.
 """
 
 import dataclasses
@@ -19,13 +19,13 @@ from tppjax.graph.values import Known, Made, Value
 
 GROWS = LAYOUT | {"concatenate", "pad", "reduce_sum", "reduce_window_sum", "add", "mul", "div"}  # with no minus in it
 WEIGHING = {"dot_general", "conv_general_dilated"}
-LEFT_OUT = {"params", "batch_stats", "value"}  # of the path of a leaf, where it names a layer
+LEFT_OUT = {"params", "batch_stats", "value"}  # parts of a leaf's path that are not part of the layer's name
 INTRODUCTION = "the network can't be made spiking, since it is not linear between its activations:"
 REMEDY = (
     "Only ReLU, clips of it, QCFS and max-pooling beside one of them have spiking neurons: replace the rest, and train "
     "again"
 )
-CANDIDATES = 16  # values that an activation may begin at, the nearest ones
+CANDIDATES = 16  # number of nearest values that are tried as the beginning of an activation
 HINTS = {
     "logistic": "a sigmoid or SiLU",
     "tanh": "tanh, or GELU by tanh",
@@ -52,14 +52,14 @@ HINTS = {
 
 
 class Spot(NamedTuple):
-    """Where an activation was found.
+    """An activation in the program.
 
     Attributes:
-      activation: what it computes.
-      input: what reaches it, linear in what was sent before.
-      before: the operations from there to `compared`: maxima, and what is linear after them.
-      compared: the value that the activation is of.
-      output: what it gives.
+      activation: the function that it computes.
+      input: its input, which is linear in the outputs of earlier activations.
+      before: the operations from `input` to `compared`: maxima, and linear operations after them.
+      compared: the argument of the activation.
+      output: the value of the activation.
     """
 
     activation: Activation
@@ -70,14 +70,14 @@ class Spot(NamedTuple):
 
 
 def mark(program: Program) -> dict[Made, None]:
-    """Sets the role of every value, and returns the operations that are refused if anything needs what they give."""
-    refused = {}
+    """Sets the role of every value, and returns the operations that are refused if their outputs are needed."""
+    refused: dict[Made, None] = {}
     for made in program.made:
         _mark(made, refused)
     return refused
 
 
-def _mark(made: Made, refused: dict) -> None:
+def _mark(made: Made, refused: dict[Made, None]) -> None:
     out, linear = made.output, _is_linear(made)
     pending, pooled = ([v for v in made.values if v.role == role] for role in ("pending", "pooled"))
     causes = tuple(dict.fromkeys([c for v in pending + pooled for c in v.causes] + [made] * (not linear)))
@@ -90,7 +90,7 @@ def _mark(made: Made, refused: dict) -> None:
         out.role, out.causes = "pooled", causes
     elif made.name in ELEMENTWISE:
         out.role, out.causes = "pending", causes
-    else:  # goes on as if it were linear, to find what else is wrong
+    else:  # continues as if it were linear, to find all errors
         refused.update(dict.fromkeys(causes))
     if made.name in ELEMENTWISE and _after_what_is_not_linear(out):
         _recognise(out)
@@ -103,13 +103,13 @@ def _is_linear(made: Made) -> bool:
 
 
 def _after_what_is_not_linear(value: Value) -> bool:
-    """Whether elementwise operations lead to the value from something that they made no longer linear."""
+    """Whether the elementwise operations that lead to the value include one that is not linear."""
     made, _ = between(value)
     return value.role == "pending" or any(one.output.role != "linear" for one in made)
 
 
 def _recognise(out: Value) -> None:
-    """Makes a site of `out`, if an activation leads to it; what an activation gives again is no other site."""
+    """Makes `out` a site if it is an activation; a second copy of the same activation is no other site."""
     made, begin = between(out)
     nearest = [one.output for one in reversed(made) if one.output is not out] + list(begin)
     candidates = [v for v in nearest if v.role in ("linear", "pooled") or (v.role == "site" and v in begin)]
@@ -131,20 +131,22 @@ def _recognise(out: Value) -> None:
 def _same(a: Activation, b: Activation) -> bool:
     if (a.low, a.levels, a.bound is None) != (b.low, b.levels, b.bound is None):
         return False
-    return a.bound is None or (a.bound.shape == b.bound.shape and np.allclose(a.bound, b.bound))
+    if a.bound is None or b.bound is None:
+        return True
+    return a.bound.shape == b.bound.shape and np.allclose(a.bound, b.bound)
 
 
 def _until_linear(value: Value) -> tuple[tuple[Made, ...], Value]:
-    """The operations from the last linear value to a pooled one, and the former."""
-    before = []
-    while value.role == "pooled":
+    """The operations from the last linear value to a pooled value, and that linear value."""
+    before: list[Made] = []
+    while value.role == "pooled" and value.made is not None:
         before.append(value.made)
         (value,) = value.made.values
     return tuple(reversed(before)), value
 
 
 def _pool(made: Made) -> bool:
-    """Makes a site of a maximum over what cannot be negative: no activation falls, so it may be taken after it."""
+    """Makes a site of a maximum over non-negative values: activations are monotonic, so they may follow the maximum."""
     chain, base = [made], made.values[0]
     while base.role == "linear" and base.made and base.made.name in LAYOUT and len(base.made.values) == 1:
         chain, base = [base.made, *chain], base.made.values[0]
@@ -152,27 +154,31 @@ def _pool(made: Made) -> bool:
     if base.role == "site":
         site, value = base.site, base.site.compared
         before = [*site.before]
-        for one in chain:  # the same operations, of what the activation was taken of
-            again = Value(one.output.shape, one.output.dtype)
-            inputs = [value if isinstance(v, Value) else v for v in one.inputs]
-            again.made = dataclasses.replace(one, inputs=inputs, output=again)
-            before, value = [*before, again.made], again
+        for one in chain:  # the same operations, on the argument of the activation
+            copy = _copied(one, [value if isinstance(v, Value) else v for v in one.inputs])
+            before, value = [*before, copy], copy.output
         if (activation := _of_largest(site.activation)) is None:
             return False
         out.site = Spot(activation, site.input, tuple(before), value, out)
     elif _nonnegative(made.values[0]):
         before, start = _until_linear(made.values[0])
-        again = Value(out.shape, out.dtype)  # the maximum, before the neurons
-        again.made = dataclasses.replace(made, output=again)
-        out.site = Spot(Activation(), start, (*before, again.made), again, out)
+        maximum = _copied(made, made.inputs)
+        out.site = Spot(Activation(), start, (*before, maximum), maximum.output, out)
     else:
         return False
     out.role = "site"
     return True
 
 
+def _copied(made: Made, inputs: list[Value | Known]) -> Made:
+    """The same operation of other inputs, with an output of its own."""
+    output = Value(made.output.shape, made.output.dtype)
+    output.made = dataclasses.replace(made, inputs=inputs, output=output)
+    return output.made
+
+
 def _of_largest(activation: Activation) -> Activation | None:
-    """The activation of a maximum; None if the maximum is over values that saturate at different heights."""
+    """The activation behind a maximum; None if the maximum is over values that saturate at different heights."""
     if activation.bound is None:
         return activation
     if np.ptp(activation.bound):
@@ -181,7 +187,7 @@ def _of_largest(activation: Activation) -> Activation | None:
 
 
 def _nonnegative(value: Value) -> bool:
-    if value.role == "site":
+    if value.site is not None and value.role == "site":
         return value.site.activation.low >= 0
     if value.role != "linear" or value.made is None or value.made.name not in GROWS:
         return False
@@ -190,7 +196,7 @@ def _nonnegative(value: Value) -> bool:
 
 
 def layer_of(made: Made) -> str:
-    """The layer that an operation is, by the path of its weights; "" if it is none."""
+    """The name of the layer that an operation is, from the path of its weights; "" if it is not a layer."""
     leaf = next((v.leaf for v in made.inputs if isinstance(v, Known) and v.leaf), "")
     if made.name not in WEIGHING or not leaf:
         return ""
@@ -213,8 +219,8 @@ def check(needed: list[Value], refused: dict[Made, None]) -> None:
 
 
 def _described(failed: list[Made]) -> str:
-    """A line for each place: its operations, where they were written, behind which layer, and what they look like."""
-    places: dict = {}
+    """A line for each place: its operations, their place, the layer before them, and what they probably are."""
+    places: dict[str, list[Made]] = {}
     for made in failed:
         places.setdefault((made.place.line or made.place.scope), []).append(made)
     lines = []

@@ -1,37 +1,39 @@
-"""Operations that only move numbers about, as simpler ones, or as a "take" of what is found by moving indices."""
+"""Operations that only move numbers, as simpler ones, or as a "take" whose indices are found by moving indices."""
 
 import itertools
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 
-def stack(*arrays, axis):
-    """Arrays behind one another along a new axis."""
+def stack(*arrays: Any, axis: int) -> jax.Array:
+    """Arrays concatenated along a new axis."""
     return jax.lax.concatenate([jnp.expand_dims(a, axis) for a in arrays], axis)
 
 
-def _unstack(x, axis):
+def _unstack(x: jax.Array, axis: int) -> list[jax.Array]:
     return [jax.lax.squeeze(jax.lax.slice_in_dim(x, i, i + 1, axis=axis), (axis,)) for i in range(x.shape[axis])]
 
 
-def _split(x, sizes, axis):
+def _split(x: jax.Array, sizes: Sequence[Any], axis: int) -> list[jax.Array]:
     ends = list(itertools.accumulate(map(int, sizes)))
     return [
         jax.lax.slice_in_dim(x, end - size, end, axis=axis) for end, size in zip(ends, map(int, sizes), strict=True)
     ]
 
 
-def _tile(x, reps):
+def _tile(x: jax.Array, reps: Sequence[int]) -> jax.Array:
     wide = jax.lax.broadcast_in_dim(
         x, [n for pair in zip(reps, x.shape, strict=True) for n in pair], tuple(range(1, 2 * x.ndim, 2))
     )
     return wide.reshape([r * n for r, n in zip(reps, x.shape, strict=True)])
 
 
-def _reshaped(shape_of):
+def _reshaped(shape_of: Callable) -> Callable:
     return lambda x, **params: x.reshape(shape_of(x, **params))
 
 
@@ -45,10 +47,15 @@ REWRITTEN = {
 }
 
 
-def source_indices(eqn, inputs: list, i: int) -> np.ndarray | None:
-    """Which pixel of input `i`, flattened, each pixel of the output is; -1 if none of them, None if several added up.
+def source_indices(eqn: Any, inputs: list[Any], i: int) -> np.ndarray | None:
+    """The pixel of the flattened input `i` that each pixel of the output is; -1 for none, None if some are summed.
 
-    It is found by the operation itself, on numbers of pixels; `inputs` are shapes, but for what says where.
+    The operation itself finds it, on indices of pixels.
+
+    Args:
+      eqn: the equation of the operation.
+      inputs: shapes of the inputs that are moved, and values of those that say where to.
+      i: position of one of the inputs that are moved.
     """
     added, params = eqn.primitive.name in ("scatter-add", "scatter_add"), dict(eqn.params)
     if "fill_value" in params:
@@ -57,8 +64,8 @@ def source_indices(eqn, inputs: list, i: int) -> np.ndarray | None:
     if added and i == 0:
         return np.arange(math.prod(inputs[0]), dtype=np.int32).reshape(inputs[0])
 
-    def output(numbers):
-        dtype, others = (np.float32, 0) if added else (np.int32, -1)  # what adds has a program for its own type
+    def output(numbers: np.ndarray) -> np.ndarray:
+        dtype, others = (np.float32, 0) if added else (np.int32, -1)  # an addition has a program for its own type
         filled = [np.full(v, others, dtype) if j in data else v for j, v in enumerate(inputs)]
         filled[i] = numbers.astype(dtype).reshape(inputs[i])
         with jax.ensure_compile_time_eval():
@@ -71,7 +78,7 @@ def source_indices(eqn, inputs: list, i: int) -> np.ndarray | None:
     return output(numbers + 1) - 1 if once else None
 
 
-def along_an_axis(indices: np.ndarray, shape: tuple[int, ...]):
+def along_an_axis(indices: np.ndarray, shape: tuple[int, ...]) -> tuple[int | None, np.ndarray]:
     """`(axis, indices along it)`, if whole slices across one axis are moved; else `(None, indices)`."""
     numbers = np.arange(math.prod(shape)).reshape(shape)
     for axis in range(len(shape)) if indices.ndim == len(shape) and indices.min() >= 0 else ():

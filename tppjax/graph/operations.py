@@ -1,12 +1,13 @@
-"""The operations that a graph is made of: what each computes, and of which of its inputs it is a linear function.
+"""The operations of graphs: what each computes, and in which of its inputs it is linear.
 
-A network of any library comes down to these. Each is evaluated by a public function of `jax.lax`, from options that can
-be written as JSON, so that a saved graph does not depend on how a version of JAX names things inside.
+Networks of all libraries consist of these. Each is evaluated by a public function of `jax.lax`, from options that can
+be written as JSON, so that a saved graph does not depend on the internals of a version of JAX.
 """
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -18,9 +19,9 @@ class Operation(NamedTuple):
     """One kind of operation.
 
     Attributes:
-      linear: whether it is linear, given which of its inputs depend on the network's input.
-      run: `(*inputs, **options) -> array`.
-      options: names of the parameters of JAX's primitive that it takes over; each is made JSON by `plain`.
+      linear: function that says whether it is linear, given which of its inputs depend on the network's input.
+      run: function `(*inputs, **options) -> array`.
+      options: names of the parameters of JAX's primitive that it uses; `plain` converts each to JSON.
     """
 
     linear: Callable[[list[bool]], bool]
@@ -28,23 +29,23 @@ class Operation(NamedTuple):
     options: tuple[str, ...] = ()
 
 
-def _always(depends) -> bool:
+def _always(depends: list[bool]) -> bool:
     return True
 
 
-def _one(depends) -> bool:
+def _one(depends: list[bool]) -> bool:
     return sum(depends) == 1
 
 
-def _first(depends) -> bool:
+def _first(depends: list[bool]) -> bool:
     return not any(depends[1:])
 
 
-def _branches(depends) -> bool:
+def _branches(depends: list[bool]) -> bool:
     return not depends[0]
 
 
-def _convolution(x, kernel, dimension_numbers, **options):
+def _convolution(x: Any, kernel: Any, dimension_numbers: tuple, **options: Any) -> jax.Array:
     numbers = lax.ConvDimensionNumbers(*dimension_numbers)
     plain = {*options["lhs_dilation"], *options["rhs_dilation"], options["feature_group_count"]} == {1}
     if numbers == NHWC and plain and options["batch_group_count"] == 1 and larger_than_image(x, kernel):
@@ -56,34 +57,31 @@ def _convolution(x, kernel, dimension_numbers, **options):
 NHWC = lax.conv_dimension_numbers((1, 1, 1, 1), (1, 1, 1, 1), ("NHWC", "HWIO", "NHWC"))
 
 
-def _pairs(value):
+def _pairs(value: Any) -> Any:
     return [tuple(v) for v in value] if isinstance(value, list | tuple) and np.ndim(value) == 2 else value
 
 
-def _window(init, fold):
-    def run(x, window_dimensions, window_strides, padding, base_dilation, window_dilation):
-        at = init(x.dtype)
-        return lax.reduce_window(
-            x, at, fold, window_dimensions, window_strides, _pairs(padding), base_dilation, window_dilation
-        )
+def _window(init: Callable, fold: Callable) -> Callable:
+    def run(x: Any, padding: Any, **options: Any) -> jax.Array:
+        return lax.reduce_window(x, init(x.dtype), fold, padding=_pairs(padding), **options)
 
     return run
 
 
-def _lowest(dtype):
+def _lowest(dtype: Any) -> np.ndarray:
     return np.array(-np.inf, dtype)
 
 
-def _zero(dtype):
+def _zero(dtype: Any) -> np.ndarray:
     return np.array(0, dtype)
 
 
-def _take(x, indices, axis):
-    """Along an axis, or of the flattened `x` if it is None; `NOWHERE` is a zero."""
+def _take(x: Any, indices: Any, axis: int | None) -> jax.Array:
+    """Elements along an axis, or of the flattened `x` if it is None; the index `NOWHERE` gives a zero."""
     return jnp.take(x if axis is not None else x.reshape(-1), indices, axis=axis, mode="fill", fill_value=0)
 
 
-NOWHERE = 2**31 - 1  # an index
+NOWHERE = 2**31 - 1
 WINDOW = ("window_dimensions", "window_strides", "padding", "base_dilation", "window_dilation")
 CONVOLUTION = (
     *("window_strides", "padding", "lhs_dilation", "rhs_dilation", "dimension_numbers"),
@@ -114,16 +112,16 @@ OPERATIONS = {
     "concatenate": Operation(_always, lambda *x, dimension: lax.concatenate(x, dimension), ("dimension",)),
     "take": Operation(_first, _take, ("axis",)),
 }
-MAXIMA = {  # linear in nothing: taken of potentials, in front of an activation
+MAXIMA = {  # not linear in any input: taken of potentials, before an activation
     "reduce_window_max": Operation(lambda _: False, _window(_lowest, lax.max), WINDOW),
     "reduce_max": Operation(lambda _: False, lambda x, axes: jnp.max(x, axes), ("axes",)),
 }
 ALL = OPERATIONS | MAXIMA
-BROADCAST = ("add", "sub", "mul", "div")  # where an input may have 1 for an axis of the other one
-SAME = {  # those that change no number
+BROADCAST = ("add", "sub", "mul", "div")  # operations whose inputs may have length 1 along an axis
+SAME = {  # operations that change no number
     *("copy", "copy_p", "name", "optimization_barrier", "sharding_constraint", "stop_gradient", "reduce_precision"),
 }
-ELEMENTWISE = {  # number by number, as NumPy computes them to tell activations
+ELEMENTWISE: dict[str, Callable] = {  # operations on each number, as NumPy computes them to recognise activations
     "add": np.add,
     "sub": np.subtract,
     "neg": np.negative,
@@ -147,7 +145,7 @@ ELEMENTWISE = {  # number by number, as NumPy computes them to tell activations
     "or": np.logical_or,
     "not": np.logical_not,
     "select_n": lambda which, *cases: np.choose(which.astype(np.int32), cases),
-    "convert_element_type": lambda x: x,  # the output's type is taken afterwards
+    "convert_element_type": lambda x: x,  # the caller converts the output
     "square": np.square,
     "sqrt": np.sqrt,
     "exp": np.exp,
@@ -156,8 +154,8 @@ ELEMENTWISE = {  # number by number, as NumPy computes them to tell activations
 LAYOUT = {"reshape", "transpose", "broadcast_in_dim", "rev", "slice", "take", "convert_element_type"}
 
 
-def plain(value):
-    """An option as JSON has it: numbers, strings and lists of them; TypeError if it has no such form."""
+def plain(value: Any) -> Any:
+    """An option as JSON represents it: numbers, strings and lists of them; TypeError if that is impossible."""
     match value:
         case None | bool() | str() | int() | float():
             return value

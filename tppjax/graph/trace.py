@@ -1,12 +1,12 @@
-"""A function of JAX as a flat list of operations, by its jaxpr.
+"""A function of JAX as a flat list of operations, from its jaxpr.
 
-Calls are inlined, loops unrolled, and what depends on the variables alone is computed, once; what is left are the
-operations that the input reaches. `activations` then tells which of them are the activations, and `graph` checks that
-all others are linear.
+Calls are inlined, loops are unrolled, and values that depend on the variables alone are computed once; the operations
+that depend on the input remain. `activations` then recognises the activations among them, and `linear` checks that all
+others are linear.
 """
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -23,7 +23,7 @@ from tppjax.graph.places import place_of
 from tppjax.graph.values import Known, Made, Place, Value
 from tppjax.models import convolution
 
-UNROLLED = 20_000  # operations at most: loops that have more are not what networks are made of
+UNROLLED = 20_000  # largest number of operations: networks have no loops with more
 RANDOM = {
     "random_bits",
     "threefry2x32",
@@ -41,19 +41,19 @@ MOVES = {"gather", "dynamic_slice", "dynamic_update_slice", "scatter", "scatter-
 
 
 class Program(NamedTuple):
-    """What `flatten` gives: the operations, the input, and the outputs (each a `Value` or `Known`) with their tree."""
+    """The result of `flatten`: the operations, the input, and the outputs with the structure of their tree."""
 
     made: list[Made]
     input: Value
-    outputs: list
+    outputs: "list[Value | Known]"
     tree: Any
 
 
-def flatten(fn: Callable, variables, example) -> Program:
-    """The operations of `fn(variables, x)` that `x` reaches, for `x` of the shape and type of one example, `[1, ...]`.
+def flatten(fn: Callable, variables: Any, example: Any) -> Program:
+    """The operations of `fn(variables, x)` that depend on `x`, which has the shape and type of one example, `[1, ...]`.
 
     Raises:
-      InputError: if it can't be run on the example, draws at random, or branches or loops by its input.
+      InputError: if it can't be run on the example, draws at random, or branches or loops depending on its input.
     """
     leaves = tree_leaves_with_path(variables)
     known = [Known(leaf, keystr(path, simple=True, separator="/")) for path, leaf in leaves]
@@ -64,7 +64,7 @@ def flatten(fn: Callable, variables, example) -> Program:
             closed, shape = jax.make_jaxpr(fn, return_shape=True)(variables, like)
         except InputError:
             raise
-        except Exception as e:  # the user's own code, on what may be the wrong input
+        except Exception as e:  # of any type, from the user's code, which may get the wrong input
             raise InputError(f"the network can't be traced with {like.dtype} {like.shape}: {brief(e)}") from e
     flattener = _Flattener()
     outputs = flattener.call(closed, [*known, x], Place())
@@ -72,23 +72,24 @@ def flatten(fn: Callable, variables, example) -> Program:
 
 
 class _Flattener:
-    def __init__(self):
+    def __init__(self) -> None:
         self.made: list[Made] = []
-        self.once: dict = {}  # what was computed, so that the same of the same is one value
+        self.once: dict = {}  # the values computed so far, so that equal operations of equal inputs are one value
 
-    def call(self, closed, inputs: Iterable, outer: Place) -> list:
-        """The outputs of a jaxpr on these inputs, its operations added to `made`."""
+    def call(self, closed: Any, inputs: Iterable, outer: Place) -> list:
+        """The outputs of a jaxpr on these inputs; its operations are added to `made`."""
         jaxpr, consts = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*map(Known, consts), *inputs], strict=True))
 
-        def read(v):
+        def read(v: Any) -> Value | Known:
             return Known(v.val) if isinstance(v, core.Literal) else env[v]
 
         for eqn in jaxpr.eqns:
             env.update(zip(eqn.outvars, self.equation(eqn, [read(v) for v in eqn.invars], outer), strict=True))
         return [read(v) for v in jaxpr.outvars]
 
-    def equation(self, eqn, inputs: list, outer: Place) -> list:
+    def equation(self, eqn: Any, inputs: list, outer: Place) -> list:
+        """The outputs of an equation."""
         name, params, place = eqn.primitive.name, eqn.params, place_of(eqn, outer)
         if name in CALLS:
             return self.call(
@@ -101,25 +102,25 @@ class _Flattener:
         if name == "scan":
             return self.scan(params, inputs, place)
         if name in ("cond", "while"):
-            what = "branches" if name == "cond" else "loops"
-            raise InputError(f"the network {what} by its input {place}: spiking networks do the same for every input")
+            verb = "branches" if name == "cond" else "loops"
+            raise InputError(f"the network {verb} by its input {place}: spiking networks do the same for every input")
         if name in SAME:
             return inputs
-        drawn = [v for v in inputs if isinstance(v, Known) and v.random]
-        if drawn or name in RANDOM:
+        random = [v for v in inputs if isinstance(v, Known) and v.random]
+        if random or name in RANDOM:
             raise InputError(f"the network draws at random {place}: switch dropout off, by evaluation mode")
         if name in REWRITTEN:
             return self.rewritten(REWRITTEN[name], params, inputs, place)
         if name in MOVES and (moved := self.moved(eqn, inputs, place)):
             return [moved]
-        name = {"add_any": "add"}.get(name, name)
+        name = "add" if name == "add_any" else name
         if len(eqn.outvars) > 1:
             return [self.add(f"{name} ({i})", inputs, v.aval, place, {}) for i, v in enumerate(eqn.outvars)]
         options = {option: plain(params[option]) for option in ALL[name].options} if name in ALL else {}
         return [self.add(name, inputs, eqn.outvars[0].aval, place, options)]
 
-    def add(self, name, inputs, like, place, options) -> Value:
-        """What an operation gives, of the shape and type of `like`: an operation more, unless the same was there."""
+    def add(self, name: str, inputs: list, like: Any, place: Place, options: dict[str, Any]) -> Value:
+        """The output of an operation, in the shape and type of `like`; the operation is added unless it exists."""
         if len(self.made) > UNROLLED:
             raise InputError(f"the network has more than {UNROLLED} operations {place}: is there a loop in it?")
         if name == "transpose":
@@ -129,18 +130,20 @@ class _Flattener:
             return self.moved_behind(name, inputs, like, place, options | {"dimension_numbers": to.numbers}, to.out)
         permutation, *others = {_permutation(v) for v in inputs if isinstance(v, Value)}
         if permutation and not others and (moved := layout.moved(name, options, permutation)):
-            inputs = [self.transposed(v, moved.there, place) for v in inputs]
+            inputs = [self.transposed(v, moved.inverse, place) for v in inputs]
             return self.moved_behind(name, inputs, like, place, moved.options, moved.behind)
         return self.added(name, inputs, like, place, options)
 
-    def moved_behind(self, name, inputs, like, place, options, permutation) -> Value:
-        """What an operation gives, transposed to the shape of `like`."""
+    def moved_behind(
+        self, name: str, inputs: list, like: Any, place: Place, options: dict[str, Any], permutation: tuple[int, ...]
+    ) -> Value:
+        """The output of an operation, transposed to the shape of `like`."""
         shape = tuple(like.shape[a] for a in np.argsort(permutation))
         made = self.added(name, inputs, jax.ShapeDtypeStruct(shape, like.dtype), place, options)
         return self.transposed(made, permutation, place)
 
-    def transposed(self, v, permutation, place):
-        """`v` with its axes permuted, if it has any; of a transposition, what that was of."""
+    def transposed(self, v: Any, permutation: Sequence[int], place: Place) -> Any:
+        """`v` with its axes permuted, if it has any; two transpositions in a row become one."""
         permutation = tuple(map(int, permutation))
         if not v.shape or permutation == tuple(range(len(permutation))):
             return v
@@ -155,8 +158,8 @@ class _Flattener:
         like = jax.ShapeDtypeStruct(tuple(v.shape[a] for a in permutation), v.dtype)
         return self.added("transpose", [v], like, place, {"permutation": permutation})
 
-    def added(self, name, inputs, like, place, options) -> Value:
-        """What an operation gives, as it is."""
+    def added(self, name: str, inputs: list, like: Any, place: Place, options: dict[str, Any]) -> Value:
+        """The output of an operation, without any transposition."""
         key = (name, tuple(map(_identity, inputs)), repr(options), like.shape, like.dtype)
         if key not in self.once:
             value = Value(like.shape, like.dtype)
@@ -165,8 +168,8 @@ class _Flattener:
             self.once[key] = value
         return self.once[key]
 
-    def moved(self, eqn, inputs, place) -> Value | None:
-        """What is only moved, from pixels that are known: a "take" of each input, added up; None if it is not so."""
+    def moved(self, eqn: Any, inputs: list, place: Place) -> Any:
+        """An operation that only moves pixels, as the sum of a "take" of each input; None if it is not of that kind."""
         kind = eqn.primitive.name
         data = {"g": [0], "d": [0, 1], "s": [0, 2]}[kind[0]] if kind != "dynamic_slice" else [0]
         if any(isinstance(v, Value) for i, v in enumerate(inputs) if i not in data):
@@ -180,30 +183,28 @@ class _Flattener:
         parts = [v for v in parts if isinstance(v, Value) or np.any(v.value)]
         return parts[0] if len(parts) == 1 else self.add("add", parts, parts[0], place, {})
 
-    def take(self, v, indices, place):
-        """The pixels of `v`, flattened, at `indices`; 0 for -1."""
+    def take(self, v: Value | Known, indices: np.ndarray, place: Place) -> Value | Known:
+        """The pixels of `v`, flattened, at `indices`; 0 for the index -1."""
         if isinstance(v, Known):
             return dataclasses.replace(v, value=np.where(indices < 0, 0, np.ravel(v.value)[indices]).astype(v.dtype))
-        axis, indices, shape = *along_an_axis(indices, v.shape), indices.shape
+        shape = indices.shape
+        axis, indices = along_an_axis(indices, v.shape)
         indices = np.where(indices < 0, NOWHERE, indices).astype(np.int32)
         return self.add("take", [v, Known(indices)], jax.ShapeDtypeStruct(shape, v.dtype), place, {"axis": axis})
 
-    def rewritten(self, fn, params, inputs, place) -> list:
-        """The outputs of `fn(*inputs, **params)`, by the operations that it comes down to."""
-        shapes = [jax.ShapeDtypeStruct(v.shape, v.dtype) if isinstance(v, Value) else v.value for v in inputs]
+    def rewritten(self, fn: Callable, params: dict[str, Any], inputs: list, place: Place) -> list:
+        """The outputs of `fn(*inputs, **params)`, as the operations of which `fn` consists."""
         free = [v for v in inputs if isinstance(v, Value)]
 
-        def of_free(*values):
-            values = iter(values)
-            return fn(
-                *(next(values) if isinstance(v, Value) else s for v, s in zip(inputs, shapes, strict=True)), **params
-            )
+        def of_free(*arrays: jax.Array) -> Any:
+            remaining = iter(arrays)
+            return fn(*(next(remaining) if isinstance(v, Value) else v.value for v in inputs), **params)
 
         closed = jax.make_jaxpr(of_free)(*(jax.ShapeDtypeStruct(v.shape, v.dtype) for v in free))
         return self.call(closed, free, place)
 
-    def scan(self, params, inputs, place) -> list:
-        """Step after step."""
+    def scan(self, params: dict[str, Any], inputs: list, place: Place) -> list:
+        """The outputs of a scan, unrolled."""
         body = params["jaxpr"]
         if "ft_in" in params:  # since jax 0.12
             n, c = (len(part) for part in params["ft_in"].unpack()[:2])
@@ -217,31 +218,34 @@ class _Flattener:
         ys = ys[::-1] if params["reverse"] else ys
         return [*carry, *(self.stack(y, place) for y in zip(*ys, strict=True))]
 
-    def row(self, x, i, place):
+    def row(self, x: Value | Known, i: int, place: Place) -> Value | Known:
+        """One step of an input of a scan."""
         if isinstance(x, Known):
             return dataclasses.replace(x, value=x.value[i])
         return self.rewritten(lambda x: jax.lax.squeeze(jax.lax.slice_in_dim(x, i, i + 1), (0,)), {}, [x], place)[0]
 
-    def stack(self, rows, place):
-        if all(isinstance(row, Known) for row in rows):
-            return dataclasses.replace(rows[0], value=jnp.stack([row.value for row in rows]))
+    def stack(self, rows: Sequence[Value | Known], place: Place) -> Value | Known:
+        """All steps of an output of a scan."""
+        known = [row for row in rows if isinstance(row, Known)]
+        if len(known) == len(rows):
+            return dataclasses.replace(known[0], value=jnp.stack([row.value for row in known]))
         return self.rewritten(lambda *rows: stack(*rows, axis=0), {}, list(rows), place)[0]
 
 
 def _permutation(v: Value) -> tuple[int, ...] | None:
-    """That of a value which is a transposition."""
+    """The permutation of a value that is a transposition; None for other values."""
     return v.made.options["permutation"] if v.made and v.made.name == "transpose" else None
 
 
-def _identity(v):
-    """What tells an input from others: small constants by their value."""
+def _identity(v: Value | Known) -> Any:
+    """A key that identifies an input; small constants are identified by their value."""
     if isinstance(v, Known) and np.size(v.value) == 1:
         return v.dtype.name, v.shape, np.asarray(v.value).tobytes(), v.leaf
     return id(v)
 
 
-def _computed(eqn, inputs: list[Known]) -> list[Known]:
-    """What follows from what is known."""
+def _computed(eqn: Any, inputs: list[Known]) -> list[Known]:
+    """The outputs of an equation whose inputs are known."""
     with jax.ensure_compile_time_eval():
         values = eqn.primitive.bind(*(v.value for v in inputs), **eqn.params)
     values = values if eqn.primitive.multiple_results else [values]

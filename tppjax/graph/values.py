@@ -1,4 +1,4 @@
-"""What a program consists of while it is traced: values, known ones, the operations between them, and their places."""
+"""The parts of a program while it is traced: values, known values, the operations between them, and their places."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -8,17 +8,17 @@ import numpy as np
 
 
 class Place(NamedTuple):
-    """Where an operation was written.
+    """The place of an operation in the source code.
 
     Attributes:
-      scope: names of the modules around it, such as "stage1_block1/conv1"; "" if none are known.
+      scope: names of the modules around the operation, such as "stage1_block1/conv1"; "" if none are known.
       line: the user's own line, "model.py:12"; "" if there is none.
     """
 
     scope: str = ""
     line: str = ""
 
-    def __str__(self):
+    def __str__(self) -> str:
         return " in ".join(filter(None, (f"at {self.line}" if self.line else "", self.scope))) or "at an unknown line"
 
 
@@ -28,9 +28,9 @@ class Known:
 
     Attributes:
       value: the array.
-      leaf: path of the leaf that it was computed from, the longest if of several; "" for a constant of the program.
+      leaf: path of the leaf from which it was computed, the longest if there are several; "" for a constant.
       random: whether it was drawn at random.
-      compact: the array with 1 for each axis along which it was only repeated, if it was.
+      compact: the array with length 1 along axes along which it was only repeated; None if there are none.
     """
 
     value: Any
@@ -40,27 +40,28 @@ class Known:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the array."""
+        """The shape of the array."""
         return np.shape(self.value)
 
     @property
-    def dtype(self):
-        """Of the array."""
+    def dtype(self) -> Any:
+        """The type of the array."""
         return jnp.result_type(self.value)
 
 
 @dataclasses.dataclass(eq=False)
 class Value:
-    """A value that depends on the network's input, for one example: `shape` begins with the batch's 1.
+    """A value that depends on the network's input, for one example.
 
     Attributes:
-      shape, dtype: its own.
-      made: the operation that gives it; None for the network's input.
-      role: what it is for spikes: "linear", or "site", the output of an activation; or, on the way to an activation,
-        "pooled", behind a maximum, or "pending", behind something else that is not linear.
-      site: what was found there, if it is one.
-      causes: the operations for which it is pooled or pending.
-      same_as: the value that it is equal to, if an activation was taken twice.
+      shape: shape of the value, which begins with the 1 of the batch.
+      dtype: type of the value.
+      made: the operation that computes it; None for the network's input.
+      role: "linear"; "site", the output of an activation; or, before an activation, "pooled", if it comes from a
+        maximum, or "pending", if it comes from another operation that is not linear.
+      site: the `linear.Spot` of a site; None for other values.
+      causes: the operations because of which it is pooled or pending.
+      same_as: the equal value, if the same activation is computed twice.
     """
 
     shape: tuple[int, ...]
@@ -74,16 +75,19 @@ class Value:
 
 @dataclasses.dataclass(eq=False)
 class Made:
-    """An operation of the program: `name` of `inputs` is `output`.
+    """An operation of the program.
 
     Attributes:
-      options: as `operations.Operation` takes them.
-      place: where it was written.
-      index: in the order of the program.
+      name: name of the operation.
+      inputs: its inputs.
+      output: its output.
+      options: its options, as `operations.Operation` takes them.
+      place: its place in the source code.
+      index: its index in the program.
     """
 
     name: str
-    inputs: list
+    inputs: "list[Value | Known]"
     output: Value
     options: dict
     place: Place
@@ -91,10 +95,10 @@ class Made:
 
     @property
     def values(self) -> list[Value]:
-        """Those inputs that depend on the network's input."""
+        """The inputs that depend on the network's input."""
         return [v for v in self.inputs if isinstance(v, Value)]
 
     @property
     def depends(self) -> list[bool]:
-        """Which inputs they are."""
+        """For each input, whether it depends on the network's input."""
         return [isinstance(v, Value) for v in self.inputs]

@@ -4,6 +4,7 @@ A model puts `act.copy(name=...)` at each site and has no other nonlinearity, so
 """
 
 from functools import partial
+from typing import Any
 
 import flax.linen as nn
 
@@ -27,7 +28,7 @@ MODELS = {
 }
 
 
-def create(name: str, num_classes: int, act: nn.Module, **options) -> nn.Module:
+def create(name: str, num_classes: int, act: nn.Module, **options: Any) -> Any:
     """The model called `name`, with `act` at each site.
 
     Args:
@@ -35,6 +36,9 @@ def create(name: str, num_classes: int, act: nn.Module, **options) -> nn.Module:
       num_classes: number of classes.
       act: template of the activation, such as `QCFS(L=8)`.
       **options: attributes of the model's class that differ from the named model's, such as `hidden=()` or `width=4`.
+
+    Returns:
+      A Flax module with the attributes `name` and `act`.
 
     Raises:
       InputError: on an unknown name or option.

@@ -1,13 +1,17 @@
 """RegNetX (Radosavovic et al., CVPR 2020) with the activation injected."""
 
+from typing import Any
+
 import flax.linen as nn
+import jax
+from jaxtyping import Float
 
 from tppjax.errors import InputError
 from tppjax.models.layers import conv_norm, remat_point
 
 
 class Block(nn.Module):
-    """1x1, grouped 3x3 and 1x1 convolutions of equal width, and a shortcut; the third site fires on the sum."""
+    """1x1, grouped 3x3 and 1x1 convolutions of equal width, and a shortcut; the third site is behind the sum."""
 
     act: nn.Module
     channels: int
@@ -16,9 +20,10 @@ class Block(nn.Module):
     norm: bool
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[..., H, W, C]` to `[..., H / stride, W / stride, channels]`."""
-        pointwise, groups = {"kernel_size": (1, 1), "padding": 0}, self.channels // self.group
+        pointwise: dict[str, Any] = {"kernel_size": (1, 1), "padding": 0}
+        groups = self.channels // self.group
         y = conv_norm(x, self.channels, train, "1", self.norm, **pointwise)
         y = self.act.copy(name="act1")(y)
         y = conv_norm(y, self.channels, train, "2", self.norm, strides=self.stride, feature_group_count=groups)
@@ -37,11 +42,11 @@ class RegNet(nn.Module):
     Attributes:
       act: template of the activation; every site is a copy of it.
       num_classes: width of the last layer, which stays analog.
-      blocks: blocks of each stage.
-      widths: channels of each stage.
-      group: channels of a group in the 3x3 convolutions.
-      stem: channels of the stem, which has stride 2.
-      norm: batch norm after each convolution.
+      blocks: number of blocks of each stage.
+      widths: number of channels of each stage.
+      group: number of channels in a group of the 3x3 convolutions.
+      stem: number of channels of the stem, which has stride 2.
+      norm: whether batch norm follows each convolution.
     """
 
     act: nn.Module
@@ -52,15 +57,17 @@ class RegNet(nn.Module):
     stem: int = 32
     norm: bool = True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if len(self.blocks) != len(self.widths) or any(width % self.group for width in self.widths):
             raise InputError(
-                f"each stage has blocks and a width that {self.group} divides; got {self.blocks} and {self.widths}"
+                f"each stage needs blocks and a width divisible by {self.group}; got {self.blocks} and {self.widths}"
             )
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x, train: bool = False):
+    def __call__(
+        self, x: Float[jax.Array, "*batch height width channels"], train: bool = False
+    ) -> Float[jax.Array, "*batch classes"]:
         """Images `[..., H, W, C]` to logits `[..., num_classes]`."""
         x = self.act.copy(name="act_stem")(conv_norm(x, self.stem, train, "_stem", self.norm, strides=2))
         for i, (blocks, width) in enumerate(zip(self.blocks, self.widths, strict=True), 1):

@@ -1,14 +1,18 @@
 """ResNet of basic blocks (He et al., 2016) for small images and for ImageNet, with the activation injected."""
 
+from typing import Any
+
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 
 from tppjax.errors import InputError
 from tppjax.models.layers import avg_pool, check_pool, conv_norm, remat_point
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions and a shortcut; the second site fires on the sum."""
+    """Two 3x3 convolutions and a shortcut; the second site is behind the sum."""
 
     act: nn.Module
     channels: int
@@ -17,21 +21,21 @@ class Block(nn.Module):
     norm: bool
 
     @nn.compact
-    def __call__(self, x, train: bool):
+    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
         """`[..., H, W, C]` to `[..., H / stride, W / stride, channels]`."""
         y = conv_norm(x, self.channels, train, "1", self.norm, strides=self.stride)
         y = self.act.copy(name="act1")(y)
         y = conv_norm(y, self.channels, train, "2", self.norm)
         return remat_point(self.act.copy(name="act2")(y + self._shortcut(x, train)))
 
-    def _shortcut(self, x, train):
+    def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
         if self.stride == 1 and x.shape[-1] == self.channels:
             return x
         if self.shortcut == "pad":
             x = x[..., :: self.stride, :: self.stride, :]
             extra = self.channels - x.shape[-1]
             return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(extra // 2, extra - extra // 2)])
-        pointwise = {"kernel_size": (1, 1), "padding": 0}
+        pointwise: dict[str, Any] = {"kernel_size": (1, 1), "padding": 0}
         return conv_norm(x, self.channels, train, "_shortcut", self.norm, strides=self.stride, **pointwise)
 
 
@@ -41,15 +45,15 @@ class ResNet(nn.Module):
     Attributes:
       act: template of the activation; every site is a copy of it.
       num_classes: width of the last layer, which stays analog.
-      blocks: blocks of each stage: (3, 3, 3) is ResNet-20.
-      channels: of the first stage.
-      width: multiplies all channels; 4 with ResNet-20 is SNNC's network.
-      shortcut: where the shape changes, "projection" (1x1 convolution, as QCFS and SNNC) or "pad" (option A: every
-        second pixel, zeros for the new channels).
-      norm: batch norm after each convolution.
-      stem: "cifar" (3x3), "imagenet" (7x7, stride 2, then a 3x3 pool of stride 2) or "deep" (three 3x3, the first of
-        stride 2 and all but the last of half the channels, then that pool).
-      pool: of the stems "imagenet" and "deep", "avg" or "max".
+      blocks: number of blocks of each stage: (3, 3, 3) is ResNet-20.
+      channels: number of channels of the first stage.
+      width: factor for all channels; 4 with ResNet-20 is SNNC's network.
+      shortcut: type of shortcut where the shape changes: "projection" (1x1 convolution, as in QCFS and SNNC) or "pad"
+        (option A: every second pixel, zeros for the new channels).
+      norm: whether batch norm follows each convolution.
+      stem: "cifar" (3x3), "imagenet" (7x7, stride 2, then a 3x3 pool of stride 2) or "deep" (three 3x3, the first with
+        stride 2 and all but the last with half the channels, then the same pool).
+      pool: type of the pool of the stems "imagenet" and "deep", "avg" or "max".
     """
 
     act: nn.Module
@@ -62,7 +66,7 @@ class ResNet(nn.Module):
     stem: str = "cifar"
     pool: str = "avg"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.shortcut not in ("projection", "pad"):
             raise InputError(f"shortcut is 'projection' or 'pad' (option A); got {self.shortcut!r}")
         if self.stem not in ("cifar", "imagenet", "deep"):
@@ -73,7 +77,9 @@ class ResNet(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x, train: bool = False):
+    def __call__(
+        self, x: Float[jax.Array, "*batch height width channels"], train: bool = False
+    ) -> Float[jax.Array, "*batch classes"]:
         """Images `[..., H, W, C]` to logits `[..., num_classes]`."""
         channels = self.channels * self.width
         x = self._stem(x, channels, train)
@@ -89,7 +95,7 @@ class ResNet(nn.Module):
                 )(x, train)
         return nn.Dense(self.num_classes, name="head")(x.mean(axis=(-3, -2)))
 
-    def _stem(self, x, channels, train):
+    def _stem(self, x: jax.Array, channels: int, train: bool) -> jax.Array:
         window = (3, 2, 1) if self.stem != "cifar" else None
         at_site = window if self.pool == "max" else None
         if self.stem == "cifar":
@@ -103,5 +109,5 @@ class ResNet(nn.Module):
         x = self.act.copy(name="act_stem", max_pool=at_site)(x)
         return remat_point(avg_pool(x, window) if self.pool == "avg" else x)
 
-    def _conv(self, x, name, channels, train, **options):
+    def _conv(self, x: jax.Array, name: str, channels: int, train: bool, **options: Any) -> jax.Array:
         return conv_norm(x, channels, train, f"_{name}", self.norm, **options)

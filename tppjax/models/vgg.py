@@ -1,6 +1,8 @@
 """VGG, with average pooling as the conversion baselines train it, or with max-pooling as it was published."""
 
 import flax.linen as nn
+import jax
+from jaxtyping import Float
 
 from tppjax.errors import InputError
 from tppjax.models.layers import avg_pool, check_pool, conv, flatten, norm, remat_point
@@ -14,10 +16,10 @@ class VGG(nn.Module):
     Attributes:
       act: template of the activation; every site is a copy of it.
       num_classes: width of the last layer, which stays analog.
-      stages: channels of the convolutions, stage by stage.
-      hidden: widths of the dense layers before the last: (4096, 4096) as QCFS has it, () as SNNC.
-      norm: batch norm after each convolution.
-      pool: "avg" or "max", which is taken before the last activation of a stage.
+      stages: number of channels of each convolution, by stage.
+      hidden: widths of the dense layers before the last: (4096, 4096) in QCFS, () in SNNC.
+      norm: whether batch norm follows each convolution.
+      pool: type of the pools, "avg", or "max", which precedes the last activation of a stage.
     """
 
     act: nn.Module
@@ -27,12 +29,14 @@ class VGG(nn.Module):
     norm: bool = True
     pool: str = "avg"
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_pool(self.pool)
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x, train: bool = False):
+    def __call__(
+        self, x: Float[jax.Array, "*batch height width channels"], train: bool = False
+    ) -> Float[jax.Array, "*batch classes"]:
         """Images `[..., H, W, C]` to logits `[..., num_classes]`."""
         if min(x.shape[-3:-1]) < 2 ** len(self.stages):
             raise InputError(f"images of {x.shape[-3]} x {x.shape[-2]} pixels can't be halved {len(self.stages)} times")

@@ -45,16 +45,16 @@ __all__ = [
 ]  # fmt: skip
 
 
-def parse(mode, own: dict[str, type[Neuron]] | None = None) -> Neuron:
-    """The neuron that a mode means.
+def parse(mode: str | Neuron, own: dict[str, type[Neuron]] | None = None) -> Neuron:
+    """The neuron that a mode names.
 
     Args:
-      mode: a `Neuron`; or a text: a name of `NEURONS`, or `package.module:Name` for one of your own, each with the
-        fields that are not to be the default's, `"burst(gamma=2)"`.
-      own: neurons of your own by `package.module:Name`; no other module is then imported.
+      mode: a `Neuron`, or a string: a name of `NEURONS`, or `package.module:Name` for a neuron of your own, followed by
+        the fields that differ from the defaults, as in `"burst(gamma=2)"`.
+      own: neurons of your own by `package.module:Name`; with it, no other module is imported.
 
     Raises:
-      InputError: if it is none of these; says what is known.
+      InputError: if it is none of these; lists the known names.
     """
     if isinstance(mode, Neuron):
         return mode
@@ -63,7 +63,7 @@ def parse(mode, own: dict[str, type[Neuron]] | None = None) -> Neuron:
         raise InputError(f"a mode is the name of a neuron, or a tppjax.neurons.Neuron; got {mode!r}{hint}")
     name, bracket, rest = mode.partition("(")
     if own is not None and ":" in name and name not in own:
-        raise InputError(f"{name} is a neuron of your own, which is not in the file: give its class, neurons=[...]")
+        raise InputError(f"{name} is a neuron of your own, which is not in the file: pass its class, neurons=[...]")
     kind = (_imported(name) if own is None else own[name]) if ":" in name else NEURONS.get(name)
     if kind is None:
         raise InputError(
@@ -73,7 +73,7 @@ def parse(mode, own: dict[str, type[Neuron]] | None = None) -> Neuron:
         call = ast.parse(f"_({rest}" if bracket else "_()", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError("fields are given by name, as in burst(gamma=2)")
-        return kind(**{option.arg: ast.literal_eval(option.value) for option in call.keywords})
+        return kind(**{option.arg or "": ast.literal_eval(option.value) for option in call.keywords})
     except (SyntaxError, TypeError, ValueError) as e:
         raise InputError(f"mode {mode!r} can't be made: {e}") from e
 
@@ -84,7 +84,7 @@ def _imported(path: str) -> type[Neuron]:
         kind = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as e:
         raise InputError(
-            f"no neuron {path}: {e}; it is the path of a module that python can import, and a class"
+            f"no neuron {path}: {e}; give the path of a module that python can import, a colon and a class"
         ) from e
     if not (isinstance(kind, type) and issubclass(kind, Neuron)):
         raise InputError(f"{path} is not a neuron, a subclass of tppjax.neurons.TwoPhase, OnePhase or Delayed")

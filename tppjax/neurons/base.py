@@ -1,43 +1,48 @@
-"""The protocol of neurons: what a neuron is asked for, and what follows for any of them.
+"""The protocol of neurons: what a neuron has to provide, and what follows for all of them.
 
-All potentials and inputs are counted in thresholds, `u = v / theta`, so that a potential of exactly `k` thresholds
+All potentials and inputs are measured in thresholds, `u = v / theta`, so that a potential of exactly `k` thresholds
 gives `k` spikes in floating point too. A spike weighs `theta` in the next layer. A neuron is a frozen dataclass that
-subclasses one of three classes, by when it fires:
+subclasses one of three classes, according to when it fires:
 
     TwoPhase   after the input of all T steps, by its sum alone: `count`      tpp, rounded, unbiased, graded
-    OnePhase   in the step in which the input comes: `init`, `step`           baseline, snm, burst, srp
+    OnePhase   in the step in which the input arrives: `init`, `step`         baseline, snm, burst, srp
     Delayed    after the input of all T steps, by its course over time: `init`, `accumulate`, `step`      shuffle
 """
 
 import dataclasses
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Float
 
 from tppjax.errors import InputError
+from tppjax.types import Array, Key
 
-MAX_STEPS = 4096  # the law of tpp takes T^2 operations: a second or two here
-DRAWS = 16  # over which the error of a random neuron is averaged
+Steps = int | jax.Array  # a number of time steps, or a step; the same compiled program serves several if it is traced
+MAX_STEPS = 4096  # the exact law of tpp takes T^2 operations: a second or two at this T
+DRAWS = 16  # draws over which the error of a random neuron is averaged
 
 
 @dataclasses.dataclass(frozen=True)
 class Neuron:
-    """What all neurons have in common; subclass `TwoPhase`, `OnePhase` or `Delayed`.
+    """The base of all neurons; subclass `TwoPhase`, `OnePhase` or `Delayed`.
 
-    Neurons with the same fields are the same neuron: whatever a user may choose is a field of a frozen dataclass.
+    Neurons with the same fields are the same neuron: everything a user may choose is a field of a frozen dataclass.
 
     Attributes:
-      name: of a neuron of the library, by which options and tables know it; others are `module:Class` there.
-      random: whether it draws at random, and so needs a key.
-      signed: whether it fires spikes of -1, too.
-      two_phase: whether the number of its spikes depends on nothing but the sum of its input, so that time folds away.
-      waits: whether it takes the input of all T steps before it fires.
-      levels: the most spikes that it fires in a step; T steps of several levels are not T binary steps.
-      weight: what a spike weighs, as a share of the threshold of its site; potentials are counted in that.
-      lead: steps that the network runs before the T steps that count.
+      name: name of a neuron of the library in options and tables; neurons of your own are `module:Class` there.
+      random: whether the neuron draws at random, and so needs a key.
+      signed: whether the neuron also fires spikes of -1.
+      two_phase: whether the number of spikes depends only on the sum of the input, so that time folds away.
+      waits: whether the neuron takes the input of all T steps before it fires.
+      levels: the largest number of spikes in a step; T steps of several levels are not T binary steps.
+      weight: weight of a spike as a fraction of the site's threshold; potentials are measured in this unit.
+      lead: number of steps that the network runs before the T steps that count.
     """
 
     name: ClassVar[str] = "neuron"
@@ -49,13 +54,13 @@ class Neuron:
     weight = 1.0
     lead = 0
 
-    def __init_subclass__(cls, **kwargs):
+    def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if "name" not in vars(cls):
             cls.name = cls.__name__.lower()
 
-    def __str__(self):
-        """The name, and the fields that are not the default's: what `neurons.parse` reads."""
+    def __str__(self) -> str:
+        """The name, and the fields that differ from the defaults: `neurons.parse` reads it."""
         kind = type(self)
         name = self.name if self.built_in else f"{kind.__module__}:{kind.__qualname__}"
         fields = ((f.name, getattr(self, f.name), f.default) for f in dataclasses.fields(self))
@@ -68,78 +73,82 @@ class Neuron:
         return type(self).__module__.startswith("tppjax.neurons.")
 
     def at(self, kinds: set[str]) -> "Neuron":
-        """The neuron in a network whose activations are of these kinds ("relu", "clip", "qcfs"), if it matters."""
+        """The neuron for a network whose activations are of these kinds ("relu", "clip", "qcfs"); by default itself."""
         return self
 
-    def tables(self, T: int) -> dict[str, np.ndarray]:
-        """Arrays that `count` and `step` take by name, computed from T on the host: T itself may be traced there."""
+    def tables(self, T: int) -> dict[str, Any]:
+        """Arrays that `count` and `step` take by name, computed from T on the host, since T may be traced in them."""
         return {}
 
     @property
     def bits(self) -> float:
-        """Of what is sent in a step: the logarithm of the number of values, to base 2."""
+        """Bits of what a neuron sends in a step: the logarithm of the number of values, to base 2."""
         return math.log2(1 + self.levels * (1 + self.signed))
 
-    def count(self, u, T, key, **tables):
-        """The number of spikes in T steps of an input that is the same, `u / T`, in each of them.
+    def count(self, u: Array, T: Steps, key: Key | None, **tables: Any) -> jax.Array:
+        """The number of spikes in T steps of the same input, `u / T`, in each of them.
 
         Args:
           u: the sum of the input over T steps, any shape.
           T: number of time steps.
-          key: PRNG key, None if nothing is random.
-          **tables: of `tables`.
+          key: PRNG key; None if nothing is random.
+          **tables: the arrays of `tables`.
 
         Returns:
           Whole numbers of the shape of `u`.
         """
         return _run(self, lambda t: u / T, jnp.shape(u), T, key, kept=False)[0]
 
-    def squared_error(self, x, theta, T: int):
+    def squared_error(self, x: Array, theta: Array | float, T: int) -> jax.Array:
         """Expected squared error of the rate `theta weight count / T` as an estimate of the activation, elementwise.
 
-        This is what calibration by "mse" makes least. Of a random neuron it is the mean over `DRAWS` draws, unless the
-        neuron knows better.
+        Calibration by "mse" minimises it. For a random neuron it is the mean over `DRAWS` draws, unless the neuron
+        overrides it with the exact value.
 
         Args:
           x: activations, any shape.
-          theta: threshold, broadcasts to `x`, in the units of `x`.
+          theta: threshold; broadcasts to `x`, in the units of `x`.
           T: number of time steps.
         """
         theta = self.weight * theta
         u = in_thresholds(T * x, theta)
         error = lambda key: (self.count(u, T, key, **self.tables(T)) - u) ** 2  # noqa: E731
         if not self.random:
-            return (theta / T) ** 2 * error(None)
-        return (theta / T) ** 2 * jax.lax.map(error, jax.random.split(jax.random.key(0), DRAWS)).mean(axis=0)
+            return jnp.multiply((theta / T) ** 2, error(None))
+        errors = jax.lax.map(error, jax.random.split(jax.random.key(0), DRAWS))
+        return jnp.multiply((theta / T) ** 2, errors.mean(axis=0))
 
-    def potential(self, state):
-        """The potential before firing, for traces, of the state after a step.
+    def potential(self, state: Any) -> jax.Array | None:
+        """The potential before firing, for traces, from the state after a step; None if there is none to show.
 
-        None if there is none to show; by default the state, which is shown if it is an array of the neurons' shape.
+        By default it is the state itself, which is shown if it is an array of the neurons' shape.
         """
         return state if isinstance(state, jax.Array) else None
 
 
 class OnePhase(Neuron):
-    """A neuron that fires in the step in which its input comes."""
+    """A neuron that fires in the step in which its input arrives."""
 
     def init(self, shape: tuple[int, ...], T: int) -> Any:
         """The state before the first step: any tree of arrays."""
         raise NotImplementedError
 
-    def step(self, state, x, t, T: int, key, **tables):
+    def step(
+        self, state: Any, x: jax.Array, t: jax.Array, T: int, key: Key | None, **tables: Any
+    ) -> tuple[Any, jax.Array]:
         """One step.
 
         Args:
-          state: after the step before.
+          state: the state after the previous step.
           x: the input of this step, of the shape given to `init`.
-          t: the step, traced: 0 to T - 1, before which come those from `-lead` on.
+          t: the step, traced: 0 to T - 1, preceded by the steps from `-lead` on.
           T: number of time steps.
-          key: PRNG key of this step.
-          **tables: of `tables`.
+          key: PRNG key of this step; None if nothing is random.
+          **tables: the arrays of `tables`.
 
         Returns:
-          `(state, spikes)`; spikes are whole numbers of the shape of `x`, 0 or 1 unless `levels` or `signed` say more.
+          `(state, spikes)`; spikes are whole numbers of the shape of `x`: 0 or 1, unless `levels` or `signed` admit
+          others.
         """
         raise NotImplementedError
 
@@ -153,57 +162,59 @@ class Delayed(Neuron):
         """The state before the first step of the first phase: any tree of arrays."""
         raise NotImplementedError
 
-    def accumulate(self, state, x, t, T: int, key):
+    def accumulate(self, state: Any, x: jax.Array, t: jax.Array, T: int, key: Key | None) -> Any:
         """The state after step `t` of the first phase, with input `x`; arguments as `OnePhase.step`."""
         raise NotImplementedError
 
-    def step(self, u, n, t, T: int, key, **tables):
-        """Spikes of a step of the second phase. It is computed anew in each run over time, and gives the same.
+    def step(self, u: Any, n: jax.Array, t: jax.Array, T: int, key: Key | None, **tables: Any) -> jax.Array:
+        """Spikes of a step of the second phase; computing them again must give the same spikes.
 
         Args:
           u: the state after the first phase.
-          n: how often each neuron has fired so far in the second phase.
+          n: the number of spikes of each neuron so far in the second phase.
           t: the step, 0 to T - 1, traced.
           T: number of time steps.
-          key: PRNG key of the neurons, the same at every step: `jax.random.fold_in(key, t)` is one for this step.
-          **tables: of `tables`.
+          key: PRNG key of the neurons, the same at every step; `jax.random.fold_in(key, t)` gives one for this step.
+          **tables: the arrays of `tables`.
         """
         raise NotImplementedError
 
 
 class TwoPhase(Delayed):
-    """A neuron that fires by the sum of its input alone: `count` is all that it needs.
+    """A neuron that fires by the sum of its input alone: `count` is all that it has to provide.
 
-    All between two sites is linear, so T steps of such neurons cost one pass of the network, whatever T. `count` gets
-    a T that may be traced, a float32.
+    Everything between two sites is linear, so T steps of such neurons cost one pass of the network, whatever T is. The
+    T that `count` gets may be traced, a float32.
     """
 
     two_phase = True
 
-    def init(self, shape, T):
+    def init(self, shape: tuple[int, ...], T: int) -> jax.Array:
         """Nothing accumulated yet."""
         return jnp.zeros(shape)
 
-    def accumulate(self, state, x, t, T, key):
+    def accumulate(self, state: jax.Array, x: jax.Array, t: jax.Array, T: int, key: Key | None) -> jax.Array:
         """The sum."""
         return state + x
 
-    def count(self, u, T, key, **tables):
-        """As `Neuron.count`: the number of spikes for what was accumulated, however it was spread over time."""
+    def count(self, u: Array, T: Steps, key: Key | None, **tables: Any) -> jax.Array:
+        """As `Neuron.count`: the number of spikes for the accumulated input, however it was spread over time."""
         raise NotImplementedError
 
-    def step(self, u, n, t, T, key, **tables):
+    def step(self, u: jax.Array, n: jax.Array, t: jax.Array, T: int, key: Key | None, **tables: Any) -> jax.Array:
         """As `Delayed.step`: the spikes of `count`, spread evenly over the steps."""
         return evenly(self.count(u, T, key, **tables), t, T)
 
 
-def evenly(count, t, T: int):
-    """Spikes at step `t` of `count` in T steps, spread evenly: `floor((t + 1) count / T) - floor(t count / T)`."""
+def evenly(count: jax.Array, t: Steps, T: int) -> jax.Array:
+    """Spikes at step `t` if `count` are spread evenly over T steps: `floor((t + 1) count / T) - floor(t count / T)`."""
     whole, rest = jnp.divmod(count.astype(jnp.int32), T)  # products in floating point can fall short of a whole number
     return (whole + (t + 1) * rest // T - t * rest // T).astype(count.dtype)
 
 
-def simulate(neuron: Neuron, x, key=None):
+def simulate(
+    neuron: Neuron, x: Float[Array, "time *shape"], key: Key | None = None
+) -> Float[jax.Array, "steps *shape"]:
     """The spikes of neurons for an input over time.
 
     Args:
@@ -218,19 +229,20 @@ def simulate(neuron: Neuron, x, key=None):
     return _run(neuron, lambda t: x[t + neuron.lead], x.shape[1:], T, key)[1][neuron.lead :]
 
 
-def _run(neuron: Neuron, x, shape, T: int, key, kept: bool = True):
+def _run(
+    neuron: Any, x: Callable, shape: tuple[int, ...], T: Any, key: Key | None, kept: bool = True
+) -> tuple[jax.Array, Any]:
     """`(number of spikes, spikes of each step if they are kept)` for the input `x(t)`."""
     tables = jax.tree.map(jnp.asarray, neuron.tables(T))
+    state = neuron.init(shape, T)
     if neuron.waits:
 
-        def accumulate(state, t):
+        def accumulate(state: Any, t: jax.Array) -> tuple[Any, None]:
             return neuron.accumulate(state, x(t), t, T, first_phase_key(key, t, T)), None
 
-        state, _ = jax.lax.scan(accumulate, neuron.init(shape, T), jnp.arange(T))
-    else:
-        state = neuron.init(shape, T)
+        state, _ = jax.lax.scan(accumulate, state, jnp.arange(T))
 
-    def step(carry, t):
+    def step(carry: tuple[Any, jax.Array], t: jax.Array) -> tuple[Any, jax.Array | None]:
         state, n = carry
         if neuron.waits:
             spikes = neuron.step(state, n, t, T, key, **tables)
@@ -242,25 +254,25 @@ def _run(neuron: Neuron, x, shape, T: int, key, kept: bool = True):
     return n, spikes
 
 
-def key_of_step(key, t):
-    """The key of a step, of that of the neurons; None if nothing is random."""
+def key_of_step(key: Key | None, t: Steps) -> Key | None:
+    """The key of a step, from the key of the neurons; None if nothing is random."""
     return None if key is None else jax.random.fold_in(key, t)
 
 
-def first_phase_key(key, t, T: int):
-    """The key of a step of the first phase of a neuron that waits, other than those of the second."""
+def first_phase_key(key: Key | None, t: Steps, T: int) -> Key | None:
+    """The key of a step of the first phase of a neuron that waits; it differs from those of the second phase."""
     return key_of_step(key, T + t)
 
 
-def in_thresholds(v, theta):
+def in_thresholds(v: Array, theta: ArrayLike) -> jax.Array:
     """`u = v / theta`, the potential in units of the threshold; a dead neuron (`theta <= 0`) never fires: `u = 0`."""
     theta = jnp.broadcast_to(theta, jnp.shape(v))
-    return v / jnp.where(theta > 0, theta, jnp.inf)
+    return jnp.divide(v, jnp.where(theta > 0, theta, jnp.inf))
 
 
-def check_steps(T, name: str = "T") -> None:
-    """Raises InputError unless `T` is a whole number from 1 to `MAX_STEPS`; `name` is that of the option."""
+def check_steps(T: Any, name: str = "T") -> None:
+    """Raises InputError unless `T`, the value of the option `name`, is a whole number from 1 to `MAX_STEPS`."""
     whole = isinstance(T, int | np.integer) and not isinstance(T, bool)
     if not whole or not 1 <= T <= MAX_STEPS:
-        what = f"{name} is the number of time steps, a whole number of at least 1"
-        raise InputError(f"{what} and at most {MAX_STEPS}; got {T!r}")
+        meaning = f"{name} is the number of time steps, a whole number of at least 1"
+        raise InputError(f"{meaning} and at most {MAX_STEPS}; got {T!r}")

@@ -1,7 +1,8 @@
-"""What a neuron of one's own must keep to, tried on a few numbers before a network is converted."""
+"""The rules for a neuron of your own, checked on a few numbers before a network is converted."""
 
 import dataclasses
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +11,13 @@ import numpy as np
 from tppjax.errors import InputError, brief
 from tppjax.neurons.base import Neuron, simulate
 
-POTENTIALS = np.float32([-1.0, 0.0, 0.3, 0.5, 1.0, 2.6, 4.9, 9.0])
+POTENTIALS = np.array([-1.0, 0.0, 0.3, 0.5, 1.0, 2.6, 4.9, 9.0], np.float32)
 
 
 def check_neuron(neuron: Neuron, T: int) -> None:
-    """Raises InputError unless the neuron can be told from others and does what its class says in T steps.
+    """Raises InputError unless the neuron is distinguishable from others and does what its class says in T steps.
 
-    Neurons of the library have passed.
+    Neurons of the library are not checked again.
     """
     if neuron.built_in:
         return
@@ -39,35 +40,35 @@ def check_neuron(neuron: Neuron, T: int) -> None:
 @functools.cache
 def _tried(neuron: Neuron, T: int) -> None:
     try:
-        found = _spikes(neuron, T)
+        outputs = _spikes(neuron, T)
     except InputError:
         raise
-    except Exception as e:  # whatever their code does
-        hint = "" if neuron.random else " (random = True in its class, if it draws)"
+    except Exception as e:  # of any type, from the user's code
+        hint = "" if neuron.random else " (set random = True in its class, if it draws)"
         raise InputError(f"{neuron} can't be run on a few numbers: {type(e).__name__}: {brief(e)}{hint}") from e
-    for what, (spikes, low, high) in found.items():
+    for name, (spikes, low, high) in outputs.items():
         if jnp.shape(spikes)[-1:] != POTENTIALS.shape:
-            raise InputError(f"{what} of {neuron} has shape {jnp.shape(spikes)} for an input of {POTENTIALS.shape}")
+            raise InputError(f"{name} of {neuron} has shape {jnp.shape(spikes)} for an input of {POTENTIALS.shape}")
         spikes = np.asarray(spikes, np.float32)
         if not np.array_equal(spikes, np.round(spikes)):
             raise InputError(
-                f"{what} of {neuron} is not a whole number, such as {spikes[spikes != np.round(spikes)][0]}"
+                f"{name} of {neuron} is not a whole number, such as {spikes[spikes != np.round(spikes)][0]}"
             )
         if spikes.min() < low or spikes.max() > high:
             raise InputError(
-                f"{what} of {neuron} is {spikes.min():g} to {spikes.max():g} in {T} steps, and its class says {low} to "
+                f"{name} of {neuron} is {spikes.min():g} to {spikes.max():g} in {T} steps, and its class says {low} to "
                 f"{high}: by levels (now {neuron.levels}) and signed"
             )
 
 
-def _spikes(neuron: Neuron, T: int) -> dict:
-    """By name: numbers of spikes, and the least and the most that they may be."""
+def _spikes(neuron: Neuron, T: int) -> dict[str, tuple[Any, int, int]]:
+    """By name: the numbers of spikes, and their bounds."""
     key = jax.random.key(0) if neuron.random else None
     low = -neuron.levels if neuron.signed else 0
     x = jnp.broadcast_to(POTENTIALS / T, (neuron.lead + T, *POTENTIALS.shape))
     tables = neuron.tables(T)
-    found = {"the output of step": (simulate(neuron, x, key), low, neuron.levels)}
+    outputs = {"the output of step": (simulate(neuron, x, key), low, neuron.levels)}
     if neuron.two_phase:
         count = jax.jit(lambda u, steps: neuron.count(u, steps, key, **tables))
-        found["count"] = (count(POTENTIALS, jnp.float32(T)), low * T, neuron.levels * T)
-    return found
+        outputs["count"] = (count(POTENTIALS, jnp.float32(T)), low * T, neuron.levels * T)
+    return outputs

@@ -11,14 +11,15 @@ from tppjax.errors import InputError
 from tppjax.neurons.base import Delayed
 from tppjax.neurons.baseline import IntegrateAndFire
 from tppjax.neurons.tpp import fire
+from tppjax.types import Key
 
 
 class Fired(NamedTuple):
-    """What baseline neurons did in the first phase.
+    """The state of baseline neurons in the first phase.
 
     Attributes:
-      u: their potential before firing.
-      spikes: how many they fired; or where trains are kept, what they fired at each step, `[T, ...]`.
+      u: the potential before firing.
+      spikes: the number of spikes so far; or, if trains are kept, the spikes of each step, `[T, ...]`.
     """
 
     u: jax.Array
@@ -27,21 +28,21 @@ class Fired(NamedTuple):
 
 @dataclass(frozen=True)
 class Reordered(IntegrateAndFire, Delayed):
-    """The spikes of `Baseline` in another order; the first phase keeps their trains, or only how many they are."""
+    """The spikes of `Baseline` in another order; the first phase keeps the spike trains, or only the counts."""
 
     trains = True
 
-    def init(self, shape, T):
+    def init(self, shape: tuple[int, ...], T: int) -> Fired:
         """No potential, no spikes."""
         return Fired(jnp.zeros(shape), jnp.zeros((T, *shape), bool) if self.trains else jnp.zeros(shape))
 
-    def accumulate(self, state, x, t, T, key):
+    def accumulate(self, state: Fired, x: jax.Array, t: jax.Array, T: int, key: Key | None) -> Fired:
         """A step of the baseline, whose spikes are kept."""
         u, spikes = self.integrate(state.u, x, t, T)
         return Fired(u, state.spikes.at[t].set(spikes > 0) if self.trains else state.spikes + spikes)
 
-    def potential(self, state):
-        """The baseline's."""
+    def potential(self, state: Fired) -> jax.Array:
+        """The potential of the baseline."""
         return state.u
 
 
@@ -49,23 +50,24 @@ class Reordered(IntegrateAndFire, Delayed):
 class Shuffle(Reordered):
     """Algorithm 2: random order.
 
-    Every neuron's train gets its own uniform permutation (Appendix G). It is drawn without sorting: a neuron with `n`
-    spikes and `k` steps left fires with probability `n / k`, which is Eq. 7 for a whole number of thresholds.
+    The train of every neuron gets its own uniform permutation (Appendix G). It is drawn without sorting: a neuron with
+    `n` spikes and `k` steps left fires with probability `n / k`, which is Eq. 7 for a whole number of thresholds.
 
     Attributes:
-      shared: one order for all neurons of a site instead, the other reading of Algorithm 2.
+      shared: whether all neurons of a site share one order, which is the other reading of Algorithm 2.
     """
 
     random = True
     shared: bool = False
 
     @property
-    def trains(self):
-        """Where an order is shared, the count does not tell what a neuron fired."""
+    def trains(self) -> bool:
+        """Whether trains are kept: with a shared order, the counts do not suffice."""
         return self.shared
 
-    def step(self, u, n, t, T, key):
-        """Spikes of one of the baseline's steps where an order is shared, else of random neurons."""
+    def step(self, u: Fired, n: jax.Array, t: jax.Array, T: int, key: Key | None) -> jax.Array:
+        """With a shared order the spikes of a step of the baseline, else those of Eq. 7."""
+        assert key is not None
         if self.shared:
             return u.spikes[jax.random.permutation(key, T)[t]].astype(jnp.float32)
         return fire(u.spikes, n, T - t, jax.random.fold_in(key, t))
@@ -73,20 +75,20 @@ class Shuffle(Reordered):
 
 @dataclass(frozen=True)
 class Ordered(Reordered):
-    """One given order, the same for all neurons.
+    """A given order, the same for all neurons.
 
     Attributes:
-      order: a permutation of 0 to T - 1: step `t` shows what step `order[t]` had. One compilation serves every order.
+      order: a permutation of 0 to T - 1: step `t` sends the spikes of step `order[t]`. All orders share a compilation.
     """
 
     order: tuple[int, ...] = field(default=(), compare=False)
 
-    def tables(self, T):
+    def tables(self, T: int) -> dict[str, np.ndarray]:
         """The order."""
         if np.shape(self.order) != (T,) or sorted(self.order) != list(range(T)):
             raise InputError(f"order has each of the steps 0 to {T - 1} once; got {self.order}")
         return {"order": np.array(self.order, np.int32)}
 
-    def step(self, u, n, t, T, key, order):
+    def step(self, u: Fired, n: jax.Array, t: jax.Array, T: int, key: Key | None, order: jax.Array) -> jax.Array:
         """Spikes of step `order[t]`."""
         return u.spikes[order[t]].astype(jnp.float32)

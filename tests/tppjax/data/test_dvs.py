@@ -114,15 +114,15 @@ def test_damaged_recordings_are_named_and_refused_or_left_out(folder, capsys):
     empty.write_bytes(b"")
     aedat4_files.write(without, [])
     aedat4_files.write(far, [(0, 1, 1, 1), (1, 5, 128, 1)])
-    with pytest.raises(ValueError, match=r"5 of 90 recordings can't be read whole; .*--skip_damaged") as refusal:
+    with pytest.raises(ValueError, match=r"5 of 90 recordings can't be read completely; .*--skip_damaged") as refusal:
         dvs.load("cifar10_dvs", "train", folder, preprocessing=preprocessing)
     said = {cut: "cut short", garbage: "no AEDAT 4.0 file", empty: "no bytes", without: "no events", far: "y = 128"}
     for file, problem in said.items():
         assert problem in str(refusal.value).split(f"{file}: ")[1].split(";")[0]
     images = dvs.load("cifar10_dvs", "train", folder, preprocessing=preprocessing, skip_damaged=True)
     assert capsys.readouterr().out == (
-        f"left out 5 of 90 recordings, which can't be read whole; the first: {cut}: it is cut short or damaged: its "
-        f"table should begin at byte {len(good) - 44} of {len(good) - 80}\n"
+        f"left out 5 of 90 recordings, which can't be read completely; the first: {cut}: it is cut short or damaged: "
+        f"its table should begin at byte {len(good) - 44} of {len(good) - 80}\n"
     )
     # Nobody else moves: five classes lack one, and each image still belongs to its label.
     np.testing.assert_array_equal(np.bincount(images.labels), [8] * 5 + [9] * 5)

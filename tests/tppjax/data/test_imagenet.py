@@ -190,7 +190,7 @@ def test_more_files_are_allowed_to_be_open(prepared, preprocessing):
 
 def test_too_few_files_may_be_open(monkeypatch):
     monkeypatch.setattr(resource, "getrlimit", lambda _: (100, 100))
-    with pytest.raises(InputError, match=r"the data's 50 files are open together .* 100 open files: .*ulimit -Hn 1074"):
+    with pytest.raises(InputError, match=r"the 50 files of the data are .* 100 open files: .*ulimit -Hn 1074"):
         imagenet._allow_open_files(50)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     imagenet._allow_open_files(10**6)
@@ -237,7 +237,7 @@ def test_what_can_not_be_made_of_pictures(prepared, preprocessing):
     with pytest.raises(ValueError, match=r"got input_shape \(224, 224, 3\) and resize 200"):
         imagenet.info(data_dir=prepared, resize=200)
     for wrong in (replace(preprocessing, resize=None), replace(preprocessing, input_shape=(40, 8, 3))):
-        with pytest.raises(ValueError, match="pictures become images"):
+        with pytest.raises(ValueError, match="pictures are resized to the shorter side"):
             imagenet.load(split="train", data_dir=prepared, preprocessing=wrong)
 
 

@@ -196,7 +196,8 @@ def test_a_picture_too_large_to_be_one(tmp_path):
     file = tmp_path / "a.JPEG"
     file.touch()
     os.truncate(file, 2**40)  # takes no place on disk
-    assert shards._read(shards.Picture(file, 0, 2**40, "a.JPEG", "n01"))[1] == "1,099,511,627,776 bytes are no picture"
+    problem = shards._read(shards.Picture(file, 0, 2**40, "a.JPEG", "n01"))[1]
+    assert problem == "1,099,511,627,776 bytes are too many for a picture"
 
 
 def test_names_that_can_not_be_written(contents, tmp_path):
@@ -234,10 +235,10 @@ def test_damaged_pictures_are_named_or_left_out(contents, tmp_path, capsys):
 def test_empty_pictures_are_refused_before_anything_is_written(contents, tmp_path):
     train = dict.fromkeys(contents["train"], b"")
     source = pictures.in_folders(tmp_path / "source", {**contents, "train": train})
-    with pytest.raises(ValueError, match=r"at least 15: (n0\d/n0\d_\d.JPEG: empty; ){5}\.\.\.\. Get them anew"):
+    with pytest.raises(ValueError, match=r"at least 15: (n0\d/n0\d_\d.JPEG: empty; ){5}\.\.\.\. Get them again"):
         jpegs.prepare(source, tmp_path)
     assert not (tmp_path / VERSION).exists()
-    with pytest.raises(ValueError, match="no picture of train is whole"):
+    with pytest.raises(ValueError, match="every picture of train is damaged"):
         jpegs.prepare(source, tmp_path, skip_damaged=True)
 
 
@@ -275,14 +276,14 @@ def test_folders_that_do_not_fit(contents, tmp_path):
 def test_archives_that_do_not_fit(contents, tmp_path):
     source, original = pictures.in_archives(tmp_path, contents), pictures.original(contents)
     train, validation = (source / name for name in jpegs.ARCHIVES.values())
-    with pytest.raises(ValueError, match="has 3 classes, not the 1000 that it should have"):
+    with pytest.raises(ValueError, match="has 3 classes, not the expected 1000"):
         jpegs.prepare(source, tmp_path)
     whole = validation.read_bytes()
     validation.write_bytes(pictures._tar({"a.JPEG": pictures.jpeg(0)}))
-    with pytest.raises(ValueError, match=r"ILSVRC2012_img_val.tar has 1 pictures, not 6: it is not whole"):
+    with pytest.raises(ValueError, match=r"ILSVRC2012_img_val.tar has 1 pictures, not 6: it is incomplete"):
         jpegs.prepare(source, tmp_path, original=original)
     validation.write_bytes(whole[:2000])
-    with pytest.raises(ValueError, match=r"ILSVRC2012_img_val.tar is damaged at byte .* get it anew"):
+    with pytest.raises(ValueError, match=r"ILSVRC2012_img_val.tar is damaged at byte .* get it again"):
         jpegs.prepare(source, tmp_path, original=original)
     validation.unlink()
     with pytest.raises(

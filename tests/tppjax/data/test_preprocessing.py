@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax.numpy as jnp
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ GOOD = Preprocessing("mine", (4, 5, 2), (0.5, 0.4), (0.2, 0.3), ("a", "b"))
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("dataset", 5, "the data set's name is text"),
+        ("dataset", 5, "the name of the data set is text"),
         ("input_shape", (4, 5), r"input_shape is \(height, width, channels\), each 1 to 65536, not \(4, 5\)"),
         ("input_shape", [4, 5, 2], "input_shape is"),
         ("input_shape", (4, 5.0, 2), "input_shape is"),
@@ -47,7 +48,8 @@ def test_preprocessing_that_can_not_be(name, value, message):
         replace(GOOD, **{name: value})
 
 
-def test_numbers_of_numpys_become_pythons():
+def test_numbers_of_numpys_become_pythons(monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # they are not what the annotations say
     mean, std = np.float32([0.5, 0.25]), np.float64([0.2, 0.3])
     made = replace(GOOD, input_shape=tuple(np.int32([4, 5, 2])), mean=tuple(mean), std=tuple(std), resize=np.int64(9))
     made = replace(made, class_names=tuple(np.array(["a", "b"])))
@@ -64,7 +66,7 @@ def test_what_is_no_image():
         with pytest.raises(InputError, match=r"the images hold NaN or infinity, first at \[1, 2, 3, 0\]"):
             GOOD(floats)
     for wrong, message in (
-        (pixels.tolist(), "an array of NumPy's or JAX's; got list"),
+        (pixels.tolist(), "an array of NumPy or JAX; got list"),
         (pixels.astype(int), "uint8 pixels, or floats already normalised; got int64"),
         (pixels[..., :1], r"takes images of shape \(4, 5, 2\)"),
         (pixels[0, 0], r"takes images of shape \(4, 5, 2\)"),

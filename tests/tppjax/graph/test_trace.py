@@ -323,7 +323,7 @@ def test_what_is_not_linear_is_refused_with_its_line(name):
 def test_weights_that_are_not_finite_are_named(value):
     """Those behind the last site too, and what follows from them, as from a negative variance."""
     variables = {**P, "norm": {"var": np.float32([1] * 4 + [value])}}
-    with pytest.raises(InputError, match=r"^norm/var, or what .* alone, has a number that is not finite"):
+    with pytest.raises(InputError, match=r"^norm/var, or .* from it alone, is not finite"):
         trace(lambda p, x: c(p, relu(a(p, x))) / jnp.sqrt(p["norm"]["var"])[None], variables, X)
 
 

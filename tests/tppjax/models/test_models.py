@@ -97,7 +97,7 @@ def test_groups_of_regnet_read_their_own_channels():
     model = models.create("regnetx_4gf", 3, ReLU(), blocks=(1,), widths=(4,), group=2, stem=4, norm=False)
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
     assert variables["params"]["stage1_block1"]["conv2"]["kernel"].shape == (3, 3, 2, 4)
-    with pytest.raises(ValueError, match="a width that 40 divides; got"):
+    with pytest.raises(ValueError, match="a width divisible by 40; got"):
         models.create("regnetx_4gf", 3, ReLU(), widths=(80, 250, 560, 1360))
 
 
