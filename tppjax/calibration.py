@@ -119,7 +119,7 @@ def choose(
         if not theta.max() > 0:
             raise InputError(f"nothing ever fires at {site} on the calibration images: are they those of the network?")
         theta = np.where(theta > 0, theta, theta.max()).astype(np.float32)
-        thetas[site] = theta if per == "channel" and theta.size > 1 else theta[0]
+        thetas[site] = theta if per == "channel" and theta.size > 1 else np.asarray(theta[0])
     return thetas
 
 
