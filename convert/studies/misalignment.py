@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 
 import convert
 from convert.experiments import plots
@@ -63,7 +64,7 @@ def _outcome(snn: convert.Snn, pixels: Array, labels: Array, index: Array, key: 
     return trace.logits.mean(axis=0).argmax(-1) == labels, by_measure
 
 
-def unevenness(x: Array, neuron: Neuron) -> dict[str, jax.Array]:
+def unevenness(x: Float[Array, "T batch *shape"], neuron: Neuron) -> dict[str, Float[jax.Array, "batch"]]:
     """Measures of how uneven the input `x`, `[T, B, ...]` in thresholds, is over time; means over neurons, `[B]`.
 
     Returns:

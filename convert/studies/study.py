@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 from tqdm import tqdm
 
 from convert.experiments import setup as experiment
@@ -161,6 +162,6 @@ def rank_correlation(a: list[float], b: list[float]) -> float:
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def percent(correct: Array) -> list[float]:
+def percent(correct: Bool[Array, "images seeds"]) -> list[float]:
     """The accuracy of each seed in percent, from whether answers are correct, `[N, seeds]`."""
     return (100 * np.mean(correct, axis=0)).tolist()

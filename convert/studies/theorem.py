@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
 from convert.experiments import plots
@@ -85,7 +86,7 @@ def check(T: int, draws: int) -> dict[str, float]:
     }
 
 
-def spikes_so_far(u: np.ndarray, T: int) -> np.ndarray:
+def spikes_so_far(u: Float[np.ndarray, "n"], T: int) -> Float[np.ndarray, "steps n steps"]:
     """`P(n spikes after t steps)` of a TPP neuron with potential `u`, by Eq. 7, float64: `[T + 1, len(u), T + 1]`."""
     n = np.arange(T + 1)
     after = np.zeros((T + 1, len(u), T + 1))
