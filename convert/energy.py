@@ -1,5 +1,7 @@
 """Synaptic operations: the multiply-adds of the layers of weights for an input, and their additions for spikes."""
 
+from collections.abc import Mapping
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Float, Num
@@ -11,7 +13,7 @@ from tppjax.network import Network
 from tppjax.types import Array
 
 
-def additions(network: Network, counts: dict[str, Num[Array, "batch ..."]]) -> dict[str, Float[jax.Array, "batch"]]:
+def additions(network: Network, counts: Mapping[str, Num[Array, "batch ..."]]) -> dict[str, Float[jax.Array, "batch"]]:
     """The number of additions of each layer of weights for these spikes, for each example: `{layer: [B]}`.
 
     With every weight set to one, the output of a layer is the number of weights that it adds up for the spikes of the
@@ -43,7 +45,7 @@ def multiply_adds(network: Network) -> tuple[float, float]:
     return whole, analog
 
 
-def _operations(network: Network, pixel: float, counts: dict[str, jax.Array]) -> dict[str, jax.Array]:
+def _operations(network: Network, pixel: float, counts: Mapping[str, Array]) -> dict[str, jax.Array]:
     """Operations of each layer for one example, whose input is `pixel` everywhere."""
     values: dict[int | str, Array] = {**network.weights, 0: jnp.full((1, *network.graph.shape), pixel)}
     operations: dict[str, jax.Array] = {}
