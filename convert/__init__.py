@@ -1,4 +1,4 @@
-"""From a trained network to a spiking one: `convert.to_snn(params, T=16, mode="tpp")`."""
+"""Conversion of a trained network to a spiking one: `convert.to_snn(params, T=16, mode="tpp")`."""
 
 from convert import export
 from convert.batch_norm import fold_batch_norm

@@ -1,4 +1,6 @@
-"""What can't be converted is refused before anything is computed, with a sentence that says where and what to do."""
+"""Checks that refuse what can't be converted before anything is computed; messages say where and what to do."""
+
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -30,11 +32,11 @@ def check_thresholds(network: Network) -> None:
             raise InputError(f"{name} has a threshold that is not positive, {theta.min()}")
 
 
-def neurons_of(mode, network: Network) -> dict[str, Neuron]:
-    """The neurons of each site, of what `neurons.parse` takes for all, or `{site: that}`.
+def neurons_of(mode: str | Neuron | Mapping[str, str | Neuron], network: Network) -> dict[str, Neuron]:
+    """The neurons of each site, from the mode of all sites or of each: `{site: mode}`.
 
     Raises:
-      InputError: as `neurons.parse`; if a site is not there or has none; or if its neurons can't have its max-pool.
+      InputError: as `neurons.parse`; if a site is unknown or has no mode; or if its neurons can't have its max-pool.
     """
     sites = network.sites
     if not isinstance(mode, dict):
@@ -61,7 +63,7 @@ def neurons_of(mode, network: Network) -> dict[str, Neuron]:
     return neurons
 
 
-def _parsed(site: str, mode) -> Neuron:
+def _parsed(site: str, mode: str | Neuron) -> Neuron:
     try:
         return parse(mode)
     except InputError as e:
@@ -69,7 +71,7 @@ def _parsed(site: str, mode) -> Neuron:
 
 
 def check_frames(frames: int | None, T: int) -> None:
-    """Raises InputError unless `frames` of a recording can be spread evenly over `T` steps; None are still images."""
+    """Raises InputError unless `frames` of a recording spread evenly over `T` steps; None stands for still images."""
     if frames is not None and T % frames and frames % T:
         raise InputError(
             f"recordings of {frames} frames can't be spread evenly over T={T} steps: let T be a multiple of {frames}, "

@@ -1,13 +1,14 @@
-"""Correction: what a spiking network lacks at each site, against the network it came from, is added there.
+"""Correction: the difference between a spiking network and its ANN at each site is added to the spiking network.
 
-Thresholds clip and neurons draw, so what reaches a site in the SNN is not what reaches it in the ANN. From site to
-site, in the order in which they run, the mean difference of each channel is added as an offset of the site. With
-weights corrected too, the layers that feed the site are fitted to what reaches it in the ANN, from what they get in the
-SNN, by least squares. What other papers do at a site is in `sent`.
+Thresholds clip and neurons draw at random, so the input of a site in the SNN differs from that in the ANN. The sites
+are corrected in the order in which they run: the mean difference of each channel is added as an offset of the site. If
+weights are corrected too, the layers that feed the site are fitted by least squares, from their inputs in the SNN to
+the input of the site in the ANN. Corrections of other papers are in `sent`.
 """
 
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +29,9 @@ from tppjax.graph import Op
 from tppjax.network import OUTPUT, Network
 from tppjax.neurons import Neuron
 from tppjax.tracing import trace
+from tppjax.types import Array, ImagesLike, Key
 
-SENT = {"rates": sent.rates, "potential": sent.potential, "steps": sent.steps}
+SENT: dict[str, Callable[..., Network]] = {"rates": sent.rates, "potential": sent.potential, "steps": sent.steps}
 METHODS = {
     "bias": "offsets",
     "weights": "weights and offsets",
@@ -40,13 +42,13 @@ METHODS = {
 
 
 class Place(NamedTuple):
-    """Where a correction is made: at a site, or at the output.
+    """The place of a correction: a site, or the output.
 
     Attributes:
-      name: of the site, or `OUTPUT`.
-      value: number of the value that is corrected.
-      axis: of its channels, in an example; None if it has none.
-      layers: the layers whose outputs are added up to it, with nothing else between that is not a constant.
+      name: name of the site, or `OUTPUT`.
+      value: number of the graph's value that is corrected.
+      axis: axis of the channels in an example of this value; None if it has none.
+      layers: the layers whose outputs add up to this value, together with constants at most.
     """
 
     name: str
@@ -56,8 +58,8 @@ class Place(NamedTuple):
 
 
 def correct(
-    network,
-    images,
+    network: Any,
+    images: ImagesLike,
     *,
     T: int,
     mode: str | Neuron | dict[str, str | Neuron] = "tpp",
@@ -67,20 +69,20 @@ def correct(
     batch_size: int | None = None,
     progress: str | None = None,
 ) -> Network:
-    """The network with what its spiking version lacks added at each site and at the output.
+    """The network, corrected at each site and at the output for the errors of its spiking version.
 
     Args:
-      network: a `Network` with thresholds, or what `trace` makes one of.
-      images: `[N, ...]`, of the training set; some hundred are enough, a thousand for weights.
-      T: number of time steps that it is corrected for.
-      mode: the neurons, likewise.
-      method: "bias", the mean input of each channel; "weights", by least squares in the weights of the layers that feed
-        a site, where nothing but a sum lies between, with batch norm folded first; or as others have it, "rates",
-        "potential" (both SNNC) or "steps" (FTBC), which are in `sent`.
-      ridge: of least squares, relative to the mean power of the layers' inputs; the change is small in directions
-        in which the images say little.
-      seed: of the draws of random modes.
-      batch_size: images a call; by default up to 100, as many as suit the device's memory.
+      network: a `Network` with thresholds, or anything that `trace` accepts.
+      images: images `[N, ...]` of the training set; some hundred are enough, a thousand for weights.
+      T: number of time steps of the spiking version.
+      mode: neurons of the spiking version.
+      method: "bias" corrects the mean input of each channel; "weights" also corrects, by least squares, the weights of
+        the layers that feed a site through nothing but sums, after folding batch norm. The published methods "rates",
+        "potential" (both SNNC) and "steps" (FTBC) are in `sent`.
+      ridge: penalty of least squares, relative to the mean power of the layers' inputs; it keeps the change small in
+        directions for which the images contain little information.
+      seed: seed of random modes.
+      batch_size: images in each call; by default up to 100, as many as suit the device's memory.
       progress: name of a progress bar over the sites, shown on a terminal.
 
     Returns:
@@ -94,7 +96,9 @@ def correct(
     snn = to_snn(fold_batch_norm(network) if method == "weights" else network, T, mode)
     check_method(method, snn.in_network.values())
     if method in ("bias", "weights") and (by_step := [s for s, o in network.offsets.items() if np.ndim(o) == 2]):
-        raise InputError(f"{by_step[0]} was corrected step by step, which {method!r} would undo: do that before")
+        raise InputError(
+            f"{by_step[0]} was corrected step by step, which {method!r} would undo: correct by {method!r} first"
+        )
     reference, images = snn.network, check_examples(network, images, "correction")
     check_number("ridge", ridge, 1e-6)
     check_count("seed", seed, 0)
@@ -103,22 +107,23 @@ def correct(
     batch_size = batch_size or min(100, snn.batch_size())
     keys = example_keys(jax.random.key(seed, impl=prng.HASH), np.arange(len(images)))
 
-    def in_batches():
+    def in_batches() -> Iterator[tuple[Array, Key | None]]:
         for x, key in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
             yield x, key if snn.random else None
 
+    targets: list[Any]  # sites or places, as `correct_one` takes them
     if method in SENT:
-        where, at = list(reference.sites.values()), SENT[method]
+        targets, correct_one = list(reference.sites.values()), SENT[method]
     else:
-        where, at = places(reference), partial(_at_place, weights=method == "weights", ridge=ridge)
-    for one in tqdm(where, desc=progress, disable=None if progress else True, leave=False):
-        snn = snn.replace(network=at(reference, snn, one, in_batches))
-    done = f"{METHODS[method]} corrected site by site at T={T} for {snn.mode}, on {len(images)} images"
-    return snn.network.replace(history=(*network.history, done))
+        targets, correct_one = places(reference), partial(_at_place, weights=method == "weights", ridge=ridge)
+    for target in tqdm(targets, desc=progress, disable=None if progress else True, leave=False):
+        snn = snn.replace(network=correct_one(reference, snn, target, in_batches))
+    step = f"{METHODS[method]} corrected site by site at T={T} for {snn.mode}, on {len(images)} images"
+    return snn.network.replace(history=(*network.history, step))
 
 
-def check_method(method: str, neurons=()) -> None:
-    """Raises InputError unless there is such a method, and these neurons can have it."""
+def check_method(method: str, neurons: Iterable[Neuron] = ()) -> None:
+    """Raises InputError unless the method exists and is possible for these neurons."""
     if method not in METHODS:
         raise InputError(f"unknown method {method!r}; known: {', '.join(METHODS)}")
     if method == "steps" and (others := sorted({str(n) for n in neurons if n.waits or n.lead})):
@@ -128,17 +133,21 @@ def check_method(method: str, neurons=()) -> None:
         )
 
 
-def _at_place(reference: Network, snn: Snn, place: Place, in_batches, weights: bool, ridge: float) -> Network:
-    """The network corrected by what reaches a place."""
-    layers, sums = _fitted(place) if weights else (), None
+def _at_place(
+    reference: Network, snn: Snn, place: Place, in_batches: sent.Batches, weights: bool, ridge: float
+) -> Network:
+    """The network with the correction of the input at a place."""
+    layers = _fitted(place) if weights else ()
+    total: Any = None
     for x, key in in_batches():
-        new = jax.tree.map(np.float64, _equations(reference, snn, x, key, place, layers))
-        sums = new if sums is None else jax.tree.map(np.add, sums, new)
-    return _changed(snn.network, place, layers, _solution(*sums, ridge))
+        sums = jax.tree.map(np.float64, _equations(reference, snn, x, key, place, layers))
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
+    gram, moments = total
+    return _changed(snn.network, place, layers, _solution(gram, moments, ridge))
 
 
 def places(network: Network) -> list[Place]:
-    """Where a network is corrected, in the order in which it runs."""
+    """The places at which a network is corrected, in the order in which it runs."""
     shapes, (last, *others) = network.graph.shapes(network.weights), network.graph.outputs
     found = [
         Place(site.name, site.input, site.input_axis, _summands(network, site.input, site.input_axis, shapes))
@@ -149,46 +158,49 @@ def places(network: Network) -> list[Place]:
     return found
 
 
-def _summands(network: Network, value: int, axis: int | None, shapes: dict) -> tuple[Op, ...]:
-    """The layers with channels in `axis` whose outputs are added up to a value; constants may be added, too."""
-    made = {item.output: item for item in network.graph.items if isinstance(item, Op)}
+def _summands(network: Network, value: int, axis: int | None, shapes: dict[int, tuple[int, ...]]) -> tuple[Op, ...]:
+    """The layers with channels in `axis` whose outputs add up to a value; constants may be among the summands."""
+    producers = {item.output: item for item in network.graph.items if isinstance(item, Op)}
     rank = len(shapes[value])
-    found, todo = [], [value]
+    layers, todo = [], [value]
     while todo:
-        op = made.get(todo.pop())
+        op = producers.get(todo.pop())
         if op is None:
             continue
         if op.name == "add":
             todo += [v for v in op.inputs if isinstance(v, int)]
         elif is_layer(network.graph, op) and (of_layer := output_axis(network, op)) is not None:
-            found += [op] if of_layer % rank - 1 == axis else []
-    return tuple(sorted(found, key=lambda op: op.output))
+            layers += [op] if of_layer % rank - 1 == axis else []
+    return tuple(sorted(layers, key=lambda op: op.output))
 
 
 def _fitted(place: Place) -> tuple[Op, ...]:
     """The layers whose weights are fitted together: those without groups, or a single one with groups."""
-    whole = tuple(op for op in place.layers if _groups(op) == 1)
-    return whole or place.layers[:1]
+    ungrouped = tuple(op for op in place.layers if _groups(op) == 1)
+    return ungrouped or place.layers[:1]
 
 
 @partial(jax.jit, static_argnames=("place", "layers"))
-def _equations(reference: Network, snn: Snn, x, key, place: Place, layers: tuple[Op, ...]):
+def _equations(
+    reference: Network, snn: Snn, images: Array, key: Key | None, place: Place, layers: tuple[Op, ...]
+) -> tuple[jax.Array, jax.Array]:
     """`(X^T X, X^T Y)` of least squares for a batch, `[groups, ...]`.
 
-    A row of Y is what the SNN lacks at one pixel, one of X what that pixel gets of the inputs of its layers, and a 1.
+    A row of Y is the difference between ANN and SNN at one pixel; a row of X has the inputs of the layers for that
+    pixel, and a 1.
     """
     numbers = (place.value, *(next(v for v in op.inputs if isinstance(v, int)) for op in layers))
-    (wanted,) = reference.values(x, numbers[:1])
-    got, *inputs = snn.values(x, key, numbers)
-    y = _rows(wanted - got, place.axis)
+    (target,) = reference.values(images, numbers[:1])
+    value, *inputs = snn.values(images, key, numbers)
+    y = _rows(target - value, place.axis)
     groups = _groups(layers[0]) if layers else 1
-    x = [_patches(op, a, snn.network).reshape(len(y), groups, -1) for op, a in zip(layers, inputs, strict=True)]
-    x = jnp.concatenate([*x, jnp.ones((len(y), groups, 1))], axis=2)
+    columns = [_patches(op, a, snn.network).reshape(len(y), groups, -1) for op, a in zip(layers, inputs, strict=True)]
+    x = jnp.concatenate([*columns, jnp.ones((len(y), groups, 1))], axis=2)
     y = y.reshape(len(y), groups, -1)
     return jnp.einsum("ngi,ngj->gij", x, x), jnp.einsum("ngi,ngc->gic", x, y)
 
 
-def _rows(x, axis: int | None):
+def _rows(x: jax.Array, axis: int | None) -> jax.Array:
     """`[B, ...]` as `[pixels, channels]`."""
     if axis is None:
         return x.reshape(-1, 1)
@@ -200,8 +212,8 @@ def _groups(op: Op) -> int:
     return dict(op.options).get("feature_group_count", 1)
 
 
-def _patches(op: Op, x, network: Network):
-    """`[pixels, inputs that an output gets]` of a layer's input `[B, ...]`; of images channel by channel."""
+def _patches(op: Op, x: jax.Array, network: Network) -> jax.Array:
+    """The inputs of each output pixel, `[pixels, inputs]`, from a layer's input `[B, ...]`; channel by channel."""
     options = dict(op.options)
     if op.name == "dot_general":
         side = int(isinstance(op.inputs[0], str))
@@ -219,8 +231,8 @@ def _patches(op: Op, x, network: Network):
     return patches.reshape(-1, patches.shape[-1])
 
 
-def _solution(gram, moments, ridge: float) -> np.ndarray:
-    """Change of the weights, `[groups, inputs that an output gets + 1, channels]`; the offset is not penalised."""
+def _solution(gram: np.ndarray, moments: np.ndarray, ridge: float) -> np.ndarray:
+    """The change of the weights, `[groups, inputs + 1, channels]`; its last row, the offset, is not penalised."""
     n = gram.shape[-1]
     penalty = np.where(np.arange(n) < n - 1, ridge * np.trace(gram, axis1=1, axis2=2)[:, None] / n, 0)
     return np.linalg.solve(gram + penalty[:, :, None] * np.eye(n), moments)
@@ -228,19 +240,20 @@ def _solution(gram, moments, ridge: float) -> np.ndarray:
 
 def _changed(network: Network, place: Place, layers: tuple[Op, ...], change: np.ndarray) -> Network:
     """The network with `change` added to the weights of `layers`, and its last row as the offset of the place."""
-    weights, begin = dict(network.weights), 0
+    weights: dict[str, Array] = dict(network.weights)
+    begin = 0
     for op in layers:
         name = kernel_of(op)
         kernel = np.asarray(weights[name])
         size = kernel.size // kernel.shape[kernel_axis(network, op)]
         weights[name] = (kernel + _as_kernel(op, change[:, begin : begin + size], kernel)).astype(kernel.dtype)
         begin += size
-    offset = np.float32(change[:, -1].reshape(-1))
+    offset = change[:, -1].reshape(-1).astype(np.float32)
     return network.replace(weights=weights, offsets=network.offsets | {place.name: offset})
 
 
 def _as_kernel(op: Op, change: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """`[groups, inputs, channels]` in the layout of the weights."""
+    """The change `[groups, inputs, channels]` in the layout of the weights."""
     options = dict(op.options)
     change = np.moveaxis(change, 2, 1).reshape(-1, change.shape[1])  # [channels of all groups, inputs]
     if op.name == "dot_general":

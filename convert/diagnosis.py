@@ -1,7 +1,7 @@
-"""What a conversion did at each site, and where the spiking network departs from the ANN."""
+"""A report on a conversion: what it did at each site, and where the spiking network departs from the ANN."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,23 +16,24 @@ from tppjax.errors import InputError, check_count
 from tppjax.graph import Site
 from tppjax.network import Network
 from tppjax.tracing import trace
+from tppjax.types import Array, ImagesLike, Key
 
 TINY = np.finfo(float).tiny
 
 
 class Row(NamedTuple):
-    """One site, in the order in which they run. Shares are of 1; errors are relative, root of mean squares.
+    """One site of a report. Shares are between 0 and 1; errors are relative, root of mean squares.
 
     Attributes:
       site: path of the site.
-      layers: paths of the linear layers that feed it.
-      mode: its neurons.
-      neurons: how many for one image.
-      theta: least and largest threshold.
+      layers: paths of the linear layers that feed the site.
+      mode: the neurons of the site.
+      neurons: number of neurons for one image.
+      theta: smallest and largest threshold.
       dead: share of channels that never fire.
       clipped: share of the ANN's positive activations above the largest rate.
-      quantisation: error that the neuron would make on the ANN's own input.
-      departure: of the rates from the ANN's activations, all that came before included.
+      quantisation: error that the neurons would make on the ANN's own input.
+      departure: error of the rates against the ANN's activations, with the errors of all sites before.
     """
 
     site: str
@@ -47,16 +48,16 @@ class Row(NamedTuple):
 
 
 class Report(NamedTuple):
-    """How an SNN compares with its ANN; `print` shows it.
+    """A comparison of an SNN with its ANN; `print` shows it.
 
     Attributes:
-      rows: of all sites.
+      rows: one row for each site, in the order in which the sites run.
       T: number of time steps.
-      n: how many images it is from.
-      analog: the layers behind the last sites, by the paths of their parameters.
-      history: of the network.
-      departure: relative error of the outputs, root of mean squares, mean over them if there are several.
-      agreement: share of outputs, of 1, whose largest entry is the ANN's; None if none has several entries.
+      n: number of images that were compared.
+      analog: paths of the layers after the last sites, whose outputs are not spikes.
+      history: history of the converted network, one sentence for each step.
+      departure: relative error of the outputs, root of mean squares; the mean if there are several outputs.
+      agreement: share of outputs whose largest entry is the ANN's; None if no output has several entries.
     """
 
     rows: tuple[Row, ...]
@@ -70,10 +71,10 @@ class Report(NamedTuple):
     @property
     def worst(self) -> Row:
         """The site where the departure from the ANN grows most."""
-        grown = np.diff([0.0, *(row.departure for row in self.rows)])
-        return self.rows[int(np.argmax(grown))]
+        growth = np.diff([0.0, *(row.departure for row in self.rows)])
+        return self.rows[int(np.argmax(growth))]
 
-    def __str__(self):
+    def __str__(self) -> str:
         width = max(len(row.site) for row in self.rows)
         of_mode = max(9, *(len(row.mode) for row in self.rows))
         lines = [f"T={self.T}, {self.n} images; the output departs by {self.departure:.1%}"]
@@ -97,16 +98,18 @@ class Report(NamedTuple):
         return "\n".join(lines)
 
 
-def report(snn: Snn, images, ann=None, key=None, batch_size: int | None = None) -> Report:
-    """How `snn` compares with its ANN on `images`, site by site: where the accuracy is lost.
+def report(
+    snn: Snn, images: ImagesLike, ann: Any = None, key: Key | None = None, batch_size: int | None = None
+) -> Report:
+    """Compares `snn` with its ANN on `images`, site by site, to show where accuracy is lost.
 
     Args:
       snn: the spiking network.
-      images: `[N, ...]`; some hundred are enough.
-      ann: the network to compare with, or what `trace` makes one of, if it was corrected before it was converted; by
-        default what was converted.
-      key: PRNG key of the random modes; seed 0 by default.
-      batch_size: images a call; by default up to 100, as many as suit the device's memory.
+      images: images `[N, ...]`; some hundred are enough.
+      ann: the network to compare with, or anything that `trace` accepts. It is needed if the network was corrected
+        before it was converted; by default it is the network that was converted.
+      key: PRNG key of random modes; by default that of seed 0.
+      batch_size: images in each call; by default up to 100, as many as suit the device's memory.
 
     Returns:
       The report.
@@ -115,7 +118,7 @@ def report(snn: Snn, images, ann=None, key=None, batch_size: int | None = None) 
       InputError: if there are no images, they don't fit the network, or `ann` is another network.
     """
     if not isinstance(snn, Snn) or snn.T is None:
-        raise InputError(f"a report is on what to_snn gives, before for_any_T(); got {type(snn).__name__}")
+        raise InputError(f"a report is on a network of to_snn, before for_any_T(); got {type(snn).__name__}")
     reference = snn.network if ann is None else trace(ann, images)
     images = check_examples(reference, images, "a report")
     if strangers := reference.sites.keys() ^ snn.network.sites.keys():
@@ -123,24 +126,28 @@ def report(snn: Snn, images, ann=None, key=None, batch_size: int | None = None) 
     if batch_size is not None:
         check_count("batch_size", batch_size)
     key = jax.random.key(0, impl=prng.HASH) if key is None else key
-    if not jnp.issubdtype(getattr(key, "dtype", None), jax.dtypes.prng_key) or key.shape:
+    if not hasattr(key, "dtype") or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape:
         raise InputError(f"key is one typed PRNG key, such as jax.random.key(0); got {key!r}")
-    keys = example_keys(key, np.arange(len(images)))
-    batch_size = batch_size or min(100, snn.batch_size())
-    sums = None
-    for x, k in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
-        new = jax.tree.map(np.float64, _sums(reference, snn, x, k))
-        sums = new if sums is None else jax.tree.map(np.add, sums, new)
-    outputs, at_sites = sums
+    outputs, at_sites = _total(reference, snn, images, key, batch_size or min(100, snn.batch_size()))
     rows = tuple(_row(site, snn, at_sites[site.name]) for site in snn.network.sites.values())
     departure = np.mean([np.sqrt(o["error"] / max(o["power"], TINY)) for o in outputs])
-    agreed = [o["agreed"] / o["answers"] for o in outputs if o["answers"]]
-    agreement = float(np.mean(agreed)) if agreed else None
+    agreements = [o["agreed"] / o["answers"] for o in outputs if o["answers"]]
+    agreement = float(np.mean(agreements)) if agreements else None
     analog, history = snn.network.graph.last_layers, snn.network.history
     return Report(rows, snn.T, len(images), analog, history, float(departure), agreement)
 
 
-def _row(site: Site, snn: Snn, sums: dict) -> Row:
+def _total(reference: Network, snn: Snn, images: Array, key: Key, batch_size: int) -> tuple[list[dict], dict]:
+    """The results of `_sums`, added up over all images in float64."""
+    keys = example_keys(key, np.arange(len(images)))
+    total: Any = None
+    for x, k in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
+        sums = jax.tree.map(np.float64, _sums(reference, snn, x, k))
+        total = sums if total is None else jax.tree.map(np.add, total, sums)
+    return total
+
+
+def _row(site: Site, snn: Snn, sums: dict[str, Any]) -> Row:
     theta, power = np.asarray(snn.network.thetas[site.name]), max(sums["power"], TINY)
     return Row(
         site.name,
@@ -156,29 +163,30 @@ def _row(site: Site, snn: Snn, sums: dict) -> Row:
 
 
 @jax.jit
-def _sums(reference: Network, snn: Snn, images, keys):
+def _sums(reference: Network, snn: Snn, images: Array, keys: Key) -> tuple[list[dict], dict[str, dict]]:
     """Sums over examples: for each output, and for each site over its neurons too."""
     numbers = tuple(site.output for site in reference.sites.values())
     activations = dict(zip(reference.sites, reference.values(images, numbers), strict=True))
-    wanted = jax.tree.leaves(reference.apply(images))
+    expected = jax.tree.leaves(reference.apply(images))
     outputs, rates = snn.rates(images, keys if snn.random else None)
-    answered = [_answered(*pair) for pair in zip(jax.tree.leaves(outputs), wanted, strict=True)]
-    return answered, {name: _compared(snn, name, activations[name], rates[name]) for name in rates}
+    of_outputs = [_sums_of_output(*pair) for pair in zip(jax.tree.leaves(outputs), expected, strict=True)]
+    return of_outputs, {name: _sums_of_site(snn, name, activations[name], rates[name]) for name in rates}
 
 
-def _answered(output, wanted) -> dict:
-    several = wanted.ndim > 1 and wanted.shape[-1] > 1
-    agreed = output.argmax(-1) == wanted.argmax(-1) if several else jnp.zeros(0)
+def _sums_of_output(output: jax.Array, expected: jax.Array) -> dict[str, Any]:
+    several = expected.ndim > 1 and expected.shape[-1] > 1
+    agreed = output.argmax(-1) == expected.argmax(-1) if several else jnp.zeros(0)
     return {
-        "error": jnp.sum((output - wanted) ** 2),
-        "power": jnp.sum(wanted**2),
+        "error": jnp.sum((output - expected) ** 2),
+        "power": jnp.sum(expected**2),
         "agreed": agreed.sum(),
         "answers": agreed.size,
     }
 
 
-def _compared(snn: Snn, name: str, activation, rate) -> dict:
+def _sums_of_site(snn: Snn, name: str, activation: jax.Array, rate: jax.Array) -> dict[str, jax.Array]:
     network, site, neuron = snn.network, snn.network.sites[name], snn.in_network[name]
+    assert snn.T is not None  # by `report`
     theta, positive = network.theta(site, activation), activation > 0
     most = neuron.weight * neuron.levels * theta
     own = jnp.where(positive, neuron.squared_error(activation, theta, snn.T), 0.0)

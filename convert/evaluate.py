@@ -7,6 +7,9 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+
 import convert
 from convert.experiments import paper, plots
 from convert.experiments.options import Experiment, checked
@@ -14,10 +17,18 @@ from convert.experiments.results import FILE, Results, all_or_none
 from convert.experiments.setup import Setup, over_seeds, set_up, source
 from tppjax import cli, data, files, sharding
 from tppjax.neurons import NEURONS, parse
+from tppjax.types import Array, Key
 
 REPORTED = 200  # test images, for the report
 PICTURES = ("accuracy.csv", "accuracy.png")
-ENTRIES = {"mode": str, "T": int, "accuracy": list, "mean": float, "std": float, "seconds": float}  # of a row
+ENTRIES: dict[str, type] = {
+    "mode": str,
+    "T": int,
+    "accuracy": list,
+    "mean": float,
+    "std": float,
+    "seconds": float,
+}  # of a row
 
 
 @dataclass(frozen=True)
@@ -25,33 +36,37 @@ class Evaluate(Experiment):
     """Measure the spiking versions of a trained network on the test images of its data set."""
 
     modes: tuple[str, ...] = ("baseline", "shuffle", "tpp")
-    """Neurons: the paper's baseline, shuffle and tpp; rounded and unbiased are two-phase neurons of ours. Fields that
-    are not to be the default's follow in brackets, "baseline(v_init=0.25)"; your own is package.module:Name."""
+    """Neurons: the paper's baseline, shuffle and tpp, or others of the library, such as rounded and unbiased. Fields
+    that differ from the default follow in brackets, "baseline(v_init=0.25)"; your own is package.module:Name."""
 
     T: tuple[int, ...] = (4, 8, 16, 32)
     """Numbers of time steps."""
 
     distributed: bool = False
     """Share the images among several hosts, each of which runs this command with the same options and a shared folder
-    for --out; they find each other as in training."""
+    for --out. The hosts find each other as in training."""
 
     out: Path | None = None
-    """Folder for results.json, accuracy.csv, accuracy.png and, for each mode, report-MODE.txt: layer by layer, how it
-    departs from the ANN at the smallest T. Rows that are there already, measured with the same settings, are kept and
-    not computed again [default: ANN/snn]."""
+    """Folder for results.json, accuracy.csv, accuracy.png and, for each mode, report-MODE.txt, which shows layer by
+    layer how the mode departs from the ANN at the smallest T. Existing rows, measured with the same settings, are kept
+    and not computed again [default: ANN/snn]."""
 
 
 def main(config: Evaluate, program: str = "convert.evaluate") -> dict:
-    """Prints the table, writes the files, and returns what results.json holds; `program` is the module called.
+    """Prints the table, writes the files, and returns the content of results.json.
+
+    Args:
+      config: the options.
+      program: the module that was called, for the record.
 
     Raises:
-      InputError, FileNotFoundError: on options out of range, data that does not fit the network, or none.
+      InputError, FileNotFoundError: if options are out of range, or if data does not fit the network or is missing.
     """
     return measure(config, program)[0]
 
 
 def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]]:
-    """As `main`; returns the rows of the paper's tables too, by mode."""
+    """As `main`; also returns the rows of the paper's tables, by mode."""
     config = checked(config)
     setup = set_up(config, config.modes)
     images, settings = setup.images, setup.settings
@@ -61,8 +76,8 @@ def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]
     print(f"{settings['dataset']}, {len(images)} test images, ANN {measured.ann:.2f} %", flush=True)
     for mode, T in itertools.product(config.modes, config.T):
         version = source(mode)
-        there, report = measured.find(mode=mode, T=T, **version), out / f"report-{_file_name(mode)}.txt"
-        enough = there and len(there["accuracy"]) >= (config.seeds if parse(mode).random else 1)
+        old, report = measured.find(mode=mode, T=T, **version), out / f"report-{_file_name(mode)}.txt"
+        enough = old and len(old["accuracy"]) >= (config.seeds if parse(mode).random else 1)
         reported = T != min(config.T) or (enough and report.is_file())
         if enough and reported:
             continue
@@ -74,18 +89,24 @@ def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]
             files.write_text(report, f"{mode}: {convert.report(snn, images[:REPORTED].images, ann=setup.network)}\n")
     sharding.wait_for_all("all rows are in the file")
     results = _plot(measured, str(setup)) if sharding.primary() else _ordered(measured)
-    print(table(results, theirs := published(setup)))
+    rows_of_paper = published(setup)
+    print(table(results, rows_of_paper))
     print(f"wrote to {out}: {', '.join((FILE, *PICTURES))} and a report for each mode")
-    return results, theirs
+    return results, rows_of_paper
 
 
 def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | None = None) -> dict:
-    """One line of the table: the accuracy of `snn` on `images` for each seed, in percent.
+    """One row of the table: the accuracy of `snn` on `images` for each seed, in percent.
+
+    Args:
+      snn: the spiking network.
+      images: the test images.
+      seeds: number of seeds; one is used if nothing is random.
+      batch_size: images in each call; by default as many as suit the device's memory.
 
     Returns:
-      "accuracy" (one a seed; one in all if nothing is random), "mean", "std" (over seeds, with n - 1),
-      "spikes_per_neuron" (mean over neurons, images and seeds, of the spikes in T steps), "seconds", and "history" of
-      the network that was converted.
+      "accuracy" (a list with the accuracy of each seed), "mean", "std" (over seeds, with n - 1), "spikes_per_neuron"
+      (in T steps, mean over neurons, images and seeds), "seconds", and "history" of the network that was converted.
     """
     started = time.perf_counter()
     batch_size = batch_size or snn.batch_size(seeds)
@@ -102,40 +123,43 @@ def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | Non
     }
 
 
-def _outcome(snn, pixels, labels, index, key):
-    """Whether each example is named rightly, and the spikes of its mean neuron: `[B]` each."""
+def _outcome(snn: convert.Snn, pixels: Array, labels: Array, index: Array, key: Key) -> tuple[jax.Array, jax.Array]:
+    """Whether each example is classified correctly, and its mean number of spikes over neurons: `[B]` each."""
     logits, counts = snn.activity(pixels, convert.example_keys(key, index))
     spikes = sum(count.reshape(len(count), -1).sum(axis=1) for count in counts.values())
     neurons = sum(count[0].size for count in counts.values())
-    return logits.argmax(-1) == labels, spikes / neurons
+    return logits.argmax(-1) == labels, jnp.asarray(spikes / neurons)
 
 
 def published(setup: Setup) -> dict[str, list[dict]]:
-    """The paper's rows for this network, by mode: none if it is evaluated on other data or was corrected."""
-    how, dataset = setup.settings["conversion"], setup.settings["dataset"]
-    comparable = setup.model and dataset == setup.network.preprocessing.dataset and not how["correct"]
-    return {mode: paper.accuracy(setup.model, dataset, mode) for mode in paper.METHODS if comparable}
+    """The paper's rows for this network, by mode; empty if it is evaluated on other data or was corrected."""
+    settings, preprocessing = setup.settings, setup.network.preprocessing
+    assert preprocessing is not None  # by `set_up`
+    dataset = settings["dataset"]
+    if setup.model is None or dataset != preprocessing.dataset or settings["conversion"]["correct"]:
+        return {}
+    return {mode: paper.accuracy(setup.model, dataset, mode) for mode in paper.METHODS}
 
 
 def table(results: dict, published: dict[str, list[dict]]) -> str:
-    """The rows as text, modes down and T across, `mean (std)`; under ours the paper's of `paper.accuracy`, if any."""
+    """The rows as text, modes down and T across, `mean (std)`; below each mode the paper's rows, if any."""
     cells = {(r["mode"], r["T"]): r for r in results["rows"]}
     modes = list(dict.fromkeys(r["mode"] for r in results["rows"]))
     width = max(12, *(len(mode) + 2 for mode in modes))
     steps = sorted({r["T"] for r in results["rows"]})
     seeds = sorted({n for r in results["rows"] if (n := len(r["accuracy"])) > 1} or {1})
-    seeds = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else seeds[0]
+    several = f"{seeds[0]} to {seeds[-1]}" if len(seeds) > 1 else f"{seeds[0]}"
     lines = [
         f"{results['dataset']}, {results['n']} test images, ANN {results['ann']:.2f} %; "
-        f"accuracy of the SNN in percent, mean (std) over {seeds} seed{'s' * (seeds != 1)}",
+        f"accuracy of the SNN in percent, mean (std) over {several} seed{'s' * (seeds != [1])}",
         " " * width + "".join(f"{f'T={T}':>15}" for T in steps),
     ]
     for mode in modes:
         ours = (_cell(cells.get((mode, T))) for T in steps)
         lines.append(f"{mode:{width}}" + "".join(f"{cell:>15}" for cell in ours))
         for row in published.get(mode, ()):
-            theirs = (row["accuracy"].get(T) for T in steps)
-            cells_of_paper = "".join(f"{'' if p is None else f'{p:.2f}':>15}" for p in theirs)
+            accuracies = (row["accuracy"].get(T) for T in steps)
+            cells_of_paper = "".join(f"{'' if p is None else f'{p:.2f}':>15}" for p in accuracies)
             lines.append(f"{'  paper':{width}}{cells_of_paper}   ({paper.source(row)})")
     return "\n".join(lines)
 
@@ -147,13 +171,13 @@ def _cell(row: dict | None) -> str:
 
 
 def _ordered(measured: Results) -> dict:
-    """What results.json holds, other processes' rows too, by mode and T."""
+    """The content of results.json, with the rows of other processes, by mode and T."""
     rows = sorted(measured.all_rows(), key=lambda r: (_place(r["mode"]), r["T"]))
     return {"ann": measured.ann, **measured.settings, "rows": rows}
 
 
 def _place(mode: str) -> tuple[int, str]:
-    """Where a mode stands in a table: neurons of the library as they are listed, others afterwards, by name."""
+    """The sort key of a mode: neurons of the library come first, in the order of `NEURONS`, then others by name."""
     name, known = mode.partition("(")[0], list(NEURONS)
     return (known.index(name) if name in known else len(known)), mode
 
@@ -163,14 +187,14 @@ def _file_name(mode: str) -> str:
 
 
 def _plot(measured: Results, title: str) -> dict:
-    """Writes the table and the picture of all rows, and returns what results.json holds."""
-    with all_or_none(measured.folder) as made:
+    """Writes the table and the plot of all rows, and returns the content of results.json."""
+    with all_or_none(measured.folder) as new:
         results = _ordered(measured)
-        with (made / "accuracy.csv").open("w", newline="") as f:
+        with (new / "accuracy.csv").open("w", newline="") as f:
             writer = csv.writer(f)
             writer.writerow(["mode", "T", "seed", "accuracy"])
             writer.writerows((r["mode"], r["T"], s, a) for r in results["rows"] for s, a in enumerate(r["accuracy"]))
-        plots.accuracy(results["rows"], results["ann"], title, made / "accuracy.png")
+        plots.accuracy(results["rows"], results["ann"], title, new / "accuracy.png")
     return results
 
 

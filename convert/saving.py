@@ -1,6 +1,6 @@
-"""Saving and loading of spiking networks, without any code: a folder as that of a `Network`, with a few lines more.
+"""Saving and loading of spiking networks, without any code: the folder is that of a `Network`, with a few additions.
 
-`graph.json` then has the number of steps and the neurons of each site besides, as text, and `weights.safetensors` the
+`graph.json` also has the number of steps and the neurons of each site, as text. `weights.safetensors` also has the
 arrays that the neurons compute from T, so that the same key draws the same spikes on any machine.
 """
 
@@ -19,10 +19,10 @@ from tppjax.neurons import Neuron, check_steps, parse
 
 
 def save(snn: Snn, folder: str | os.PathLike) -> None:
-    """Writes the spiking network to a folder, which `load` reads; a kill leaves what was there or the new one.
+    """Writes the spiking network to a folder, which `load` reads; a kill leaves the old content or the new.
 
     Raises:
-      InputError, FileExistsError, OSError: as `tppjax.checkpoint.save`; after `for_any_T`.
+      InputError, FileExistsError, OSError: as `tppjax.checkpoint.save`; if `snn` is from `for_any_T`.
     """
     if snn.T is None:
         raise InputError("a network for any T can't be saved: save the one that for_any_T() was called on")
@@ -31,20 +31,20 @@ def save(snn: Snn, folder: str | os.PathLike) -> None:
 
 
 def load(folder: str | os.PathLike, neurons: Iterable[type[Neuron]] = ()) -> Snn | Network:
-    """The spiking network in a folder, or the network, if none was converted: a saved one, or what training left there.
+    """The spiking network in a folder, or the network if it was not converted: a saved one, or the result of training.
 
     Args:
-      folder: where `Snn.save` or `Network.save` wrote, or --out of training.
-      neurons: classes of your own neurons, which a folder names and does not hold.
+      folder: the folder that `Snn.save` or `Network.save` wrote, or --out of training.
+      neurons: classes of your own neurons, since a folder holds only their names.
 
     Raises:
-      FileNotFoundError: if there is none; says what was looked for.
-      InputError: if it is damaged, or of a later format; if there are two; or if a neuron is not among those known.
+      FileNotFoundError: if there is no network; the message lists the places that were searched.
+      InputError: if the network is damaged or of a later format, if there are two, or if one of its neurons is unknown.
     """
-    there = checkpoint.converted(folder)
-    if there is None:
+    converted = checkpoint.converted(folder)
+    if converted is None:
         return checkpoint.load(folder)
-    network, described, arrays = there
+    network, described, arrays = converted
     own = {f"{kind.__module__}:{kind.__qualname__}": kind for kind in neurons}
     try:
         T, modes = described["T"], {site: described["modes"][site] for site in network.sites}

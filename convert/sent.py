@@ -1,17 +1,19 @@
-"""Corrections of the field that look at what a site sends, where `correction` looks at what reaches it.
+"""Published corrections that compare the output of a site with the ANN's; `correction` compares its input.
 
     rates       a bias for each channel, once: SNNC's light calibration (Li et al., ICML 2021)
-    potential   a potential for each neuron before the first step: what SNNC's advanced calibration is on CIFAR
+    potential   a potential for each neuron before the first step: SNNC's advanced calibration, as it is on CIFAR
     steps       a bias for each channel and step: FTBC (Wu et al., ECCV 2024)
 
-Each is as its authors' code has it (yhhhli/SNN_Calibration, and FTBC's for SNNC): site by site, in the order in which
-they run, with all sites before corrected already. All compare means over images with the ANN's activations.
+Each follows its authors' code (yhhhli/SNN_Calibration, and FTBC's for SNNC): it corrects the sites in the order in
+which they run, after all sites before. All compare means over images with the ANN's activations.
 
-Each takes the ANN `reference`, its spiking version `snn` as it is corrected so far, the site, and `batches()`, which
-gives `(images, keys)`; and returns the network corrected at the site, too.
+Each takes the ANN `reference`, its spiking version `snn` with the corrections so far, the site, and `batches`, a
+function that returns an iterator over `(images, keys)`. It returns the network with the correction of the site.
 """
 
+from collections.abc import Callable, Iterator
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,82 +22,91 @@ import numpy as np
 from convert.snn import Snn
 from tppjax.graph import Site
 from tppjax.network import Network
-from tppjax.neurons import in_thresholds
+from tppjax.neurons import OnePhase, in_thresholds
+from tppjax.types import Array, Key
 
-STEP, ROUNDS = 0.5, 10  # of FTBC: its alpha, and how often the steps of a batch are gone through
+Batches = Callable[[], Iterator[tuple[Array, Key | None]]]
+
+STEP, ROUNDS = 0.5, 10  # of FTBC: its alpha, and the number of passes over the steps of a batch
 
 
-def rates(reference: Network, snn: Snn, site: Site, batches) -> Network:
-    """`b <- b - (mean r - mean a)` for each channel: `a` the ANN's activations, `r` the rates."""
-    change = np.float32(_by_channel(site, _lacking(reference, snn, site, batches)[None]))
+def rates(reference: Network, snn: Snn, site: Site, batches: Batches) -> Network:
+    """`b <- b - (mean r - mean a)` for each channel, with the ANN's activations `a` and the rates `r`."""
+    change = np.asarray(_by_channel(site, _mean_difference(reference, snn, site, batches)[None]), np.float32)
     offset = snn.network.offsets.get(site.name, np.zeros(site.channels, np.float32)) + change
     return snn.network.replace(offsets=snn.network.offsets | {site.name: offset})
 
 
-def potential(reference: Network, snn: Snn, site: Site, batches) -> Network:
-    """`v_init = T (mean a - mean r)` for each neuron, on top of what it has already."""
-    v = np.float32(snn.T * _lacking(reference, snn, site, batches))[None]
+def potential(reference: Network, snn: Snn, site: Site, batches: Batches) -> Network:
+    """`v_init = T (mean a - mean r)` for each neuron, added to its initial potential so far."""
+    assert snn.T is not None  # by `correct`
+    v = np.asarray(snn.T * _mean_difference(reference, snn, site, batches), np.float32)[None]
     u = np.asarray(in_thresholds(v, snn.network.theta(site, v)))[0]
     before = snn.network.potentials.get(site.name, 0)
     return snn.network.replace(potentials=snn.network.potentials | {site.name: before + u})
 
 
-def steps(reference: Network, snn: Snn, site: Site, batches) -> Network:
+def steps(reference: Network, snn: Snn, site: Site, batches: Batches) -> Network:
     """`b[t] <- b[t] - STEP (mean theta s[t] - mean a)` for each channel, step after step.
 
-    A step is done again with its new bias before the next one, and all steps `ROUNDS` times. Each batch does so by
-    itself, and the offsets are means over all of them, so that no image counts more than another; in their code batches
-    follow one another, and the round that is kept is chosen on the test set.
+    A step is computed again with its new bias before the next one, and all steps `ROUNDS` times. Each batch starts from
+    the same offsets, and the result is the mean over all batches, so that all images count alike. In the authors' code
+    each batch continues from the one before, and the round that is kept is chosen on the test set.
     """
+    assert snn.T is not None  # by `correct`
     before = jnp.broadcast_to(snn.network.offsets.get(site.name, 0.0), (snn.T, site.channels))
-    total, n = 0.0, 0
+    total, n = np.zeros(before.shape), 0
     for x, key in batches():
-        total, n = total + len(x) * np.float64(_stepwise(reference, snn, site, x, key, before)), n + len(x)
-    return snn.network.replace(offsets=snn.network.offsets | {site.name: np.float32(total / n)})
+        total = total + len(x) * np.asarray(_stepwise(reference, snn, site, x, key, before), np.float64)
+        n += len(x)
+    return snn.network.replace(offsets=snn.network.offsets | {site.name: np.asarray(total / n, np.float32)})
 
 
-def _lacking(reference: Network, snn: Snn, site: Site, batches) -> np.ndarray:
-    """`mean a - mean r` over images, for each neuron."""
-    total, n = 0.0, 0
+def _mean_difference(reference: Network, snn: Snn, site: Site, batches: Batches) -> np.ndarray:
+    """`mean a - mean r` over images, for each neuron, float64."""
+    total, n = np.float64(0), 0
     for x, key in batches():
-        total, n = total + np.float64(_difference(reference, snn, site, x, key)), n + len(x)
-    return total / n
+        total, n = total + np.asarray(_difference(reference, snn, site, x, key), np.float64), n + len(x)
+    return np.asarray(total / n)
 
 
 @partial(jax.jit, static_argnames="site")
-def _difference(reference: Network, snn: Snn, site: Site, x, key):
+def _difference(reference: Network, snn: Snn, site: Site, x: Array, key: Key | None) -> jax.Array:
+    """The sum over a batch of the ANN's activations less the rates, for each neuron."""
     (activation,), (rate,) = reference.values(x, (site.output,)), snn.values(x, key, (site.output,))
     return (activation - rate).sum(axis=0)
 
 
 @partial(jax.jit, static_argnames="site")
-def _stepwise(reference: Network, snn: Snn, site: Site, x, key, offset):
-    """`steps` on one batch, from what reaches the site over time, which its own bias does not change."""
+def _stepwise(reference: Network, snn: Snn, site: Site, x: Array, key: Key | None, offset: jax.Array) -> jax.Array:
+    """The offsets `[T, C]` of `steps` for one batch, from the input of the site over time, which they don't change."""
     network, T = snn.network, snn.T
     neuron = snn.in_network[site.name]
+    assert T is not None  # by `correct`
+    assert isinstance(neuron, OnePhase)  # by `check_method`
     (activation,), (current,) = reference.values(x, (site.output,)), snn.over_time(x, key, (site.input,))
-    wanted = _by_channel(site, activation)
+    target = _by_channel(site, activation)
     current = jax.vmap(jax.vmap(lambda one: site.prepare(one[None], network.weights)[0]))(current)
     current = current.at[0].add(network.initial(site, activation))
     theta = neuron.weight * network.theta(site, activation)
 
-    def fire(state, t, bias):
+    def fire(state: Any, t: jax.Array, bias: jax.Array) -> tuple[Any, jax.Array]:
         x, now = in_thresholds(current[t] + site.by_channel(bias), theta), jax.random.fold_in(jax.random.key(0), t)
         return neuron.step(state, x, t, T, now, **snn.time["tables"][site.name])
 
-    def step(state, now):
+    def step(state: Any, now: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
         t, bias = now
         _, spikes = fire(state, t, bias)
-        bias = bias - STEP * (_by_channel(site, theta * spikes) - wanted)
+        bias = bias - STEP * (_by_channel(site, theta * spikes) - target)
         return fire(state, t, bias)[0], bias
 
-    def once(offset, _):
+    def once(offset: jax.Array, _: None) -> tuple[jax.Array, None]:
         return jax.lax.scan(step, neuron.init(activation.shape, T), (jnp.arange(T), offset))[1], None
 
     return jax.lax.scan(once, offset, length=ROUNDS)[0]
 
 
-def _by_channel(site: Site, x):
-    """Mean over examples and places, `[C]`."""
+def _by_channel(site: Site, x: Array) -> Array:
+    """The mean of each channel over examples and positions, `[C]`."""
     axes = tuple(i for i in range(x.ndim) if site.axis is None or i != site.axis + 1)
     return x.mean(axis=axes).reshape(-1)

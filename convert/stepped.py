@@ -1,12 +1,12 @@
-"""A spiking network simulated step by step, in memory that does not grow with T.
+"""Simulation of a spiking network step by step, in memory that does not grow with T.
 
-Neurons of one phase fire in the step in which they get their input. All others take the input of T steps before they
-fire, so a network with `n` sites of theirs is run over time `n + 1` times: in run `i` the sites before the `i`-th fire,
-by what they accumulated in the runs before, and the `i`-th accumulates its input. Each run computes what its site
-needs, no more. Spike trains are not stored between the runs: what a site fires at a step is drawn anew, the same way
-each time, from what it accumulated and its key. Neurons with a lead run some steps before the T that count.
+Neurons of one phase fire in the step in which their input arrives. All others take the input of T steps before they
+fire, so a network with `n` sites of such neurons is run over time `n + 1` times. In run `i` the sites before the `i`-th
+fire, by what they accumulated in earlier runs, and the `i`-th accumulates its input. Each run computes only what its
+site needs. Spike trains are not stored between runs: in each run, a site draws the same spikes again, from what it
+accumulated and its key. Neurons with a lead run some steps before the T that count.
 
-A convolution costs as much in these loops as outside of them, on a CPU too, where only its gradient would not.
+A convolution costs as much in these loops as outside of them, even on a CPU, where only its gradient would cost more.
 """
 
 import math
@@ -15,23 +15,27 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float, Int
 
 from convert.folded import site_key
 from tppjax.graph import Site
 from tppjax.network import Network
-from tppjax.neurons import Neuron, in_thresholds
+from tppjax.neurons import Delayed, Neuron, OnePhase, in_thresholds
 from tppjax.neurons.base import first_phase_key, key_of_step
+from tppjax.types import Array, Key
 
 
 class Simulation(NamedTuple):
-    """What a network did over time.
+    """The results of a simulation.
 
     Attributes:
-      mean: what it returned, mean over the steps.
-      counts: `{site: [...]}`, spikes of each neuron, those of -1 taken off: its rate is `theta count / T`.
-      events: `{site: [...]}`, number of spikes of each neuron, whatever their sign, those of a lead included.
-      steps: what it returned at each step, `[T, ...]`.
-      spikes, potentials, currents: as in `convert.Trace`, `{site: [T, ...]}`. Empty like `steps`, unless traced.
+      mean: outputs of the network, mean over the steps.
+      counts: sum of each neuron's spikes with their signs, `{site: [...]}`; its rate is `theta count / T`.
+      events: number of each neuron's spikes of either sign, those of a lead included, `{site: [...]}`.
+      steps: outputs of the network at each step, `[T, ...]`; empty unless traced.
+      spikes: spikes of each site, as in `convert.Trace`, `{site: [T, ...]}`; empty unless traced.
+      potentials: potentials before firing, as in `convert.Trace`, `{site: [T, ...]}`; empty unless traced.
+      currents: inputs of each site, as in `convert.Trace`, `{site: [T, ...]}`; empty unless traced.
     """
 
     mean: Any
@@ -43,17 +47,25 @@ class Simulation(NamedTuple):
     currents: Any = ()
 
 
-def simulate(network: Network, x, key, neurons: dict[str, Neuron], T: int, tables: dict, traced: bool) -> Simulation:
-    """The network over time on one example.
+def simulate(
+    network: Network,
+    x: Array,
+    key: Key | None,
+    neurons: dict[str, Neuron],
+    T: int,
+    tables: dict[str, Any],
+    traced: bool,
+) -> Simulation:
+    """Simulates the network on one example.
 
     Args:
-      network: with a threshold at each site.
-      x: the input `[1, ...]`, which enters at every step; or `[T, 1, ...]`, one for each.
+      network: the network, with a threshold at each site.
+      x: the input `[1, ...]`, which enters at every step; or `[T, 1, ...]`, one for each step.
       key: a PRNG key, or None if nothing is random.
-      neurons: of each site, in the order in which they run.
+      neurons: the neurons of each site, in the order in which the sites run.
       T: number of time steps.
-      tables: what each site's neurons need to know of T, as `Neuron.tables` has it.
-      traced: whether what happened at every step is kept, in T times the memory.
+      tables: the arrays of `Neuron.tables` for each site.
+      traced: whether to keep the values of every step, in T times the memory.
     """
     run = _Run(network, key, neurons, T, tables, traced)
     frames = x if x.ndim == len(network.graph.shape) + 2 else None
@@ -70,34 +82,39 @@ def simulate(network: Network, x, key, neurons: dict[str, Neuron], T: int, table
     if not traced:
         return Simulation(mean, counts, events)
     trace = {name: kept.get(name, {}) | trace[name] for name in needed}  # the spikes of the run that sends them
-    of = ({name: at[what] for name, at in trace.items() if what in at} for what in ("spikes", "potential", "current"))
-    return Simulation(mean, counts, events, steps, *of)
+    spikes, potentials, currents = (
+        {name: values[kind] for name, values in trace.items() if kind in values}
+        for kind in ("spikes", "potential", "current")
+    )
+    return Simulation(mean, counts, events, steps, spikes, potentials, currents)
 
 
 class _Run(NamedTuple):
-    """Arguments of `simulate`, and runs over time with them."""
+    """The arguments of `simulate`, and runs over time with them."""
 
     network: Network
-    key: Any
+    key: Key | None
     neurons: dict[str, Neuron]
     T: int
-    tables: dict
+    tables: dict[str, Any]
     traced: bool
 
-    def over_time(self, x, frames, accumulated: dict, until: str | None = None):
-        """One run: `(state of each site at the end, (mean output, output of each step), what is traced)`.
+    def over_time(
+        self, x: Array, frames: Array | None, accumulated: dict[str, Any], until: str | None = None
+    ) -> tuple[dict[str, dict], tuple[Any, Any], dict[str, dict]]:
+        """One run: `(state of each site at the end, (mean output, output of each step), traced values)`.
 
-        Sites with something `accumulated` fire by it; `until` accumulates, and ends the run.
+        Sites in `accumulated` fire by what they accumulated; the site `until` accumulates its input and ends the run.
         """
         network, T = self.network, self.T
         lead = max(neuron.lead for neuron in self.neurons.values())
         names = [item.name for item in network.graph.needed(until) if isinstance(item, Site)]
 
-        def step(carry, now):
+        def step(carry: tuple[Any, dict], now: tuple[jax.Array, Any]) -> tuple[tuple[Any, dict], Any]:
             (total, state), (t, frame) = carry, now
             state, traced = dict(state), {}
 
-            def at_site(site: Site, current):
+            def at_site(site: Site, current: jax.Array) -> jax.Array:
                 corrected = network.corrected(site.name, current, site.input_axis, t).astype(jnp.float32)
                 at_step = self.accumulate if site.name == until else self.fire
                 memory = accumulated.get(site.name)
@@ -115,39 +132,46 @@ class _Run(NamedTuple):
         sent, traced = jax.tree.map(lambda a: a[lead:], over_time)
         return state, (None if until else jax.tree.map(lambda a: a / T, total), sent), traced
 
-    def outputs(self, x, frames):
-        """Shapes of what the network returns."""
+    def outputs(self, x: Array, frames: Array | None) -> Any:
+        """The shapes of the network's outputs."""
         one = x if frames is None else frames[0]
         like = lambda site, _: jnp.zeros((1, *site.shape), one.dtype)  # noqa: E731
         return jax.eval_shape(lambda x: self.network.graph.run(self.network.weights, x, like), one)
 
-    def at_rest(self, site: Site, accumulated: bool, last: bool) -> dict:
+    def at_rest(self, site: Site, accumulated: bool, last: bool) -> dict[str, Any]:
         """The state of a site before the first step."""
         neuron, shape = self.neurons[site.name], (1, *site.shape)
-        state = {} if last else {"count": jnp.zeros(shape)}
+        assert isinstance(neuron, OnePhase | Delayed)
+        state: dict[str, Any] = {} if last else {"count": jnp.zeros(shape)}
         if (neuron.signed or neuron.lead) and not last:
             state["events"] = jnp.zeros(shape)
         if not accumulated:
             state["neurons"] = neuron.init((1, *site.input_shape) if neuron.two_phase else shape, self.T)
         return state
 
-    def accumulate(self, site: Site, current, state: dict, memory, t):
-        """One step of the last site of a run: `(state, no spikes, what is traced)`."""
+    def accumulate(
+        self, site: Site, current: jax.Array, state: dict[str, Any], memory: None, t: jax.Array
+    ) -> tuple[dict[str, Any], jax.Array, dict[str, jax.Array]]:
+        """One step of the last site of a run: `(state, no spikes, traced values)`."""
         neuron, prepared = self.neurons[site.name], self.prepared(site, current, t)
+        assert isinstance(neuron, Delayed)
         x = current if neuron.two_phase else self.in_thresholds(site, prepared)
         key = first_phase_key(site_key(self.key, site, self.network), t, self.T)
         now = neuron.accumulate(state["neurons"], x, t, self.T, key)
         return {"neurons": now}, jnp.zeros(prepared.shape), self.seen(site, prepared, now)
 
-    def fire(self, site: Site, current, state: dict, memory, t):
-        """One step of another site, by what it accumulated if it waits: `(state, spikes, what is traced)`."""
+    def fire(
+        self, site: Site, current: jax.Array, state: dict[str, Any], memory: Any, t: jax.Array
+    ) -> tuple[dict[str, Any], jax.Array, dict[str, jax.Array]]:
+        """One step of another site, by what it accumulated if it waits: `(state, spikes, traced values)`."""
         neuron, tables, state = self.neurons[site.name], self.tables[site.name], dict(state)
-        if neuron.waits:
+        if isinstance(neuron, Delayed):
             u = self.in_thresholds(site, self.potential(site, memory)) if neuron.two_phase else memory
             key = site_key(self.key, site, self.network)
             spikes = neuron.step(u, state["count"], t, self.T, key, **tables)
             seen = {"potential": self.theta(site, u) * (u - state["count"])} if neuron.two_phase else {}
         else:
+            assert isinstance(neuron, OnePhase)
             prepared = self.prepared(site, current, t)
             x, key = self.in_thresholds(site, prepared), key_of_step(site_key(self.key, site, self.network), t)
             state["neurons"], spikes = neuron.step(state["neurons"], x, t, self.T, key, **tables)
@@ -157,51 +181,53 @@ class _Run(NamedTuple):
             state["events"] += jnp.abs(spikes)
         return state, spikes, seen | {"spikes": spikes}
 
-    def seen(self, site: Site, current, state) -> dict:
-        """What is traced of a site that gets `current`, after which its neurons are in `state`."""
+    def seen(self, site: Site, current: jax.Array, state: Any) -> dict[str, jax.Array]:
+        """The traced values of a site with input `current`, after which its neurons are in `state`."""
         neuron = self.neurons[site.name]
         u = None if neuron.two_phase else neuron.potential(state)
-        shown = u is not None and u.shape == current.shape
-        return {"current": current} | ({"potential": self.theta(site, current) * u} if shown else {})
+        if u is None or u.shape != current.shape:
+            return {"current": current}
+        return {"current": current, "potential": self.theta(site, current) * u}
 
-    def theta(self, site: Site, like):
-        """What a spike of each neuron of a site weighs."""
+    def theta(self, site: Site, like: Array) -> jax.Array:
+        """The weight of a spike of each neuron of a site."""
         return self.neurons[site.name].weight * self.network.theta(site, like)
 
-    def in_thresholds(self, site: Site, v):
-        """A potential or current at a site in units of that."""
+    def in_thresholds(self, site: Site, v: jax.Array) -> jax.Array:
+        """A potential or current at a site, in units of a spike's weight."""
         return in_thresholds(v, self.theta(site, v))
 
-    def prepared(self, site: Site, current, t):
-        """What a neuron gets at a step: at the first one its initial potential, too."""
+    def prepared(self, site: Site, current: jax.Array, t: jax.Array) -> jax.Array:
+        """The input of a neuron at a step; that of the first step includes its initial potential."""
         x = site.prepare(current, self.network.weights)
         return x + jnp.where(t == 0, self.network.initial(site, x), 0.0)
 
-    def potential(self, site: Site, accumulated):
-        """What a two-phase site compares, of the sum of its input over T steps."""
+    def potential(self, site: Site, accumulated: jax.Array) -> jax.Array:
+        """The potential of a two-phase site, from the sum of its input over T steps."""
         v = self.T * site.prepare(accumulated / self.T, self.network.weights) if site.before else accumulated
         return v + self.network.initial(site, v)
 
 
 def memory(neuron: Neuron, T: int) -> int:
-    """Bytes that a neuron keeps over time: its state, and its count."""
+    """The bytes that a neuron keeps over time: its state, and its count."""
+    assert isinstance(neuron, OnePhase | Delayed)
     state = jax.eval_shape(lambda: neuron.init((1,), T))
     return 4 + sum(a.dtype.itemsize * math.prod(a.shape) for a in jax.tree.leaves(state))
 
 
-def chunks(n: int, chunk_size: int) -> np.ndarray:
-    """Places of `n` examples in as few lots of at most `chunk_size` as there can be, `[chunks, size]`, all of one size.
+def chunks(n: int, chunk_size: int) -> Int[np.ndarray, "chunks size"]:
+    """The indices of `n` examples in the fewest chunks of at most `chunk_size`, all of one size, `[chunks, size]`.
 
-    The last lot is filled up with the last example, which is lost work: less than one example a lot.
+    The last chunk is filled up with the last example, which wastes less than one example per chunk.
     """
     number = -(-n // chunk_size)
     size = -(-n // number)
     return np.minimum(np.arange(number * size), n - 1).reshape(number, size)
 
 
-def at_steps(frames, T: int):
-    """What a network gets at each step, `[T, ...]`: each of the `[F, ...]` T / F times, or the mean of F / T frames."""
+def at_steps(frames: Float[Array, "frames *shape"], T: int) -> Float[jax.Array, "steps *shape"]:
+    """The input of each step, `[T, ...]`: each of the frames `[F, ...]` T / F times, or the mean of F / T frames."""
     n = len(frames)
     if T % n == 0:
         return jnp.repeat(frames, T // n, axis=0)
-    return frames.reshape(T, n // T, *frames.shape[1:]).mean(axis=1)
+    return jnp.asarray(frames).reshape(T, n // T, *frames.shape[1:]).mean(axis=1)

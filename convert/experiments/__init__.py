@@ -1,1 +1,1 @@
-"""What experiments on spiking versions of a network have in common."""
+"""The parts that all experiments on spiking versions of a network share."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 from tppjax.errors import InputError
 from tppjax.neurons import check_steps, parse
@@ -10,75 +10,82 @@ from tppjax.neurons import check_steps, parse
 
 @dataclass(frozen=True)
 class Experiment:
-    """Options: the network, the images, and how it is converted."""
+    """Options that name the network and the images, and say how the network is converted."""
 
     ann: Path
-    """Folder of the trained network: what --out was in training, or where Network.save wrote it."""
+    """Folder of the trained network: --out of its training, or the folder that Network.save wrote."""
 
     seeds: int = 5
-    """Runs of each random mode, with seeds 0, 1, 2, ...; the others need one."""
+    """Runs of each random mode, with seeds 0, 1, 2, ...; other modes run once."""
 
     limit: int | None = None
-    """Use this many test images only, the first ones."""
+    """Use only the first so many test images."""
 
     out: Path | None = None
-    """Folder for the results. What is there already, measured with the same settings, is kept and not computed
-    again."""
+    """Folder for the results. Results that it already holds, measured with the same settings, are kept and not
+    computed again."""
 
     overwrite: bool = False
-    """Measure everything anew and replace what is in --out."""
+    """Measure everything again and replace the results in --out."""
 
     dataset: str | None = None
-    """Data set [default: the one that the network was trained on]. Of your own: npz, a file of arrays; or folder, with
-    pictures in train/CLASS/ and test/CLASS/."""
+    """Data set [default: the one that the network was trained on]. For your own images: npz, a file of arrays; or
+    folder, with pictures in train/CLASS/ and test/CLASS/."""
 
     data_dir: Path | None = None
     """Folder of the data set, or the file of npz [default: $TFDS_DATA_DIR, else ~/tensorflow_datasets]."""
 
     mean: tuple[float, ...] | None = None
-    """Of each channel, for a network that was saved without preprocessing: pixels in [0, 1] less this, divided by
-    --std, are what it takes."""
+    """Mean of each channel, for a network that was saved without preprocessing. Its input is (pixel - mean) / std,
+    with pixels in [0, 1]."""
 
     std: tuple[float, ...] | None = None
-    """Of each channel; see --mean."""
+    """Standard deviation of each channel; see --mean."""
 
     skip_damaged: bool = False
-    """cifar10_dvs: leave out recordings that can't be read, with a count, instead of refusing."""
+    """cifar10_dvs: skip and count recordings that can't be read, instead of stopping."""
 
     batch_size: int | None = None
-    """Images a call [default: as many as suit the device's memory]."""
+    """Images in each call [default: as many as suit the device's memory]."""
 
     calibrate: Literal["max", "percentile", "mse"] | None = None
-    """Choose thresholds on training images, anew for each mode and T, where the network was not trained with them.
-    mse is SNNC's way, with the error of the neuron that is evaluated."""
+    """Choose thresholds on training images, again for each mode and T, where the network was not trained with them.
+    mse is the method of SNNC, with the error of the neuron that is evaluated."""
 
     per: Literal["channel", "layer"] = "channel"
-    """One calibrated threshold for each channel, or for each layer."""
+    """Calibrate one threshold for each channel, or one for each layer."""
 
     percentile: float = 99.9
-    """Of the activations, for --calibrate percentile, in percent."""
+    """Percentile of the activations, in percent, for --calibrate percentile."""
 
     correct: Literal["bias", "weights", "rates", "potential", "steps"] | None = None
-    """Correct what the SNN lacks against the ANN, layer by layer, on training images. bias: each channel's mean input;
-    weights: by least squares, in kernels and biases; as others have it, from what a layer sends: rates and potential
-    (SNNC, light and advanced), steps (FTBC, for neurons that fire at once)."""
+    """Correct the difference between SNN and ANN, layer by layer, on training images. bias: the mean input of each
+    channel; weights: kernels and biases, by least squares. Published methods, which look at a layer's output: rates
+    and potential (SNNC, light and advanced), steps (FTBC, for neurons that fire in the step of their input)."""
 
     calibration_images: int = 1000
-    """Training images for --calibrate and --correct, drawn at random, the same ones every time."""
+    """Number of training images for --calibrate and --correct, drawn at random, the same ones every time."""
 
 
-def checked(config):
-    """The options, with modes written as `str` of their neurons has them.
+Config = TypeVar("Config")
+
+
+def checked(config: Config) -> Config:
+    """The options, with each mode written in its standard form, `str(neuron)`.
+
+    Args:
+      config: a dataclass of options with `T`, one number or several, and perhaps `mode` or `modes`.
 
     Raises:
-      InputError: if --T or --modes has no entry, a T is no number of steps, or a mode no neuron.
+      InputError: if --T or --modes has no entry, a T is no number of steps, or a mode is no neuron.
     """
-    steps = config.T if isinstance(config.T, tuple) else (config.T,)
-    modes = getattr(config, "modes", getattr(config, "mode", "tpp"))
+    options: Any = config
+    steps = options.T if isinstance(options.T, tuple) else (options.T,)
+    modes = getattr(options, "modes", getattr(options, "mode", "tpp"))
     if not steps or not modes:
         raise InputError(f"--modes and --T need at least one entry; got {modes}, {steps}")
     for T in steps:
         check_steps(T, "--T")
-    if not hasattr(config, "modes"):
-        return replace(config, mode=str(parse(modes))) if hasattr(config, "mode") else config
-    return replace(config, modes=tuple(str(parse(mode)) for mode in modes))
+    if not hasattr(options, "modes"):
+        return replace(options, mode=str(parse(modes))) if hasattr(options, "mode") else config
+    return replace(options, modes=tuple(str(parse(mode)) for mode in modes))

@@ -1,4 +1,4 @@
-"""What a command measured, kept as it goes: a run that was cut short, or is asked for more, computes only the rest."""
+"""Measured rows, saved one by one: a run that was cut short, or that is to measure more, computes only the rest."""
 
 import hashlib
 import json
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -22,7 +23,7 @@ FILE = "results.json"
 REMEDY = "move it away, or give --overwrite"
 RANGES = {"T": (1, 2**31), "seeds": (1, 2**31), **dict.fromkeys(("accuracy", "mean", "std", "ann"), (0, 100))}
 RANGES |= dict.fromkeys(("seconds", "spikes_per_neuron"), (0, float("inf")))
-MADE = {"command": str, "hardware": str, "versions": dict}  # of every row
+PROVENANCE = {"command": str, "hardware": str, "versions": dict}  # entries of every row
 
 
 @dataclass
@@ -30,13 +31,13 @@ class Results:
     """The rows in `folder/results.json`, all measured with the same settings.
 
     Attributes:
-      folder: where the file is.
+      folder: the folder of the file.
       settings: all that a row depends on besides its own entries: the network, the data, the options.
-      rows: those that were there in the beginning and are of use, and those added since.
-      program: module of the command.
-      entries: what each row has, with its type.
-      replaced: what the file held, if it is to be overwritten by the first row.
-      ann: accuracy of the ANN in percent, kept beside the rows.
+      rows: the usable rows that the file held in the beginning, and those added since.
+      program: the module of the command.
+      entries: the entries of each row, with their types.
+      replaced: the old content of the file, if the first row is to overwrite it.
+      ann: accuracy of the ANN in percent, saved beside the rows.
     """
 
     folder: Path
@@ -51,10 +52,11 @@ class Results:
     def open(
         cls, folder: Path, settings: dict, program: str, overwrite: bool = False, entries: dict[str, type] | None = None
     ) -> "Results":
-        """The rows that are in `folder` already, if any; the folder is made.
+        """The results in `folder`, which is made if necessary; without rows if there are none yet.
 
         Raises:
-          FileExistsError: if they were measured with other settings, unless they may be overwritten; says which.
+          FileExistsError: if they were measured with other settings, which the message lists, and may not be
+            overwritten.
           InputError: if the file is damaged.
           OSError: if the folder can't be made or written to.
         """
@@ -69,7 +71,7 @@ class Results:
         return opened
 
     def all_rows(self) -> list[dict]:
-        """The rows in the file, those that other processes added meanwhile too; errors as `open`."""
+        """The rows in the file, with those that other processes have added. Errors as `open`."""
         if not (self.folder / FILE).is_file():
             return []
         before, rows = read(self.folder / FILE, self.entries)
@@ -80,17 +82,17 @@ class Results:
             )
         return rows
 
-    def find(self, **case) -> dict | None:
+    def find(self, **case: Any) -> dict | None:
         """The row with these entries."""
         return next((row for row in self.rows if case.items() <= row.items()), None)
 
     def add(self, case: dict, measured: dict) -> dict:
-        """Adds what was measured to the file, whole or not at all, beside what other processes have added.
+        """Adds a row to the file, which is written whole or not at all and keeps the rows of other processes.
 
         Args:
-          case: the entries that tell this row from others; a row with the same ones is replaced if it has fewer seeds,
-            or is of another version of a neuron ("source").
-          measured: its other entries.
+          case: the entries that identify the row. It replaces a row with the same entries that has fewer seeds, or
+            belongs to another version of a neuron ("source").
+          measured: the other entries of the row.
 
         Returns:
           The row.
@@ -109,18 +111,18 @@ class Results:
         file = self.folder / FILE
         fresh = self.replaced is not None and file.is_file() and file.read_bytes() == self.replaced
         rows = [] if fresh else self.all_rows()
-        there = next((r for r in rows if case.items() <= r.items()), None)
-        if there is None or _size(there) < _size(row) or there.get("source") != row.get("source"):
-            rows = [r for r in rows if r is not there] + [row]
+        existing = next((r for r in rows if case.items() <= r.items()), None)
+        if existing is None or _size(existing) < _size(row) or existing.get("source") != row.get("source"):
+            rows = [r for r in rows if r is not existing] + [row]
         content = {**self.settings, "rows": rows} | ({} if self.ann is None else {"ann": self.ann})
         files.write_json(file, {**content, "sha256": _digest(content)})
 
 
 def read(file: Path, entries: dict[str, type]) -> tuple[dict, list[dict]]:
-    """Settings and rows of a results.json.
+    """The settings and rows of a results.json.
 
     Raises:
-      InputError: if it is damaged, or a row lacks one of the `entries` or has it of another type or out of range.
+      InputError: if it is damaged, or one of the `entries` of a row is missing, of another type or out of range.
     """
     content = files.read_json(file, REMEDY)
     written = content.pop("sha256", None)  # version 0.1 had none, and no accuracy of the ANN
@@ -130,7 +132,7 @@ def read(file: Path, entries: dict[str, type]) -> tuple[dict, list[dict]]:
             raise InputError("is not a list")
         for i, row in enumerate(rows, 1):
             where = f"row {i}"
-            _check_row(row, {**entries, **MADE})
+            _check_row(row, {**entries, **PROVENANCE})
         where = "ann"
         _check_range("ann", content.get("ann", 0))
         where = "its digest"
@@ -142,7 +144,7 @@ def read(file: Path, entries: dict[str, type]) -> tuple[dict, list[dict]]:
     return {name: value for name, value in content.items() if name not in ("ann", "rows")}, rows
 
 
-def _check_row(row, entries: dict[str, type]) -> None:
+def _check_row(row: Any, entries: dict[str, type]) -> None:
     if not isinstance(row, dict):
         raise InputError("is not an object")
     for name, kind in entries.items():
@@ -156,14 +158,14 @@ def _check_row(row, entries: dict[str, type]) -> None:
         _check_range(name, row[name])
 
 
-def _check_range(name: str, value) -> None:
+def _check_range(name: str, value: Any) -> None:
     (low, high), numbers = RANGES[name], list(_numbers(value))
     if not numbers or not all(type(n) in (int, float) and low <= n <= high for n in numbers):
         raise InputError(f"has {name}={reprlib.repr(value)}, not between {low} and {high}")
 
 
-def _numbers(value) -> Iterator:
-    """What lists of lists hold."""
+def _numbers(value: Any) -> Iterator[Any]:
+    """The elements of lists of lists."""
     if isinstance(value, list):
         for part in value:
             yield from _numbers(part)
@@ -183,7 +185,7 @@ def make_folder(folder: Path) -> None:
     """Makes the folder, so that one that can't be made or written to is refused before anything is computed.
 
     Raises:
-      FileExistsError: if a file is there.
+      FileExistsError: if it is a file.
       OSError: if it can't be made or written to.
     """
     if folder.exists() and not folder.is_dir():
@@ -194,22 +196,22 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def all_or_none(folder: Path):
-    """A new folder, whose files are moved to `folder` in the end, if nothing went wrong; others wait meanwhile."""
+def all_or_none(folder: Path) -> Iterator[Path]:
+    """A new folder, whose files are moved to `folder` at the end unless an error occurs; other processes wait."""
     with files.locked(folder):
-        made = folder / ".new"
-        shutil.rmtree(made, ignore_errors=True)  # of one that was killed
-        made.mkdir()
+        new = folder / ".new"
+        shutil.rmtree(new, ignore_errors=True)  # of a process that was killed
+        new.mkdir()
         try:
-            yield made
-            for file in made.iterdir():
+            yield new
+            for file in new.iterdir():
                 os.replace(file, folder / file.name)
         finally:
-            shutil.rmtree(made, ignore_errors=True)
+            shutil.rmtree(new, ignore_errors=True)
 
 
 def about(program: str) -> dict:
-    """The command, a module with its options, the hardware and the versions that figures depend on."""
+    """The command, the hardware and the versions that measurements depend on; `program` is the command's module."""
     return {
         "command": shlex.join(["python", "-m", program, *sys.argv[1:]]),
         "hardware": _hardware(),

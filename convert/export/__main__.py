@@ -1,4 +1,4 @@
-"""`python -m convert.export ANN`: a converted network as a file for other tools, and what they make of it."""
+"""`python -m convert.export ANN`: exports a converted network for other tools, and compares them with this library."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,51 +11,53 @@ from convert.experiments.setup import set_up
 from convert.export import nir, stablehlo
 from convert.nir.agreement import Agreement, compare
 from convert.nir.simulators import SIMULATORS
+from convert.snn import Snn
 from tppjax import cli
 from tppjax.errors import InputError
 
 
 @dataclass(frozen=True)
 class Export(Experiment):
-    """Write a network, converted, as a file for other tools, and run it in other simulators."""
+    """Write a converted network to a file for other tools, and run it in other simulators."""
 
     ann: tyro.conf.Positional[Path]
-    """Folder of the trained network: what --out was in training, or where Network.save wrote it."""
+    """Folder of the trained network: --out of its training, or the folder that Network.save wrote."""
 
     T: int = 32
     """Number of time steps."""
 
     mode: str = "baseline"
-    """Neurons, as convert.evaluate has them; of a NIR file always baseline."""
+    """Neurons, written as for convert.evaluate; a NIR file needs baseline."""
 
     nir: Path | None = None
     """File to write for neuromorphic tools, by convention with the suffix .nir."""
 
     stablehlo: Path | None = None
-    """File to write for JAX without this library, any mode."""
+    """File to write for JAX without this library, with any mode."""
 
     dt: float = 1.0
-    """Duration of a step in seconds, for tools whose neurons integrate by it."""
+    """Duration of a step in seconds, for tools whose neurons integrate over time."""
 
     v_init: Literal["metadata", "bias"] = "metadata"
-    """Where a NIR file has the initial potentials: beside the neurons, or spread over the steps as a bias."""
+    """Representation of initial potentials in a NIR file: as metadata of the neurons, or spread over the steps as a
+    bias."""
 
     seeds: tyro.conf.Suppress[int] = 1
     overwrite: tyro.conf.Suppress[bool] = False
     out: tyro.conf.Suppress[Path | None] = None
 
     check: tuple[Literal["sinabs", "snntorch", "norse"], ...] = ()
-    """Simulators that the network is run in, as a NIR file of --dt 1, and compared with: on --limit test images."""
+    """Simulators in which to run the network, as a NIR file of --dt 1, for a comparison on --limit test images."""
 
     limit: int | None = 100
-    """Use this many test images, the first ones."""
+    """Use only the first so many test images."""
 
 
 def main(config: Export) -> dict[str, tuple[Agreement, Agreement]]:
-    """Writes the files, and prints how each simulator agrees with ours: as imported, and with what has to be set.
+    """Writes the files, and prints the agreement of each simulator with ours: as imported, and with settings changed.
 
     Raises:
-      InputError, FileNotFoundError: on options out of range, a network without nodes in NIR, or none.
+      InputError, FileNotFoundError: if an option is out of range, NIR has no nodes for the network, or there is none.
     """
     if not (config.nir or config.stablehlo or config.check):
         raise InputError("nothing to do: give --nir FILE, --stablehlo FILE or --check SIMULATOR")
@@ -68,20 +70,19 @@ def main(config: Export) -> dict[str, tuple[Agreement, Agreement]]:
     if config.stablehlo:
         stablehlo(snn, config.stablehlo)
         print(f"wrote {config.stablehlo}: mode {config.mode}, T={snn.T}")
-    found = {}
+    agreements = {}
     for name in config.check:
         images, labels = setup.images.images, setup.images.labels
-        found[name] = tuple(
-            compare(snn, images, labels, name, as_imported, config.v_init) for as_imported in (True, False)
-        )
+        imported, ready = (compare(snn, images, labels, name, flag, config.v_init) for flag in (True, False))
+        agreements[name] = imported, ready
         print(f"\n{setup}, T={snn.T}, in {name}\n")
-        print(_table(snn, *found[name]))
+        print(_table(snn, imported, ready))
         print(f"\nset after the import: {SIMULATORS[name].settings}; see docs/hardware.md")
-    return found
+    return agreements
 
 
-def _table(snn, imported: Agreement, ready: Agreement) -> str:
-    """Layer by layer, in percent of neurons and steps; then the answers."""
+def _table(snn: Snn, imported: Agreement, ready: Agreement) -> str:
+    """The agreement layer by layer, in percent of neurons and steps, and that of the answers."""
     width = max(len(name) for name in (*snn.network.sites, "images named rightly"))
     lines = [f"{'':{width}}{'as imported':>14}{'as set':>10}{'spikes a neuron and step: ours':>34}{'theirs':>10}"]
     for name, (same, ours, theirs) in ready.spikes.items():

@@ -1,8 +1,10 @@
 """StableHLO by `jax.export`: a program that JAX alone loads and runs, on any platform and for batches of any size."""
 
 import os
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,26 +19,29 @@ from tppjax.neurons import MAX_STEPS
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
-def stablehlo(snn: Snn, file: str | os.PathLike, most_T: int | None = None, platforms=PLATFORMS) -> None:
+def stablehlo(
+    snn: Snn, file: str | os.PathLike, most_T: int | None = None, platforms: Sequence[str] = PLATFORMS
+) -> None:
     """Writes the network as a program of `jax.export`, with all weights in it.
 
-    A script that imports jax only runs it, on pixels (uint8) where the network has a preprocessing:
+    A script needs only jax to run it, on pixels (uint8) if the network has a preprocessing:
 
         program = jax.export.deserialize(open(file, "rb").read())
         logits = program.call(x, jax.random.key_data(jax.random.key(0)))
 
-    It takes a batch `[B, ...]` of any size; the two words of a key, if the network draws at random; and T, if that is
-    left open. It returns what `snn.apply` returns with that key, but for the rounding of another platform.
+    The program takes a batch `[B, ...]` of any size; the two words of a key, if the network draws at random; and T, if
+    it is open. It returns the result of `snn.apply` with that key, except for the rounding of another platform.
 
     Args:
       snn: the spiking network.
-      file: the file.
-      most_T: leaves T open, from 1 to this: the program takes it as its last argument, an int32. For networks of
-        two-phase neurons, whose cost does not grow with T.
-      platforms: that it can run on.
+      file: the file to write.
+      most_T: the largest T of a program with open T, which takes a T from 1 to this as its last argument, an int32; by
+        default T is that of the network. T can be open for networks of two-phase neurons, whose cost does not depend on
+        T.
+      platforms: the platforms on which the program can run.
 
     Raises:
-      InputError: if T is to be open and can't be, or flatbuffers is not installed.
+      InputError: if T can't be open for this network, or flatbuffers is not installed.
       OSError: if the file can't be written.
     """
     if most_T is not None:
@@ -56,33 +61,33 @@ def stablehlo(snn: Snn, file: str | os.PathLike, most_T: int | None = None, plat
         new.write_bytes(content)
 
 
-def _call(snn: Snn, tables, x, *rest):
-    """What the program computes, of the arguments that it has."""
-    rest = list(rest)
-    key = jax.random.wrap_key_data(rest.pop(0), impl="threefry2x32") if snn.random else None
-    if rest:
-        (T,) = rest
+def _call(snn: Snn, tables: dict[str, Any] | None, x: jax.Array, *rest: jax.Array) -> Any:
+    """The computation of the program; `rest` has the words of the key and T, where they are arguments."""
+    arguments = list(rest)
+    key = jax.random.wrap_key_data(arguments.pop(0), impl="threefry2x32") if snn.random else None
+    if arguments:
+        (T,) = arguments
         time = {"T": T.astype(jnp.float32), "tables": jax.tree.map(lambda a: a[T - 1], tables)}
         snn = snn.replace(time=time, T=None)
     keys = None if key is None else example_keys(key, jnp.arange(x.shape[0]))
     return jax.vmap(partial(run_one, snn))(snn.network.frames(x), keys).mean
 
 
-def _tables(snn: Snn, most_T: int | None):
-    """What neurons need to know of each T from 1 to `most_T`, one behind another."""
+def _tables(snn: Snn, most_T: int | None) -> dict[str, Any] | None:
+    """The tables of each site's neurons for every T from 1 to `most_T`, stacked; None if T is not open."""
     if most_T is None:
         return None
-    of_site = {name: [neuron.tables(T) for T in range(1, most_T + 1)] for name, neuron in snn.neurons.items()}
+    of_site = {name: [neuron.tables(T) for T in range(1, most_T + 1)] for name, neuron in snn.in_network.items()}
     return {name: jax.tree.map(lambda *a: jnp.stack(a), *tables) for name, tables in of_site.items()}
 
 
 def _shape(snn: Snn) -> tuple[int, ...]:
-    """Of one input: pixels, with frames before them if these are recordings, or what the network itself takes."""
+    """The shape of one input: pixels, with frames before them for recordings, or the network's own input."""
     preprocessing = snn.network.preprocessing
     if preprocessing is None:
         return snn.network.graph.shape
     return (*(() if preprocessing.frames is None else (preprocessing.frames,)), *preprocessing.input_shape)
 
 
-def _dtype(snn: Snn):
-    return snn.network.graph.dtype if snn.network.preprocessing is None else np.uint8
+def _dtype(snn: Snn) -> np.dtype:
+    return jnp.dtype(snn.network.graph.dtype if snn.network.preprocessing is None else np.uint8)

@@ -1,62 +1,65 @@
-"""The nodes of NIR that a network is made of, and what each sends."""
+"""The nodes of NIR of which a network consists, and the shape of each node's output."""
 
 import re
+from collections.abc import Callable, Iterable, Sequence
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from convert.nir.terms import Term
 from tppjax.errors import InputError
 
+Pads = Sequence[tuple[int, int]]  # before and after, for each axis
+
 
 class Layers:
-    """Nodes and edges, made one after another.
+    """Nodes and edges, added one after another.
 
     Attributes:
-      nir: the package.
-      nodes: `{name: node}`; names sort in the order in which nodes run, since files keep no other.
-      edges: pairs of names; what several send to one is added.
-      shapes: of what each node sends, `(C, H, W)` or `(N,)`.
+      nir: the package nir.
+      nodes: `{name: node}`; names sort in the order in which nodes run, since files keep no other order.
+      edges: pairs of names; several inputs of a node are added.
+      shapes: shape of each node's output, `(C, H, W)` or `(N,)`.
     """
 
-    def __init__(self, nir, shape):
-        self.nir, self.edges, self.shapes = nir, [], {"input": shape}
-        self.nodes = {"input": nir.Input(input_type={"input": np.array(shape)})}
+    def __init__(self, nir: ModuleType, shape: Sequence[int]):
+        self.nir = nir
+        self.nodes: dict[str, Any] = {"input": nir.Input(input_type={"input": np.array(shape)})}
+        self.edges: list[tuple[str, str]] = []
+        self.shapes: dict[str, tuple[int, ...]] = {"input": tuple(shape)}
 
-    def add(self, label: str, node, sources, shape) -> str:
-        """Takes a node in, and returns the name that it has."""
+    def add(self, label: str, node: Any, sources: Iterable[str], shape: Iterable[int]) -> str:
+        """Adds a node whose name contains the label, and returns the name."""
         name = f"n{len(self.nodes):04d}_{re.sub(r'[^0-9A-Za-z]+', '_', label).strip('_')}"
         self.nodes[name], self.shapes[name] = node, tuple(int(n) for n in shape)
         self.edges += [(source, name) for source in sources]
         return name
 
-    def end(self, sources, shape) -> None:
-        """The output, the sum of these nodes; added before, since nirtorch does not add there."""
+    def end(self, sources: Sequence[str], shape: Sequence[int]) -> None:
+        """Adds the output, the sum of these nodes; several are added in a node before it, since nirtorch does not."""
         if len(sources) > 1:
             same = self.nir.Affine(weight=np.eye(*shape, dtype=np.float32), bias=np.zeros(shape, np.float32))
             sources = [self.add("sum", same, sources, shape)]
-        self.nodes["output"], self.shapes["output"] = self.nir.Output(output_type={"output": np.array(shape)}), shape
+        self.nodes["output"] = self.nir.Output(output_type={"output": np.array(shape)})
+        self.shapes["output"] = tuple(shape)
         self.edges += [(source, "output") for source in sources]
 
-    def convolution(self, label, source, kernel, strides=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1)) -> str:
-        """A convolution; NIR pads both sides alike and reads square kernels, so zeros in the kernel make up for both.
+    def convolution(
+        self,
+        label: str,
+        source: str,
+        kernel: np.ndarray,
+        strides: Sequence[int] = (1, 1),
+        padding: Pads = ((0, 0), (0, 0)),
+        dilation: Sequence[int] = (1, 1),
+    ) -> str:
+        """Adds a convolution, as NIR has them: with equal padding on both sides and, in files, square kernels.
 
         Raises:
-          InputError: if no zeros make the kernel square.
+          InputError: if the kernel can't be made square by zeros.
         """
-        spread = [1 + d * (n - 1) for d, n in zip(dilation, kernel.shape[2:], strict=True)]
-        uneven = any(low != high or low < 0 for low, high in padding)
-        if uneven or spread[0] != spread[1] or kernel.shape[2] != kernel.shape[3]:
-            taps = np.zeros((*kernel.shape[:2], *spread))
-            taps[:, :, :: dilation[0], :: dilation[1]] = kernel
-            alike = [max(low, high, 0) for low, high in padding]
-            sizes = [n + 2 * most - low - high for n, most, (low, high) in zip(spread, alike, padding, strict=True)]
-            if (sizes[0] - sizes[1]) % 2:
-                raise InputError(
-                    f"NIR can't have the layer {label}: nir reads square kernels, and zeros make none of this"
-                )
-            alike = [most + (max(sizes) - n) // 2 for most, n in zip(alike, sizes, strict=True)]
-            fill = [(most - low, most - high) for most, (low, high) in zip(alike, padding, strict=True)]
-            kernel, dilation, padding = np.pad(taps, [(0, 0), (0, 0), *fill]), (1, 1), [(n, n) for n in alike]
+        kernel, padding, dilation = _squared(label, kernel, padding, dilation)
         space = self.shapes[source][1:]
         sizes = [
             (n + 2 * pad - d * (k - 1) - 1) // step + 1
@@ -74,45 +77,67 @@ class Layers:
         )
         return self.add(label, node, [source], (len(kernel), *sizes))
 
-    def affine(self, label: str, term: Term, matrix) -> str:
-        """A matrix `[O, N]` times a term `[N]`, for the numbers of its node in their order."""
+    def affine(self, label: str, term: Term, matrix: np.ndarray) -> str:
+        """Adds a matrix `[O, N]` that multiplies a term `[N]`, for the numbers of its node in their order."""
         valid, source = term.indices > 0, self.flat(term.node)
         weights = np.zeros((len(matrix), *self.shapes[source]))
-        np.add.at(weights, (slice(None), term.indices[valid] - 1), (matrix * term.weights)[:, valid])
+        columns: Any = (slice(None), term.indices[valid] - 1)
+        np.add.at(weights, columns, (matrix * term.weights)[:, valid])
         node = self.nir.Affine(weight=weights.astype(np.float32), bias=np.zeros(len(matrix), np.float32))
         return self.add(label, node, [source], (len(matrix),))
 
     def flat(self, source: str) -> str:
-        """The vector of what a node sends; by negative axes, since tools differ in whether they count the batch."""
+        """A node with the output of another one as a vector; by negative axes, since not all tools count the batch."""
         shape = self.shapes[source]
         if len(shape) == 1:
             return source
         known = [b for a, b in self.edges if a == source and isinstance(self.nodes.get(b), self.nir.Flatten)]
         flat = self.nir.Flatten(input_type={"input": np.array(shape)}, start_dim=-len(shape), end_dim=-1)
-        return known[0] if known else self.add("flatten", flat, [source], (np.prod(shape),))
+        return known[0] if known else self.add("flatten", flat, [source], (int(np.prod(shape)),))
 
-    def sum_pool(self, label: str, source: str, window, strides, padding) -> str:
-        """Sums over windows; padded by a convolution, since not all tools read the padding of a pool."""
+    def sum_pool(self, label: str, source: str, window: Sequence[int], strides: Sequence[int], padding: Pads) -> str:
+        """Adds sums over windows; with padding as a convolution, since not all tools read the padding of a pool."""
         channels, *space = self.shapes[source]
         if np.any(padding):
             each = np.eye(channels)[:, :, None, None] * np.ones(window)
             return self.convolution(label, source, each, strides, padding)
-        window, strides = (np.array(numbers, np.int64) for numbers in (window, strides))
-        node = self.nir.SumPool2d(kernel_size=window, stride=strides, padding=np.zeros(2, np.int64))
+        kernel_size, stride = (np.array(numbers, np.int64) for numbers in (window, strides))
+        node = self.nir.SumPool2d(kernel_size=kernel_size, stride=stride, padding=np.zeros(2, np.int64))
         sizes = [(n - k) // step + 1 for n, k, step in zip(space, window, strides, strict=True)]
         return self.add(label, node, [source], (channels, *sizes))
 
-    def whole(self, name: str, order) -> Term:
-        """All that a node sends, its indices `[1, ...]` brought to an order."""
+    def whole(self, name: str, order: Callable[[np.ndarray], np.ndarray]) -> Term:
+        """The whole output of a node, with its indices `[1, ...]` rearranged by `order`."""
         shape = self.shapes[name]
         indices = order(np.arange(1, 1 + np.prod(shape)).reshape(1, *shape))
         return Term(name, indices, np.ones(indices.shape), own=True)
 
     def is_own_order(self, seen: Term) -> bool:
-        """Whether a term is what its node sends, flattened or not."""
+        """Whether a term is the output of its node, flattened or not."""
         indices = np.arange(1, 1 + np.prod(self.shapes[seen.node]))
         return np.array_equal(seen.indices.ravel(), indices) and bool(np.allclose(seen.weights, 1, rtol=1e-6))
 
     def is_whole(self, seen: Term) -> bool:
-        """Whether a term is what its node sends, as it is."""
+        """Whether a term is the output of its node, unchanged."""
         return seen.indices.shape == self.shapes[seen.node] and self.is_own_order(seen)
+
+
+def _squared(
+    label: str, kernel: np.ndarray, padding: Pads, dilation: Sequence[int]
+) -> tuple[np.ndarray, Pads, Sequence[int]]:
+    """Kernel, padding and dilation of the same convolution, with zeros in the kernel where NIR needs them."""
+    spread = [1 + d * (n - 1) for d, n in zip(dilation, kernel.shape[2:], strict=True)]
+    uneven = any(low != high or low < 0 for low, high in padding)
+    if not uneven and spread[0] == spread[1] and kernel.shape[2] == kernel.shape[3]:
+        return kernel, padding, dilation
+    taps = np.zeros((*kernel.shape[:2], *spread))
+    taps[:, :, :: dilation[0], :: dilation[1]] = kernel
+    both = [max(low, high, 0) for low, high in padding]
+    sizes = [n + 2 * most - low - high for n, most, (low, high) in zip(spread, both, padding, strict=True)]
+    if (sizes[0] - sizes[1]) % 2:
+        raise InputError(
+            f"NIR can't have the layer {label}: nir reads square kernels, and zeros can't make this one so"
+        )
+    both = [most + (max(sizes) - n) // 2 for most, n in zip(both, sizes, strict=True)]
+    fill = [(most - low, most - high) for most, (low, high) in zip(both, padding, strict=True)]
+    return np.pad(taps, [(0, 0), (0, 0), *fill]), [(n, n) for n in both], (1, 1)

@@ -3,8 +3,11 @@
 import graphlib
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -13,25 +16,27 @@ from convert.nir.writing import read, text
 from tppjax.errors import InputError, brief
 from tppjax.network import Network
 from tppjax.tracing import trace
+from tppjax.types import Array
 
 IMAGES = ("NCHW", "OIHW", "NCHW")
+Made = tuple[Callable[..., Any], dict[str, Any]]  # `(f(weights, x), weights)` of a node
 
 
 def from_nir(file: str | os.PathLike, dt: float | None = None) -> Network:
     """The network in a NIR file: affine maps, convolutions, pools and integrate-and-fire neurons, images `[C, H, W]`.
 
-    A neuron of the file becomes a ReLU of what its input adds in a step, in thresholds: `relu(dt r x / v_threshold)`.
-    Every threshold is then 1. All neurons here reset by subtraction, whatever the file's tool does. `history` tells
-    what the file says of that, of T and of initial potentials, which are fields of neurons here, not the network's:
-    `to_snn(network, T, "baseline(v_init=0.5)")`.
+    A neuron of the file becomes a ReLU of its input in a step, in thresholds: `relu(dt r x / v_threshold)`. Every
+    threshold is then 1. All neurons here reset by subtraction, whatever the file's tool does. The `history` of the
+    network has the file's information on the reset, T and initial potentials. Initial potentials are fields of neurons
+    here, not of the network: `to_snn(network, T, "baseline(v_init=0.5)")`.
 
     Args:
-      file: the file.
-      dt: duration of a step in seconds; what the file's metadata have, if it is None, else 1.
+      file: the file to read.
+      dt: duration of a step in seconds; by default that of the file's metadata, or 1 if they have none.
 
     Raises:
       FileNotFoundError: if there is no file.
-      InputError: if it is damaged or recurrent; has a node of another kind, or one whose numbers can't be; or if nir is
+      InputError: if the file is damaged or recurrent, has a node of another kind or with invalid numbers, or if nir is
         not installed.
     """
     graph = read(Path(file))
@@ -43,8 +48,8 @@ def from_nir(file: str | os.PathLike, dt: float | None = None) -> Network:
     makers = {name: _made(name, graph.nodes[name], step, file) for name in order}
     weights = {name: made[1] for name, made in makers.items() if made[1]}
 
-    def run(weights, x):
-        values = {}
+    def run(weights: dict[str, dict[str, Array]], x: Array) -> Any:
+        values: dict[str, Any] = {}
         for name in order:
             total = x if name == entry else sum(values[parent] for parent in parents[name])
             values[name] = makers[name][0](weights.get(name), total)
@@ -59,8 +64,8 @@ def from_nir(file: str | os.PathLike, dt: float | None = None) -> Network:
     return network.replace(thetas=thetas, history=(_history(graph, neurons, file),))
 
 
-def _ordered(graph, file) -> tuple[list[str], dict[str, list[str]]]:
-    """The nodes in an order in which each comes after those that it reads, the file's if it can be; what each reads."""
+def _ordered(graph: Any, file: str | os.PathLike) -> tuple[list[str], dict[str, list[str]]]:
+    """The nodes in an order in which each follows its inputs, if possible the file's; and the inputs of each."""
     parents = {name: sorted(a for a, b in graph.edges if b == name) for name in graph.nodes}
     indices = {name: i for i, name in enumerate(graph.nodes)}
     try:
@@ -72,28 +77,28 @@ def _ordered(graph, file) -> tuple[list[str], dict[str, list[str]]]:
         ) from e
 
 
-def _kind(node) -> str:
+def _kind(node: Any) -> str:
     return type(node).__name__
 
 
-def _named(graph, kind: str, file) -> str:
-    """The one node of a kind."""
+def _named(graph: Any, kind: str, file: str | os.PathLike) -> str:
+    """The name of the only node of a kind."""
     names = [name for name, node in graph.nodes.items() if _kind(node) == kind]
     if len(names) != 1:
         raise InputError(f"{file} has {len(names)} {kind} nodes; exactly one is supported")
     return names[0]
 
 
-def _number(value) -> float | None:
-    """A number of the metadata; None if it is none."""
+def _number(value: Any) -> float | None:
+    """A number of the metadata; None for anything else."""
     try:
         return float(value)
     except (TypeError, ValueError):
         return None
 
 
-def _made(name: str, node, dt: float, file):
-    """`(f(weights, x), weights)` of a node, weights as float32; refusals say which node it is."""
+def _made(name: str, node: Any, dt: float, file: str | os.PathLike) -> Made:
+    """`(f(weights, x), weights)` of a node, with weights in float32; errors name the node."""
     try:
         run, weights = _maker(name, node, dt, file)
         return run, {key: np.asarray(value, np.float32) for key, value in weights.items()}
@@ -103,7 +108,7 @@ def _made(name: str, node, dt: float, file):
         raise InputError(f"{file}: the node {name} ({_kind(node)}) can't be read ({brief(e)})") from e
 
 
-def _maker(name: str, node, dt: float, file):
+def _maker(name: str, node: Any, dt: float, file: str | os.PathLike) -> Made:
     """`(f(weights, x), weights)` of a node."""
     match _kind(node):
         case "Input" | "Output":
@@ -117,19 +122,7 @@ def _maker(name: str, node, dt: float, file):
         case "Scale":
             return (lambda w, x: x * w["scale"][None]), {"scale": node.scale}
         case "Conv2d":
-            padding = (
-                [(n, n) for n in _pair(node.padding)] if not isinstance(node.padding, str) else node.padding.upper()
-            )
-            strides, dilation, groups = _pair(node.stride), _pair(node.dilation), int(node.groups)
-
-            def convolve(w, x):
-                options = {"rhs_dilation": dilation, "feature_group_count": groups, "dimension_numbers": IMAGES}
-                return (
-                    lax.conv_general_dilated(x, w["weight"], strides, padding, **options)
-                    + w["bias"][None, :, None, None]
-                )
-
-            return convolve, {"weight": node.weight, "bias": node.bias}
+            return _convolution(node)
         case "SumPool2d" | "AvgPool2d" as kind:
             window, strides = (1, 1, *_pair(node.kernel_size)), (1, 1, *_pair(node.stride))
             padding = [(0, 0), (0, 0), *((n, n) for n in _pair(node.padding))]
@@ -146,32 +139,49 @@ def _maker(name: str, node, dt: float, file):
                 return (lambda w, x: jnp.maximum(x, 0)), {}
             return (lambda w, x: jnp.maximum(w["factor"][None] * x, 0)), {"factor": factor}
     raise InputError(
-        f"{file} has a node {name} of kind {_kind(node)}: what is read are affine maps, convolutions (2d), "
-        "pools, scales and integrate-and-fire neurons"
+        f"{file} has a node {name} of kind {_kind(node)}; only affine maps, convolutions (2d), pools, scales and "
+        "integrate-and-fire neurons can be read"
     )
 
 
-def _pair(numbers) -> tuple[int, int]:
+def _convolution(node: Any) -> Made:
+    padding = node.padding.upper() if isinstance(node.padding, str) else [(n, n) for n in _pair(node.padding)]
+    strides, dilation, groups = _pair(node.stride), _pair(node.dilation), int(node.groups)
+
+    def convolve(w: dict[str, jax.Array], x: jax.Array) -> jax.Array:
+        y = lax.conv_general_dilated(
+            *(x, w["weight"], strides, padding),
+            rhs_dilation=dilation,
+            feature_group_count=groups,
+            dimension_numbers=IMAGES,
+        )
+        return y + w["bias"][None, :, None, None]
+
+    return convolve, {"weight": node.weight, "bias": node.bias}
+
+
+def _pair(numbers: Any) -> tuple[int, int]:
     a = np.broadcast_to(np.asarray(numbers, int).ravel(), 2)
     return int(a[0]), int(a[1])
 
 
-def _flat(x, start: int, end: int):
-    """Without the axes from `start` to `end`, which count from the first one behind the batch."""
+def _flat(x: Array, start: int, end: int) -> Array:
+    """`x` with the axes from `start` to `end` in one; they count from the first axis after the batch."""
     start, end = (i + 1 if i >= 0 else i + x.ndim for i in (start, end))
     return x.reshape(*x.shape[:start], -1, *x.shape[end + 1 :])
 
 
-def _history(graph, neurons: list[str], file) -> str:
-    """What the file says of itself."""
+def _history(graph: Any, neurons: list[str], file: str | os.PathLike) -> str:
+    """The information of the file on its neurons and its origin."""
     about = {key: text(graph.metadata[key]) for key in ("writer", "T", "dt", "reset") if key in graph.metadata}
-    about.setdefault("reset", "not said; here it is by subtraction")
+    about.setdefault("reset", "not specified; here it is by subtraction")
     if any(np.any(np.ravel(getattr(graph.nodes[name], "v_reset", 0)) != 0) for name in neurons):
         about["v_reset"] = "other than 0 in the file, left out"
     starts = [graph.nodes[name].metadata["v_init"] for name in neurons if "v_init" in graph.nodes[name].metadata]
     numbers = {_number(n) for start in starts for n in np.ravel(np.asarray(start, object))}
-    if len(numbers) == 1 and None not in numbers and math.isfinite(*numbers):
-        about["v_init"] = "{0:g}, as mode baseline(v_init={0:g}) has it".format(*numbers)
+    number = next(iter(numbers), None)
+    if len(numbers) == 1 and number is not None and math.isfinite(number):
+        about["v_init"] = f"{number:g}, which is the mode baseline(v_init={number:g})"
     elif numbers:
         about["v_init"] = "of several values, or no numbers: left out"
     return f"read from NIR, {Path(file).name}: " + "; ".join(f"{key}: {value}" for key, value in about.items())

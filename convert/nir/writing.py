@@ -1,8 +1,10 @@
-"""NIR, the exchange format of neuromorphic tools: a network of integrate-and-fire neurons as a file for other tools."""
+"""Export to NIR, the exchange format of neuromorphic tools, of networks of integrate-and-fire neurons."""
 
 import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -13,9 +15,7 @@ from convert.snn import Snn
 from tppjax import files
 from tppjax.errors import InputError, brief, check_number, extra
 from tppjax.graph import Site
-from tppjax.neurons import NEURONS
-
-BASELINE = NEURONS["baseline"]
+from tppjax.neurons import Baseline
 
 
 def nir(
@@ -28,30 +28,31 @@ def nir(
     """Writes the network as a NIR graph: convolutions, affine maps, sum pools and integrate-and-fire neurons.
 
     Batch norm and thresholds are folded into the weights, so every threshold is 1 and every spike is 1. Several edges
-    into a node are a sum. The same analog input enters at every step, normalised as the metadata say; the answer is the
-    mean of the output over T steps.
+    into a node are a sum. The same analog input enters at every step, normalised as described in the metadata; the
+    answer is the mean of the output over T steps.
 
-    What NIR has no word for is in the metadata of the graph: how neurons reset (by subtraction), T, dt, what was done
-    to pixels. docs/hardware.md says, tool by tool, what has to be set besides.
+    The metadata of the graph have everything that NIR can't express: the reset of neurons (by subtraction), T, dt, and
+    the normalisation of pixels. docs/hardware.md lists, tool by tool, the settings that are needed in addition.
 
     Args:
       snn: the spiking network, of mode "baseline".
-      file: the file.
-      dt: duration of a step in seconds, if the tool has one: it integrates `v += dt r x`.
-      r: resistance of all neurons; `1 / dt` if None, so that a step adds its input.
-      v_init: where initial potentials go: into metadata of each node of neurons, "v_init", in thresholds; or "bias":
-        spread over all steps as a bias of `v_init / T`, for tools whose neurons begin at 0. Spikes then come later. The
-        rates of the first layer stay, whose input is the same at every step; those of deeper layers may change.
+      file: the file to write.
+      dt: duration of a step in seconds, for tools that integrate `v += dt r x`.
+      r: resistance of all neurons; by default `1 / dt`, so that a step adds its input.
+      v_init: representation of initial potentials. "metadata" puts them into the metadata of each node of neurons, as
+        "v_init", in thresholds. "bias" spreads them over all steps as a bias of `v_init / T`, for tools whose neurons
+        begin at 0. Spikes then come later. The rates of the first layer, whose input is the same at every step, do not
+        change; those of deeper layers may.
 
     Raises:
-      InputError: if neurons are not integrate-and-fire, as two-phase ones are not; if a layer has no node of NIR; or if
-        nir is not installed.
+      InputError: if neurons are not integrate-and-fire (two-phase neurons are not), NIR has no node for a layer, or nir
+        is not installed.
       OSError: if the file can't be written.
     """
     write(Path(file), build(snn, dt, r, v_init).graph)
 
 
-def library():
+def library() -> ModuleType:
     """The package nir.
 
     Raises:
@@ -62,24 +63,25 @@ def library():
     return nir
 
 
-def write(file: Path, graph) -> None:
-    """Writes a graph; a kill leaves what was there or the new file."""
+def write(file: Path, graph: Any) -> None:
+    """Writes a graph; a kill leaves the old file or the new one."""
     package = library()
-    import h5py  # which nir needs
+    import h5py  # a dependency of nir
 
     with files.replacing(file) as new:
         package.write(new, graph)
-        with h5py.File(new, "r+") as opened:  # what nir 1.0.8 has for a hard reset, and 1.0.4, which Sinabs asks for,
-            for node in opened["node/nodes"].values():  # can't read
+        with h5py.File(new, "r+") as opened:
+            nodes: Any = opened["node/nodes"]
+            for node in nodes.values():  # nir 1.0.8 adds v_reset, which nir 1.0.4, required by Sinabs, can't read
                 node.pop("v_reset", None)
 
 
-def read(file: Path):
+def read(file: Path) -> Any:
     """The graph in a file.
 
     Raises:
-      FileNotFoundError: if there is none.
-      InputError: if it is damaged, or holds what nir does not know.
+      FileNotFoundError: if there is no file.
+      InputError: if the file is damaged, or the package nir does not know its content.
     """
     package = library()
     if not Path(file).is_file():
@@ -91,26 +93,28 @@ def read(file: Path):
 
 
 class Built(NamedTuple):
-    """A graph of NIR, and where our numbers are in it.
+    """A graph of NIR, and the positions of our numbers in it.
 
     Attributes:
-      graph: of the package nir.
-      entry: indices of the numbers of an input in what the input node takes, from 1 on.
-      orders: `{site: indices of its neurons}`, likewise.
+      graph: a graph of the package nir.
+      entry: index of each number of an input among those of the input node, from 1.
+      orders: index of each neuron of a site among those of its node, from 1: `{site: indices}`.
     """
 
-    graph: object
+    graph: Any
     entry: np.ndarray
     orders: dict[str, np.ndarray]
 
 
 def build(snn: Snn, dt: float = 1.0, r: float | None = None, v_init: str = "metadata") -> Built:
-    """The graph of `nir`, whose arguments and errors it has."""
+    """The graph of `nir`; arguments and errors as there."""
     check_number("dt", dt, 1e-30, 1e30)  # float32 in the file
     check_number("r", r := 1 / dt if r is None else r, 1e-30, 1e30)
     if v_init not in ("metadata", "bias"):
         raise InputError(f'v_init goes into "metadata" or "bias"; got {v_init!r}')
     _check(snn)
+    if snn.T is None:
+        raise InputError("a network for any T can't be a NIR file: export the one that for_any_T() was called on")
     package = library()
     nodes = Nodes(package, snn.network)
     for item in nodes.network.graph.items:
@@ -118,24 +122,33 @@ def build(snn: Snn, dt: float = 1.0, r: float | None = None, v_init: str = "meta
             nodes.op(item)
             continue
         neuron = snn.in_network[item.name]
-        start = np.broadcast_to(
-            np.float32(neuron.v_init) + np.asarray(snn.network.potentials.get(item.name, 0.0)), item.shape
-        )
-
-        def node(shape, indices, site=item.name, start=start):
-            ones, metadata = np.ones(shape, np.float32), {"site": site}
-            if v_init == "metadata":
-                metadata["v_init"] = scattered(start, indices, shape)
-            return package.IF(r=np.float32(r) * ones, v_threshold=ones, metadata=metadata)
-
+        assert isinstance(neuron, Baseline)  # by `_check`
+        assert neuron.v_init is not None and neuron.shift is not None  # noqa: PT018 - by `Baseline.at`
+        potential = np.float32(neuron.v_init) + np.asarray(snn.network.potentials.get(item.name, 0.0))
+        start = np.broadcast_to(potential, item.shape)
         extra = neuron.shift + (start if v_init == "bias" else 0.0)
+        node = _node(package, r, item.name, start if v_init == "metadata" else None)
         nodes.site(item, node, np.asarray(extra, np.float64) / snn.T)
     nodes.output()
     graph = package.NIRGraph(nodes=nodes.layers.nodes, edges=nodes.layers.edges, metadata=_metadata(snn, dt))
     return Built(graph, nodes.entry, nodes.orders)
 
 
+def _node(package: ModuleType, r: float, site: str, start: np.ndarray | None) -> Callable[..., Any]:
+    """The function that makes the node of a site, with initial potentials in its metadata unless they are None."""
+
+    def node(shape: Sequence[int], indices: np.ndarray) -> Any:
+        ones = np.ones(shape, np.float32)
+        metadata: dict[str, Any] = {"site": site}
+        if start is not None:
+            metadata["v_init"] = scattered(start, indices, shape)
+        return package.IF(r=np.float32(r) * ones, v_threshold=ones, metadata=metadata)
+
+    return node
+
+
 def _check(snn: Snn) -> None:
+    """Raises InputError unless NIR has nodes for the neurons of all sites."""
     for site, neuron in snn.in_network.items():
         mode = snn.modes[site]
         if neuron.waits:
@@ -143,24 +156,28 @@ def _check(snn: Snn) -> None:
                 f"NIR has no node for mode {mode}: its neurons wait for the input of all T steps before they fire; "
                 'convert with mode="baseline", or write the program by convert.export.stablehlo'
             )
-        if type(neuron) is not BASELINE:
+        if type(neuron) is not Baseline:
             raise InputError(
                 f'NIR has no node for mode {mode}: of ours it knows integrate-and-fire only, mode="baseline"'
             )
     if late := [name for name, offset in snn.network.offsets.items() if np.ndim(offset) == 2]:
-        raise InputError(f"NIR has one bias for all steps, and {late[0]} was corrected step by step: correct otherwise")
+        raise InputError(
+            f"NIR has one bias for all steps, and {late[0]} was corrected step by step: use another correction"
+        )
 
 
-def _metadata(snn: Snn, dt: float) -> dict:
-    """What NIR has no word for."""
-    like = snn.network.preprocessing
-    about = {"writer": f"tppjax {tppjax.__version__}", "reset": "subtract", "T": snn.T, "dt": dt}
-    about["coding"] = "constant" if like is None or like.frames is None else f"{like.frames} frames, one after another"
-    if like is not None:
-        about |= {"mean": np.array(like.mean, np.float32), "std": np.array(like.std, np.float32)}
+def _metadata(snn: Snn, dt: float) -> dict[str, Any]:
+    """The information that NIR itself can't express."""
+    images = snn.network.preprocessing
+    about: dict[str, Any] = {"writer": f"tppjax {tppjax.__version__}", "reset": "subtract", "T": snn.T, "dt": dt}
+    about["coding"] = "constant"
+    if images is not None:
+        if images.frames is not None:
+            about["coding"] = f"{images.frames} frames, one after another"
+        about |= {"mean": np.array(images.mean, np.float32), "std": np.array(images.std, np.float32)}
     return about
 
 
-def text(value) -> str:
-    """What is in metadata, which comes back as bytes or numbers of NumPy."""
+def text(value: Any) -> str:
+    """A value of the metadata as text; files return bytes or numbers of NumPy."""
     return value.decode() if isinstance(value, bytes) else str(value)

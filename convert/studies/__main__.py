@@ -1,9 +1,12 @@
 """`python -m convert.studies NAME`: an experiment of the paper, `all` of them, or the `methods` of the field."""
 
-from typing import Annotated
+import functools
+import operator
+from typing import Annotated, Any
 
 import tyro
 
+from convert.experiments.options import Experiment
 from convert.studies import everything, methods, theorem
 from tppjax import cli
 
@@ -15,18 +18,15 @@ STUDIES = {
 }
 
 
-def main(config) -> None:
-    """Runs the study whose options these are."""
+def main(config: Experiment | theorem.Theorem) -> None:
+    """Runs the study to which the options belong."""
     dict(STUDIES.values())[type(config)](config)
 
 
-def options():
-    """One subcommand for each study."""
-    union = None
-    for name, (kind, _) in STUDIES.items():
-        one = Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)]
-        union = one if union is None else union | one
-    return union
+def options() -> Any:
+    """The union of the studies' options, with a subcommand for each study."""
+    kinds = (Annotated[kind, tyro.conf.subcommand(name, prefix_name=False)] for name, (kind, _) in STUDIES.items())
+    return functools.reduce(operator.or_, kinds)
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ TITLE = "Accuracy against T (figure 1, tables 1 and 3 to 7)"
 
 @dataclass(frozen=True)
 class Accuracy(Evaluate):
-    """Accuracy against T, mode by mode: what `convert.evaluate` measures, with its options."""
+    """Measure accuracy against T, mode by mode, as `convert.evaluate` does and with its options."""
 
     out: Path | None = None
-    """Folder of the studies; this one writes to accuracy/ in it [default: ANN/studies]."""
+    """Folder of the studies, in which this one writes to accuracy/ [default: ANN/studies]."""
 
 
 def main(config: Accuracy) -> Section:
@@ -31,8 +31,8 @@ def main(config: Accuracy) -> Section:
     for mode in dict.fromkeys(mode for mode, _ in rows):
         ours = (rows.get((mode, T)) for T in steps)
         lines.append([f"`{mode}`", *(r and study.spread(r["accuracy"]) for r in ours)])
-        for theirs in published.get(mode, ()):
-            lines.append([f"the paper's, {paper.source(theirs)}", *(theirs["accuracy"].get(T) for T in steps)])
+        for row in published.get(mode, ()):
+            lines.append([f"the paper's, {paper.source(row)}", *(row["accuracy"].get(T) for T in steps)])
     seeds = max(len(r["accuracy"]) for r in rows.values())
     text = (
         f"{results['model']['name']} on {results['dataset']}, {results['n']} test images, ANN {results['ann']:.2f} %; "

@@ -1,8 +1,10 @@
-"""Table 11: accuracy after t of T steps; and an exit by confidence."""
+"""Table 11: accuracy after t of T steps, and an exit by confidence."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,23 +13,24 @@ from convert.experiments import paper, plots
 from convert.experiments.options import Experiment, checked
 from convert.experiments.plots import Figure
 from convert.experiments.setup import Setup, set_up
-from convert.studies import early_exit, study
+from convert.studies import study
 from convert.studies.study import Section, Study
+from tppjax.types import Array, Key
 
 
 @dataclass(frozen=True)
 class Anytime(Experiment):
-    """Accuracy when the answer is read after t of T steps of the last layer: what waiting for a whole train buys."""
+    """Measure the accuracy of answers that are read after t of T steps of the last layer."""
 
     modes: tuple[str, ...] = ("baseline", "shuffle", "tpp")
-    """Neurons, as convert.evaluate has them."""
+    """Neurons, written as for convert.evaluate."""
 
     T: tuple[int, ...] = (4, 8, 16, 32)
-    """Latencies: every layer but the last waits for T steps, unless its neurons fire at once."""
+    """Latencies: every layer but the last waits for T steps, unless its neurons fire in the step of their input."""
 
     exit: Literal["confidence"] | None = None
-    """Let each image leave as soon as the network is confident, by a threshold chosen on training images, and measure
-    mean steps against accuracy; neurons that wait for all T steps are run with one T after another."""
+    """Stop for each image as soon as the network is confident, by a threshold chosen on training images, and measure
+    mean steps against accuracy. Neurons that wait for all T steps are run with one T after another."""
 
 
 def main(config: Anytime) -> Section:
@@ -35,22 +38,24 @@ def main(config: Anytime) -> Section:
     config = checked(config)
     setup = set_up(config, config.modes, trained=config.exit is not None)
     if config.exit:
+        from convert.studies import early_exit  # which needs this module
+
         return early_exit.main(config, setup)
 
-    def run(mode, T, seeds):
+    def run(mode: str, T: int, seeds: int) -> dict:
         correct = study.over_seeds(_correct_after, setup.conversion.snn(T, mode), config, setup, traced=True)
         return {"accuracy": [study.percent(correct[:, :, t]) for t in range(T)]}
 
     return STUDY.run(config, setup, study.product(mode=config.modes, T=config.T, seeds=[config.seeds]), run)
 
 
-def _correct_after(snn, pixels, labels, index, key):
-    """Whether each example is named rightly by the mean logits of the first t steps, `[B, T]`."""
+def _correct_after(snn: convert.Snn, pixels: Array, labels: Array, index: Array, key: Key) -> jax.Array:
+    """Whether the mean logits of the first t steps classify each example correctly, `[B, T]`."""
     logits = snn.trace(pixels, convert.example_keys(key, index)).logits
     return (jnp.cumsum(logits, axis=0).argmax(-1) == labels[None]).T
 
 
-def _records(rows, setup: Setup, config: Anytime) -> list[dict]:
+def _records(rows: list[dict], setup: Setup, config: Anytime) -> list[dict]:
     return [
         {"mode": r["mode"], "T": r["T"], "t": t, "seed": seed, "accuracy": value}
         for r in rows
@@ -59,7 +64,7 @@ def _records(rows, setup: Setup, config: Anytime) -> list[dict]:
     ]
 
 
-def _text(rows, setup: Setup, config: Anytime) -> str:
+def _text(rows: list[dict], setup: Setup, config: Anytime) -> str:
     steps = sorted({t for r in rows for t in range(1, r["T"] + 1) if (t & (t - 1)) == 0} | set(config.T))
     lines = [
         [f"`{r['mode']}`", r["T"], *(study.spread(r["accuracy"][t - 1]) if t <= r["T"] else None for t in steps)]
@@ -74,12 +79,13 @@ def _text(rows, setup: Setup, config: Anytime) -> str:
     )
 
 
-def _at(published, row, steps):
+def _at(published: dict, row: list[float | None], steps: Iterable[int]) -> Iterator[float | None]:
+    """The accuracies of a row of the paper's table at these steps; None where it has none."""
     known = dict(zip(published["t"], row, strict=False))
     return (known.get(t) for t in steps)
 
 
-def _plot(rows, setup: Setup, config: Anytime) -> Figure:
+def _plot(rows: list[dict], setup: Setup, config: Anytime) -> Figure:
     figure, latencies = plots.figure(), sorted({r["T"] for r in rows})
     axes = figure.subplots()
     plots.reference(axes, setup.accuracy)

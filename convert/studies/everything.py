@@ -13,6 +13,7 @@ from convert.experiments.options import Experiment
 from convert.experiments.results import FILE, REMEDY, about, make_folder, read
 from convert.experiments.setup import Setup, set_up
 from convert.studies import accuracy, anytime, misalignment, orders, potentials, single_layer, spikes, study, theorem
+from convert.studies.study import Section
 from tppjax import ann, files
 from tppjax.errors import InputError, check_number
 
@@ -23,10 +24,10 @@ class Planned(NamedTuple):
     """A study in the report.
 
     Attributes:
-      share: of the time; what the shares leave goes into compiling.
-      module: with its `main`.
-      options: what `main` takes.
-      forwards: how many runs of the ANN an image costs, by seeds and sites.
+      share: its share of the time; the time that all shares leave goes into compilation.
+      module: the module of the study, with a function `main`.
+      options: the class of the options that `main` takes.
+      forwards: from the numbers of seeds and sites to the cost of an image, in forward passes of the ANN.
     """
 
     share: float
@@ -52,11 +53,11 @@ STUDIES = {
 
 @dataclass(frozen=True)
 class All(Experiment):
-    """Every study on one network, and a report of them: report.md, with the pictures beside it."""
+    """Run every study on one network and write report.md, with the plots beside it."""
 
     minutes: float = 40.0
-    """Time for all, on this machine: the studies get as many test images as fit, of the first --limit. What a first run
-    chose is kept in plan.json, and later ones abide by it."""
+    """Time for all studies on this machine. Each gets as many of the first --limit test images as fit. The numbers that
+    the first run chooses are kept in plan.json, and later runs use them too."""
 
 
 def main(config: All) -> str:
@@ -65,13 +66,13 @@ def main(config: All) -> str:
     setup = set_up(config, ("baseline", "shuffle", "tpp"))
     out = config.out or config.ann / "studies"
     make_folder(out)
-    with files.locked(out):  # another process at the same time abides by the same plan
+    with files.locked(out):  # another process at the same time uses the same plan
         limits = _plan(config, setup, out)
-    given = {f.name: getattr(config, f.name) for f in fields(Experiment)}
+    shared = {f.name: getattr(config, f.name) for f in fields(Experiment)}
     sections = []
     for name, planned in STUDIES.items():
         started = time.perf_counter()
-        sections.append(planned.module.main(planned.options(**{**given, "out": out, "limit": limits[name]})))
+        sections.append(planned.module.main(planned.options(**{**shared, "out": out, "limit": limits[name]})))
         print(f"{name}: {(time.perf_counter() - started) / 60:.1f} minutes on {limits[name]} images", flush=True)
     sections.append(theorem.main(theorem.Theorem(out=out, overwrite=config.overwrite)))
     text = _report(setup, sections, config, limits, out)
@@ -82,12 +83,12 @@ def main(config: All) -> str:
 
 def _plan(config: All, setup: Setup, out: Path) -> dict[str, int]:
     """Test images of each study: as many as fit the time, in steps of 1, 2 and 5, or those of an earlier run."""
-    file, asked = out / "plan.json", {"minutes": config.minutes, "seeds": config.seeds, "limit": config.limit}
+    file, options = out / "plan.json", {"minutes": config.minutes, "seeds": config.seeds, "limit": config.limit}
     if file.is_file() and not config.overwrite:
         before, images = _planned_before(file, len(setup.images))
-        if before == asked:
+        if before == options:
             return images
-        raise FileExistsError(f"{file} is for {before}, not {asked}: choose another --out, or give --overwrite")
+        raise FileExistsError(f"{file} is for {before}, not {options}: choose another --out, or give --overwrite")
     speed = _images_a_second(setup)
     n = len(setup.network.sites)
     images = {}
@@ -95,24 +96,24 @@ def _plan(config: All, setup: Setup, out: Path) -> dict[str, int]:
         fit = planned.share * 60 * config.minutes * speed / planned.forwards(config.seeds, n)
         rounded = max(step * 10**e for e in range(7) for step in (1, 2, 5) if step * 10**e <= max(fit, FEWEST))
         images[name] = min(rounded, len(setup.images))
-    files.write_json(file, {"asked": asked, "ann_images_per_second": speed, "images": images})
+    files.write_json(file, {"asked": options, "ann_images_per_second": speed, "images": images})
     return images
 
 
 def _planned_before(file: Path, n: int) -> tuple[dict, dict[str, int]]:
-    """What was asked for, and the images of each study, at most `n`."""
+    """The options of the plan in a file, and the number of images of each study, at most `n`."""
     content = files.read_json(file, REMEDY)
-    asked, images = content.get("asked"), content.get("images")
-    if not isinstance(asked, dict) or not isinstance(images, dict) or images.keys() != STUDIES.keys():
+    options, images = content.get("asked"), content.get("images")
+    if not isinstance(options, dict) or not isinstance(images, dict) or images.keys() != STUDIES.keys():
         raise InputError(f"{file} is damaged (asked or images lacks entries): {REMEDY}")
     for name, value in images.items():
         if type(value) is not int or not 1 <= value <= n:
             raise InputError(f"{file} is damaged (images of {name} are {value!r}, not 1 to {n}): {REMEDY}")
-    return asked, images
+    return options, images
 
 
 def _images_a_second(setup: Setup) -> float:
-    """Of the ANN: the fastest of four times, the first of which compiles."""
+    """The speed of the ANN, from the fastest of four runs, the first of which compiles."""
     some, seconds = setup.images[: min(500, len(setup.images))], []
     for _ in range(4):
         started = time.perf_counter()
@@ -121,20 +122,21 @@ def _images_a_second(setup: Setup) -> float:
     return len(some) / min(seconds)
 
 
-def _report(setup: Setup, sections, config: All, limits, out: Path) -> str:
+def _report(setup: Setup, sections: list[Section], config: All, limits: dict[str, int], out: Path) -> str:
     history = "".join(
         f"- {step}\n" for step in setup.conversion.snn(8, "baseline", prepared_for="baseline").network.history
     )
-    made = about(study.PROGRAM)
-    versions = ", ".join(f"{name} {version}" for name, version in made["versions"].items())
+    provenance = about(study.PROGRAM)
+    versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     images = ", ".join(f"{limits[s.name]:,} ({s.name})" for s in sections if s.name in limits)
     few, many = min(limits.values()), max(limits.values())
     head = (
         f"# Temporal misalignment, measured: {setup.settings['model']['name']} on {setup.settings['dataset']}\n\n"
-        f"Every experiment of the paper, by\n\n    {made['command']}\n\non {made['hardware']}, {versions}. Of the "
-        f"test images the studies use the first {images}; random modes run with {config.seeds} seeds. An accuracy near "
-        f"90 % has a standard error of {_standard_error(few)} points on {few:,} images and {_standard_error(many)} on "
-        f"{many:,}; modes, which see the same images, differ more surely than that.\n\n"
+        f"Every experiment of the paper, by\n\n    {provenance['command']}\n\non {provenance['hardware']}, {versions}. "
+        f"Of the test images the studies use the first {images}; random modes run with {config.seeds} seeds. An "
+        f"accuracy near 90 % has a standard error of {_standard_error(few)} points on {few:,} images and "
+        f"{_standard_error(many)} on {many:,}. Differences between modes are more certain than that, since all modes "
+        "see the same images.\n\n"
     )
     if history:
         head += f"The network, at T = 8:\n\n{history}\n"
@@ -146,23 +148,23 @@ def _standard_error(n: int) -> str:
 
 
 def _related(out: Path, seeds: int) -> str:
-    """Whether the layers at which shuffling helps are those before the neurons that went wrong."""
+    """A paragraph: whether shuffling helps at the layers that precede the neurons with wrong spikes."""
     _, rows = read(out / "single_layer" / FILE, {"accuracy": list})
-    wanted = {"mode": "shuffle", "T": 4, "seeds": seeds}
-    gained = single_layer.gains([r for r in rows if wanted.items() <= r.items()])
-    _, found = read(out / "misalignment" / FILE, misalignment.STUDY.entries)
-    at = {r["mode"]: r for r in found if (r["T"], r["seeds"]) == (4, seeds)}
+    case = {"mode": "shuffle", "T": 4, "seeds": seeds}
+    gained = single_layer.gains([r for r in rows if case.items() <= r.items()])
+    _, rows = read(out / "misalignment" / FILE, misalignment.STUDY.entries)
+    at = {r["mode"]: r for r in rows if (r["T"], r["seeds"]) == (4, seeds)}
     saved = [_wrong(at["baseline"], site) - _wrong(at["shuffle"], site) for site in gained]
     rank = study.rank_correlation(list(gained.values())[:-1], saved[1:])
     if np.isnan(rank):
         return ""
     return (
-        "Does the explanation hold layer by layer? At T = 4, what shuffling one layer gains, and by how many fewer "
-        "wrong "
-        f"spikes the next one fires when all are shuffled, have a rank correlation of {rank:.2f} over {len(saved) - 1} "
-        "layers.\n\n"
+        "Does the explanation hold layer by layer? At T = 4, the gain from shuffling one layer and the reduction of "
+        "wrong spikes in the next layer when all are shuffled have a rank correlation of "
+        f"{rank:.2f} over {len(saved) - 1} layers.\n\n"
     )
 
 
-def _wrong(row, site) -> float:
+def _wrong(row: dict, site: str) -> float:
+    """Wrong spikes at a site, in percent of the steps."""
     return row["superfluous"][site] + row["missing"][site]

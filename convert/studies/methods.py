@@ -24,7 +24,7 @@ METHODS = (
     *("baseline+rates", "baseline+potential", "baseline+steps"),
     *("tpp", "unbiased", "rounded", "rounded+weights", "graded", "graded+weights"),
 )
-WHOSE = {
+AUTHORS = {
     "baseline": "RTS, ICLR 2021, and SNNC, ICML 2021; QCFS, ICLR 2022",
     "baseline(v_init=0)": "integrate-and-fire",
     "baseline(v_init=0.5)": "OPI, AAAI 2022; QCFS, ICLR 2022",
@@ -42,24 +42,24 @@ ACROSS = {"T": "time steps T", "latency": "steps from image to answer", "energy"
 
 @dataclass(frozen=True)
 class Methods(Experiment):
-    """Methods of conversion on the same weights and images, each with thresholds for its own neuron and T."""
+    """Compare methods of conversion on the same weights and images, each with thresholds for its own neuron and T."""
 
     methods: tuple[str, ...] = METHODS
-    """Neurons, as --modes of convert.evaluate has them, with what is corrected behind a plus: baseline+steps is FTBC,
-    baseline+rates SNNC."""
+    """Neurons, written as for --modes of convert.evaluate, each with its correction after a plus, if any:
+    baseline+steps is FTBC, baseline+rates SNNC."""
 
     T: tuple[int, ...] = (1, 2, 4, 8, 16, 32)
     """Numbers of time steps."""
 
     limit_stepped: int | None = 1000
-    """Test images for methods that have to run step by step."""
+    """Number of test images for methods that have to run step by step."""
 
 
 def main(config: Methods) -> Section:
     """Runs the study.
 
     Raises:
-      InputError: if there is no such method, or --correct is given for all of them.
+      InputError: if a method is unknown, or --correct is given.
     """
     if not config.methods:
         raise InputError("--methods needs at least one entry")
@@ -71,9 +71,9 @@ def main(config: Methods) -> Section:
     checked(config)
     setup = set_up(config, tuple(mode for mode, _ in methods.values()), trained=True)
 
-    def run(method, T, seeds, n):
-        mode, correct = methods[method]
-        part, snn = parts[n], setup.conversion.snn(T, mode, correct=correct)
+    def run(method: str, T: int, seeds: int, n: int) -> dict:
+        mode, correction = methods[method]
+        part, snn = parts[n], setup.conversion.snn(T, mode, correct=correction)
         correct, counts, operations = study.over_seeds(spikes.outcome, snn, config, part)
         neurons = sum(np.prod(site.shape) for site in snn.network.sites.values())
         means = jax.tree.map(lambda a: float(a.mean()), (counts, operations))
@@ -97,8 +97,8 @@ def main(config: Methods) -> Section:
     return STUDY.run(config, setup, cases, run)
 
 
-def _records(rows, setup: Setup, config: Methods) -> list[dict]:
-    """Of each row: accuracy over seeds, points lost to the ANN, bits a step, and energy as a share of the ANN's."""
+def _records(rows: list[dict], setup: Setup, config: Methods) -> list[dict]:
+    """For each row: accuracy over seeds, points lost to the ANN, bits per step, and energy as a share of the ANN's."""
     macs, analog = multiply_adds(setup.network)
     return [
         {
@@ -114,69 +114,71 @@ def _records(rows, setup: Setup, config: Methods) -> list[dict]:
 
 
 def _parts(method: str) -> tuple[str, str | None]:
-    """Mode and correction of a method."""
-    mode, correction = re.fullmatch(r"(.*?)(?:\+(\w+))?", method, re.DOTALL).groups()
+    """The mode and the correction of a method."""
+    match = re.fullmatch(r"(.*?)(?:\+(\w+))?", method, re.DOTALL)
+    assert match is not None  # the pattern fits any text
+    mode, correction = match.groups()
     neuron = parse(mode)
     if correction:
         check_method(correction, [neuron])
     return str(neuron), correction
 
 
-def _whose(method: str) -> str:
-    """Who has published the method, whatever the fields of its neuron."""
+def _authors(method: str) -> str:
+    """The publication of the method, whatever the fields of its neuron."""
     name = re.sub(r"\(.*\)", "", method)
-    return WHOSE.get(method) or WHOSE.get(name) or ("your own" if ":" in name else "ours")
+    return AUTHORS.get(method) or AUTHORS.get(name) or ("your own" if ":" in name else "ours")
 
 
 LATENCY = (
-    "A neuron of one phase answers in the step in which its input comes, so that a network of them takes T steps, and "
-    "SRP's tau more. A layer of the others waits for T steps of the layer before it: n such layers one behind another "
-    "take (n + 1) T steps to the first answer, and T to each that follows. With more than one bit a step, T steps are "
-    "not T binary steps. A spike of k counts as k additions, a spike of -1 as one; energy is estimated as in the study "
-    "of spikes."
+    "A neuron of one phase answers in the step in which its input arrives, so a network of such neurons takes T steps, "
+    "and one of SRP's tau more. A layer of other neurons waits for T steps of the layer before it: n such layers in a "
+    "row take (n + 1) T steps to the first answer, and T to each that follows. With more than one bit per step, T "
+    "steps are not T binary steps. A spike of k counts as k additions, a spike of -1 as one; energy is estimated as in "
+    "the study of spikes."
 )
 
 
-def _text(rows, setup: Setup, config: Methods) -> str:
+def _text(rows: list[dict], setup: Setup, config: Methods) -> str:
     rows, published = _records(rows, setup, config), evaluate.published(setup)
     steps = sorted({r["T"] for r in rows})
     lines, costs = [], []
     for method in dict.fromkeys(r["method"] for r in rows):
         ours = [r for T in steps for r in rows if (r["method"], r["T"]) == (method, T)]
         lost = (f"{r['lost']:.2f}" + ("" if r["std"] is None else f" ({r['std']:.2f})") for r in ours)
-        lines.append([f"`{method}`", _whose(method), f"{ours[0]['bits']:.2g}", ours[0]["n"], *lost])
-        for theirs in published.get(method, ()):
-            cells = (_lost_by_theirs(theirs, T) for T in steps)
-            lines.append([f"the paper's, {paper.source(theirs)}", None, None, None, *cells])
+        lines.append([f"`{method}`", _authors(method), f"{ours[0]['bits']:.2g}", ours[0]["n"], *lost])
+        for row in published.get(method, ()):
+            cells = (_lost_in_paper(row, T) for T in steps)
+            lines.append([f"the paper's, {paper.source(row)}", None, None, None, *cells])
         costs.append([f"`{method}`", *(r["latency"] for r in ours), *(f"{r['energy']:.2f}" for r in ours)])
-    losses = study.table(["method", "whose", "bits a step", "images", *(f"T = {T}" for T in steps)], lines)
-    header = [f"{what}, T = {T}" for what in ("steps", "energy") for T in steps]
+    losses = study.table(["method", "source", "bits per step", "images", *(f"T = {T}" for T in steps)], lines)
+    header = [f"{quantity}, T = {T}" for quantity in ("steps", "energy") for T in steps]
     return (
-        f"{study.about(setup, config.seeds)} Thresholds that were not trained, and corrections, are chosen on "
-        "training images, anew for each method and T, by the same rule. Points of accuracy lost to the ANN on the same "
+        f"{study.about(setup, config.seeds)} Corrections, and thresholds that were not trained, are chosen on "
+        "training images for each method and T, by the same rule. Points of accuracy lost to the ANN on the same "
         "images, mean (std):\n\n"
         f"{losses}\n\nSteps from an image to its answer, and the energy of an image as a share of the ANN's:\n\n"
         f"{study.table(['', *header], costs)}\n\n{_first_within(rows, 1.0)} {_first_within(rows, 0.3)}\n\n{LATENCY}"
     )
 
 
-def _lost_by_theirs(row: dict, T: int) -> str | None:
+def _lost_in_paper(row: dict, T: int) -> str | None:
     known = row["ann"] is not None and T in row["accuracy"]
     return f"{row['ann'] - row['accuracy'][T]:.2f}" if known else None
 
 
-def _first_within(rows, points: float) -> str:
-    """A sentence: the methods that lose at most so many points, by latency."""
-    reached = {}
+def _first_within(rows: list[dict], points: float) -> str:
+    """A sentence that lists the methods that lose at most so many points, by latency."""
+    first: dict[str, dict] = {}
     for r in sorted(rows, key=lambda r: r["latency"]):
         if r["lost"] <= points:
-            reached.setdefault(r["method"], r)
-    named = sorted(reached.values(), key=lambda r: r["latency"])
-    listed = ", ".join(f"`{r['method']}` in {r['latency']} (T = {r['T']}, energy {r['energy']:.2f})" for r in named)
+            first.setdefault(r["method"], r)
+    within = sorted(first.values(), key=lambda r: r["latency"])
+    listed = ", ".join(f"`{r['method']}` in {r['latency']} (T = {r['T']}, energy {r['energy']:.2f})" for r in within)
     return f"Steps until at most {points:g} points are lost: {listed or 'none of them'}."
 
 
-def _plot(rows, setup: Setup, config: Methods) -> Figure:
+def _plot(rows: list[dict], setup: Setup, config: Methods) -> Figure:
     rows, figure = _records(rows, setup, config), plots.figure(14, 5.2)
     axes = figure.subplots(1, 3, sharey=True)
     names = list(dict.fromkeys(r["method"] for r in rows))

@@ -1,7 +1,8 @@
-"""Figures 11 and 12: every layer's steps in one given order."""
+"""Figures 11 and 12: the steps of every layer in one given order."""
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from convert import evaluate
 from convert.experiments import plots
 from convert.experiments.options import Experiment
-from convert.experiments.plots import Figure
+from convert.experiments.plots import Axes, Figure
 from convert.experiments.setup import Setup, set_up
 from convert.studies import study
 from convert.studies.study import Section, Study
@@ -19,16 +20,16 @@ from tppjax.neurons import Ordered
 
 @dataclass(frozen=True)
 class Orders(Experiment):
-    """Accuracy of baseline neurons whose spikes every layer sends on in one given order, the same for all neurons."""
+    """Measure the accuracy of baseline neurons if every layer sends its steps in one given order."""
 
     T: int = 4
-    """Time steps of which all T! orders are tried; at most 5."""
+    """Number of time steps for which all T! orders are tried; at most 5."""
 
     T_pairs: int = 8
-    """Time steps of which two are fixed, in every way, while the others change places; 0 for none."""
+    """Number of time steps for which each pair of steps is fixed while the others change places; 0 to skip this."""
 
     samples: int = 2
-    """Random orders for each pair of fixed steps."""
+    """Number of random orders for each pair of fixed steps."""
 
 
 def main(config: Orders) -> Section:
@@ -40,7 +41,7 @@ def main(config: Orders) -> Section:
     _check(config)
     setup = set_up(config, ("baseline", "shuffle"))
 
-    def run(T, order, fixed=None):
+    def run(T: int, order: list[int], fixed: list[int] | None = None) -> dict:
         snn = setup.conversion.snn(T, Ordered(order=tuple(order)), prepared_for="baseline")
         return {"accuracy": evaluate.row(snn, setup.images, 1, config.batch_size)["mean"]}
 
@@ -50,7 +51,7 @@ def main(config: Orders) -> Section:
     return STUDY.run(config, setup, cases, run)
 
 
-def _records(rows, setup: Setup, config: Orders) -> list[dict]:
+def _records(rows: list[dict], setup: Setup, config: Orders) -> list[dict]:
     return [
         {
             "T": r["T"],
@@ -72,84 +73,87 @@ def _check(config: Orders) -> None:
         )
 
 
-def _pairs(config: Orders):
-    """For each two steps, orders drawn at random in which these stay and of the others at least one moves."""
+def _pairs(config: Orders) -> Iterator[dict]:
+    """For each pair of steps, random orders in which these two stay and at least one of the others moves."""
     T = config.T_pairs
     for fixed in itertools.combinations(range(T), 2):
         others = [t for t in range(T) if t not in fixed]
-        rng, drawn = np.random.default_rng((T, *fixed)), set()
-        while len(drawn) < min(config.samples, math.factorial(len(others)) - 1):
-            moved = dict(zip(others, rng.permutation(others).tolist(), strict=True))
-            order = tuple(moved.get(t, t) for t in range(T))
-            if order not in drawn and order != tuple(range(T)):
-                drawn.add(order)
+        rng, orders = np.random.default_rng((T, *fixed)), set()
+        while len(orders) < min(config.samples, math.factorial(len(others)) - 1):
+            targets = dict(zip(others, rng.permutation(others).tolist(), strict=True))
+            order = tuple(targets.get(t, t) for t in range(T))
+            if order not in orders and order != tuple(range(T)):
+                orders.add(order)
                 yield {"T": T, "order": list(order), "fixed": list(fixed)}
 
 
-def _apart(rows, config: Orders) -> tuple[list[dict], list[dict]]:
-    """Rows of all orders, and those of orders with two steps fixed."""
+def _split(rows: list[dict], config: Orders) -> tuple[list[dict], list[dict]]:
+    """The rows of all orders, and the rows of orders with two steps fixed."""
     n = math.factorial(config.T)
     return rows[:n], rows[n:]
 
 
-def _text(rows, setup: Setup, config: Orders) -> str:
-    of_all, of_pairs = _apart(rows, config)
-    given, *others = of_all
-    better = sum(r["accuracy"] > given["accuracy"] for r in others)
+def _text(rows: list[dict], setup: Setup, config: Orders) -> str:
+    of_all, of_pairs = _split(rows, config)
+    original, *others = of_all
+    better = sum(r["accuracy"] > original["accuracy"] for r in others)
     values = [r["accuracy"] for r in others]
-    T = given["T"]
     text = (
-        f"{study.about(setup)}\n\nT = {T}: in the given order (baseline) {given['accuracy']:.2f} %; the other "
-        f"{len(others)} orders {np.mean(values):.2f} % on average, {min(values):.2f} to {max(values):.2f} %. {better} "
-        f"of {len(others)} beat the given one. In the paper (figure 11, VGG-16 on CIFAR-100, given order 69.31 %) "
-        "all do."
+        f"{study.about(setup)}\n\nT = {original['T']}: in the given order (baseline) {original['accuracy']:.2f} %; "
+        f"in the other {len(others)} orders {np.mean(values):.2f} % on average, {min(values):.2f} to "
+        f"{max(values):.2f} %. {better} of {len(others)} beat the given one. In the paper (figure 11, VGG-16 on "
+        "CIFAR-100, given order 69.31 %) all do."
     )
-    if of_pairs:
-        given, *pairs = of_pairs
-        values = [r["accuracy"] for r in pairs]
-        better = sum(value > given["accuracy"] for value in values)
-        of_each = {tuple(r["fixed"]): [q["accuracy"] for q in pairs if q["fixed"] == r["fixed"]] for r in pairs}
-        means = {pair: np.mean(found) for pair, found in of_each.items()}
-        low, high = (pick(means, key=means.get) for pick in (min, max))
-        text += (
-            f"\n\nT = {given['T']}: in the given order {given['accuracy']:.2f} %; with two steps fixed and the others "
-            f"in random order {np.mean(values):.2f} % on average over {len(means)} pairs and {len(values)} orders. "
-            f"{better} of {len(values)} beat the given order. Least with steps {low[0] + 1} and {low[1] + 1} fixed "
-            f"({means[low]:.2f} %), most with {high[0] + 1} and {high[1] + 1} ({means[high]:.2f} %). The paper's "
-            "baseline there (figure 12) is 73.89 %."
-        )
-    return text
+    return text + _text_of_pairs(of_pairs) if of_pairs else text
 
 
-def _plot(rows, setup: Setup, config: Orders) -> Figure:
-    of_all, of_pairs = _apart(rows, config)
+def _text_of_pairs(rows: list[dict]) -> str:
+    original, *pairs = rows
+    values = [r["accuracy"] for r in pairs]
+    better = sum(value > original["accuracy"] for value in values)
+    of_each = {tuple(r["fixed"]): [q["accuracy"] for q in pairs if q["fixed"] == r["fixed"]] for r in pairs}
+    means = {pair: float(np.mean(accuracies)) for pair, accuracies in of_each.items()}
+    low, high = (pick(means, key=lambda pair: means[pair]) for pick in (min, max))
+    return (
+        f"\n\nT = {original['T']}: in the given order {original['accuracy']:.2f} %; with two steps fixed and the "
+        f"others in random order {np.mean(values):.2f} % on average over {len(means)} pairs and {len(values)} orders. "
+        f"{better} of {len(values)} beat the given order. The lowest mean is that with steps {low[0] + 1} and "
+        f"{low[1] + 1} fixed ({means[low]:.2f} %), the highest that with {high[0] + 1} and {high[1] + 1} "
+        f"({means[high]:.2f} %). The paper's baseline for this experiment (figure 12) is 73.89 %."
+    )
+
+
+def _plot(rows: list[dict], setup: Setup, config: Orders) -> Figure:
+    of_all, of_pairs = _split(rows, config)
     figure = plots.figure(11 if of_pairs else 6.4)
     axes = np.atleast_1d(figure.subplots(1, 2 if of_pairs else 1))
-    given, color = of_all[0], plots.style("shuffle")[0]
+    original, color = of_all[0], plots.style("shuffle")[0]
     ordered = sorted(of_all, key=lambda r: r["accuracy"])
-    colors = [plots.style("baseline")[0] if r is given else color for r in ordered]
+    colors = [plots.style("baseline")[0] if r is original else color for r in ordered]
     values = [r["accuracy"] for r in ordered]
     axes[0].scatter(values, range(len(ordered)), color=colors, s=18, zorder=3)
     labels = ["".join(str(t + 1) for t in r["order"]) for r in ordered]
     axes[0].set_yticks(range(len(ordered)), labels, fontsize=6 if len(ordered) < 30 else 3)
-    axes[0].axvline(given["accuracy"], color=plots.style("baseline")[0], linewidth=1, label="given order: baseline")
+    baseline = plots.style("baseline")[0]
+    axes[0].axvline(original["accuracy"], color=baseline, linewidth=1, label="given order: baseline")
     axes[0].axvline(setup.accuracy, color="black", linestyle="--", linewidth=1, label=f"ANN {setup.accuracy:.2f} %")
-    axes[0].set(xlabel="test accuracy (%)", ylabel="order of the steps", title=f"all orders of T = {given['T']} steps")
+    title = f"all orders of T = {original['T']} steps"
+    axes[0].set(xlabel="test accuracy (%)", ylabel="order of the steps", title=title)
     axes[0].grid(alpha=0.3)
     axes[0].legend(loc="lower right", fontsize=8)
     if of_pairs:
-        _draw_pairs(axes[1], figure, of_pairs)
+        _plot_pairs(axes[1], figure, of_pairs)
     figure.suptitle(str(setup))
     return figure
 
 
-def _draw_pairs(axes, figure, of_pairs) -> None:
-    given, *pairs = of_pairs
-    T = given["T"]
+def _plot_pairs(axes: Axes, figure: Figure, rows: list[dict]) -> None:
+    original, *pairs = rows
+    T = original["T"]
     sums, count = np.zeros((T, T)), np.zeros((T, T))
     for r in pairs:
         i, j = r["fixed"]
-        sums[j, i] += r["accuracy"] - given["accuracy"]
+        sums[j, i] += r["accuracy"] - original["accuracy"]
         count[j, i] += 1
     with np.errstate(invalid="ignore"):
         mean = sums / count
@@ -157,8 +161,9 @@ def _draw_pairs(axes, figure, of_pairs) -> None:
     for j, i in zip(*np.nonzero(count), strict=True):
         dark = mean[j, i] < np.nanmean([np.nanmin(mean), np.nanmax(mean)])
         axes.text(i, j, f"{mean[j, i]:+.1f}", ha="center", va="center", fontsize=7, color="white" if dark else "black")
-    axes.set_xticks(range(T), range(1, T + 1))
-    axes.set_yticks(range(T), range(1, T + 1))
+    labels = [str(t + 1) for t in range(T)]
+    axes.set_xticks(range(T), labels)
+    axes.set_yticks(range(T), labels)
     axes.set(xlabel="one fixed step", ylabel="the other", title=f"T = {T}, two steps fixed, the others in random order")
     figure.colorbar(image, ax=axes, label="percentage points above the given order")
 

@@ -11,17 +11,18 @@ from convert.experiments.plots import Figure
 from convert.experiments.setup import Setup, set_up
 from convert.studies import study
 from convert.studies.study import Section, Study
+from tppjax.neurons import Neuron
 
 
 @dataclass(frozen=True)
 class SingleLayer(Experiment):
-    """Accuracy with baseline neurons at every layer but one, to find the layers at which a rearrangement helps."""
+    """Measure accuracy with baseline neurons at every layer but one, to find the layers where a rearrangement helps."""
 
     mode: str = "shuffle"
-    """Neurons of the one layer; thresholds are chosen for baseline everywhere."""
+    """Neurons of the one layer; thresholds are chosen for baseline at all layers."""
 
     T: int = 4
-    """Time steps."""
+    """Number of time steps."""
 
 
 def main(config: SingleLayer) -> Section:
@@ -30,8 +31,9 @@ def main(config: SingleLayer) -> Section:
     setup = set_up(config, ("baseline", config.mode))
     order = list(setup.network.sites)
 
-    def run(site, mode, T, seeds):
-        at = {"no layer": "baseline", "all layers": mode}.get(site, dict.fromkeys(order, "baseline") | {site: mode})
+    def run(site: str, mode: str, T: int, seeds: int) -> dict:
+        one_site: dict[str, str | Neuron] = {name: mode if name == site else "baseline" for name in order}
+        at = {"no layer": "baseline", "all layers": mode}.get(site, one_site)
         row = evaluate.row(setup.conversion.snn(T, at, prepared_for="baseline"), setup.images, seeds, config.batch_size)
         return {"accuracy": row["accuracy"]}
 
@@ -40,7 +42,7 @@ def main(config: SingleLayer) -> Section:
     return STUDY.run(config, setup, cases, run)
 
 
-def _records(rows, setup: Setup, config: SingleLayer) -> list[dict]:
+def _records(rows: list[dict], setup: Setup, config: SingleLayer) -> list[dict]:
     return [
         {"site": r["site"], "mode": r["mode"], "T": r["T"], "seed": seed, "accuracy": value}
         for r in rows
@@ -48,17 +50,17 @@ def _records(rows, setup: Setup, config: SingleLayer) -> list[dict]:
     ]
 
 
-def gains(rows) -> dict[str, float]:
-    """What each site gains over no layer, in percentage points."""
+def gains(rows: list[dict]) -> dict[str, float]:
+    """The gain of each site over no layer, in percentage points."""
     none, *single, _ = rows
-    return {r["site"]: np.mean(r["accuracy"]) - np.mean(none["accuracy"]) for r in single}
+    return {r["site"]: float(np.mean(r["accuracy"]) - np.mean(none["accuracy"])) for r in single}
 
 
-def _text(rows, setup: Setup, config: SingleLayer) -> str:
+def _text(rows: list[dict], setup: Setup, config: SingleLayer) -> str:
     none, *single, everywhere = rows
     gained = gains(rows)
-    best = sorted(gained, key=gained.get, reverse=True)[:3]
-    worst = min(gained, key=gained.get)
+    best = sorted(gained, key=lambda site: gained[site], reverse=True)[:3]
+    worst = min(gained, key=lambda site: gained[site])
     whole = np.mean(everywhere["accuracy"]) - np.mean(none["accuracy"])
     lines = [
         [r["site"], study.spread(r["accuracy"]), f"{gained[r['site']]:+.2f}" if r["site"] in gained else None]
@@ -66,10 +68,11 @@ def _text(rows, setup: Setup, config: SingleLayer) -> str:
     ]
     harmed = sum(value < 0 for value in gained.values())
     return (
-        f"{study.about(setup, config.seeds)}\n\n`{config.mode}` at one layer, T = {config.T}: most at "
+        f"{study.about(setup, config.seeds)}\n\n`{config.mode}` at one layer, T = {config.T}: it gains most at "
         + ", ".join(f"{site} ({gained[site]:+.2f})" for site in best)
-        + f"; least at {worst} ({gained[worst]:+.2f}); below baseline at {harmed} of {len(single)} layers. At all "
-        f"layers {whole:+.2f} points; single layers gain {sum(gained.values()):+.2f} in sum."
+        + f", and least at {worst} ({gained[worst]:+.2f}); it is below baseline at {harmed} of {len(single)} layers. "
+        f"At all layers it gains {whole:+.2f} points; the gains of single layers add up to "
+        f"{sum(gained.values()):+.2f}."
         + " The order of the last layer cannot matter: its logits are a mean over the steps."
         * (config.mode == "shuffle")
         + "\n\n"
@@ -77,7 +80,7 @@ def _text(rows, setup: Setup, config: SingleLayer) -> str:
     )
 
 
-def _plot(rows, setup: Setup, config: SingleLayer) -> Figure:
+def _plot(rows: list[dict], setup: Setup, config: SingleLayer) -> Figure:
     none, *single, everywhere = rows
     figure = plots.figure(8.5)
     axes = figure.subplots()

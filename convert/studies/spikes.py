@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -14,16 +15,17 @@ from convert.experiments.plots import Figure
 from convert.experiments.setup import Setup, set_up
 from convert.studies import study
 from convert.studies.study import Section, Study
+from tppjax.types import Array, Key
 
 MULTIPLY_ACCUMULATE, ACCUMULATE = 4.6, 0.9  # picojoules, float32 at 45 nm (Horowitz, ISSCC 2014)
 
 
 @dataclass(frozen=True)
 class Spikes(Experiment):
-    """Spikes of every layer, what they cost, and what accuracy they buy."""
+    """Count the spikes of every layer, and estimate their cost beside the accuracy."""
 
     modes: tuple[str, ...] = ("baseline", "tpp")
-    """Neurons, as convert.evaluate has them; the first is what the others are compared with."""
+    """Neurons, written as for convert.evaluate; the others are compared with the first."""
 
     T: tuple[int, ...] = (4, 8, 16, 32)
     """Numbers of time steps."""
@@ -34,7 +36,7 @@ def main(config: Spikes) -> Section:
     config = checked(config)
     setup = set_up(config, config.modes)
 
-    def run(mode, T, seeds):
+    def run(mode: str, T: int, seeds: int) -> dict:
         correct, spikes, operations = study.over_seeds(outcome, setup.conversion.snn(T, mode), config, setup)
         means = {"spikes": spikes, "additions": operations}
         return {"accuracy": study.percent(correct), **jax.tree.map(lambda a: float(a.mean()), means)}
@@ -42,21 +44,23 @@ def main(config: Spikes) -> Section:
     return STUDY.run(config, setup, study.product(mode=config.modes, T=config.T, seeds=[config.seeds]), run)
 
 
-def outcome(snn, pixels, labels, index, key):
-    """Of each example: whether it is named rightly, spikes of each site, additions of each layer of weights; `[B]`."""
+def outcome(
+    snn: convert.Snn, pixels: Array, labels: Array, index: Array, key: Key
+) -> tuple[jax.Array, dict[str, jax.Array], dict[str, jax.Array]]:
+    """For each example: whether it is classified correctly, spikes of each site, additions of each layer; `[B]`."""
     logits, counts = snn.activity(pixels, convert.example_keys(key, index))
     spikes = {site: count.reshape(len(count), -1).sum(axis=1) for site, count in counts.items()}
     return logits.argmax(-1) == labels, spikes, additions(snn.network, counts)
 
 
-def energy(network: convert.Network, rows) -> dict:
+def energy(network: convert.Network, rows: list[dict]) -> dict[Any, Any]:
     """Operations and picojoules for one image: `{"ann": {...}, "analog": ..., (mode, T): {...}}`.
 
     Raises:
-      InputError: if a layer gets what another one puts out, with no site between.
+      InputError: if a layer takes the output of another one, with no site between.
     """
     macs, analog = multiply_adds(network)
-    cost = {"ann": {"operations": macs, "energy": macs * MULTIPLY_ACCUMULATE}, "analog": analog}
+    cost: dict[Any, Any] = {"ann": {"operations": macs, "energy": macs * MULTIPLY_ACCUMULATE}, "analog": analog}
     for r in rows:
         operations = sum(r["additions"].values())
         spent = analog * MULTIPLY_ACCUMULATE + operations * ACCUMULATE
@@ -64,8 +68,8 @@ def energy(network: convert.Network, rows) -> dict:
     return cost
 
 
-def difference(rows, sites: Iterable[str], mode: str, reference: str) -> dict[int, list[float]]:
-    """`{T: [percent for each site]}`: (ours - baseline) / baseline, as tables 8 to 10 have it."""
+def difference(rows: list[dict], sites: Iterable[str], mode: str, reference: str) -> dict[int, list[float]]:
+    """`{T: [percent for each site]}`: (mode - reference) / reference, as in tables 8 to 10."""
     of = {(r["mode"], r["T"]): np.array([r["spikes"][site] for site in sites]) for r in rows}
     steps = [T for m, T in of if m == mode]
     with np.errstate(divide="ignore", invalid="ignore"):  # a site may be silent
@@ -77,7 +81,7 @@ def _neurons(setup: Setup) -> dict[str, int]:
     return {name: int(np.prod(site.shape)) for name, site in setup.network.sites.items()}
 
 
-def _records(rows, setup: Setup, config: Spikes) -> list[dict]:
+def _records(rows: list[dict], setup: Setup, config: Spikes) -> list[dict]:
     return [
         {"mode": r["mode"], "T": r["T"], "site": site, "neurons": n, "spikes_per_image": r["spikes"][site]}
         for r in rows
@@ -85,7 +89,7 @@ def _records(rows, setup: Setup, config: Spikes) -> list[dict]:
     ]
 
 
-def _text(rows, setup: Setup, config: Spikes) -> str:
+def _text(rows: list[dict], setup: Setup, config: Spikes) -> str:
     neurons, cost = _neurons(setup), energy(setup.network, rows)
     total = sum(neurons.values())
     whole = cost["ann"]
@@ -102,11 +106,11 @@ def _text(rows, setup: Setup, config: Spikes) -> str:
     text = (
         f"{study.about(setup, config.seeds)} {total:,} neurons. For one image:\n\n{study.table(header, lines)}\n\n"
         f"Energy: {MULTIPLY_ACCUMULATE} pJ for a multiply-add, {ACCUMULATE} pJ for an addition (float32, 45 nm; "
-        f"Horowitz, ISSCC 2014). The first layer, {cost['analog'] / 1e6:.2f} M multiply-adds, sees pixels and is "
-        "computed "
-        "once. A spike behind an average pool of k x k counts as 1/k^2 addition, the pool being computed first. Not "
-        "counted: memory, biases, the neurons themselves, random numbers, shortcuts without weights. These are the "
-        "field's assumptions, not measurements; where data must be moved they can be far off."
+        f"Horowitz, ISSCC 2014). The first layer, {cost['analog'] / 1e6:.2f} M multiply-adds, takes pixels and is "
+        "computed once. A spike that passes an average pool of k x k counts as 1/k^2 addition, as if the pool were "
+        "computed first. Memory, biases, the neurons themselves, random numbers and shortcuts without weights are not "
+        "counted. These are the field's assumptions, not measurements; where data must be moved they can be far "
+        "off."
     )
     reference, *others = config.modes
     for mode in others:
@@ -122,7 +126,7 @@ def _text(rows, setup: Setup, config: Spikes) -> str:
     return text + f"\n\nIn the paper `tpp` against the QCFS baseline, T = 4 to 128: {'; '.join(ranges)}."
 
 
-def _plot(rows, setup: Setup, config: Spikes) -> Figure:
+def _plot(rows: list[dict], setup: Setup, config: Spikes) -> Figure:
     neurons, cost = _neurons(setup), energy(setup.network, rows)
     figure = plots.figure(12, 4.6)
     layers, differences, bought = figure.subplots(1, 3)
@@ -157,7 +161,7 @@ def _plot(rows, setup: Setup, config: Spikes) -> Figure:
             bought.annotate(f"T={T}", (x, y), textcoords="offset points", xytext=(4, -9), fontsize=7)
     bought.axvline(cost["ann"]["energy"] / 1e6, color="black", linestyle=":", linewidth=1, label="ANN's energy")
     bought.set_xscale("log", base=2)
-    bought.set(xlabel="energy of an image (µJ, estimate)", ylabel="test accuracy (%)", title="what the energy buys")
+    bought.set(xlabel="energy of an image (µJ, estimate)", ylabel="test accuracy (%)", title="accuracy for this energy")
     bought.grid(alpha=0.3)
     bought.legend(loc="lower right", fontsize=8)
     figure.suptitle(str(setup))

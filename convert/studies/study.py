@@ -1,4 +1,4 @@
-"""What the studies share: cases measured one by one and kept, files written all or none, Markdown for the report."""
+"""The parts that all studies share: measuring and saving one case after another, writing files, Markdown."""
 
 import csv
 import itertools
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 from tqdm import tqdm
 
 from convert.experiments import setup as experiment
@@ -16,18 +17,20 @@ from convert.experiments.plots import Figure
 from convert.experiments.results import Results, all_or_none
 from convert.experiments.setup import Setup, source
 from convert.snn import Snn
+from tppjax.types import Array
 
 PROGRAM = "convert.studies"
+ACCURACY: dict[str, type] = {"accuracy": list}  # entries of a row with an accuracy for each seed
 
 
 class Section(NamedTuple):
-    """What a study has to say, for the report.
+    """The section of a study in the report.
 
     Attributes:
-      name: of the study, whose folder holds its files.
-      title: a line.
-      text: Markdown, what was found.
-      plots: files in the study's folder.
+      name: name of the study, and of the folder of its files.
+      title: heading of the section, one line.
+      text: the results, in Markdown.
+      plots: names of the plots in the study's folder.
     """
 
     name: str
@@ -35,21 +38,21 @@ class Section(NamedTuple):
     text: str
     plots: tuple[str, ...]
 
-    def __str__(self):
+    def __str__(self) -> str:
         plots = "".join(f"\n![{self.title}]({self.name}/{file})\n" for file in self.plots)
         return f"## {self.title}\n\n{self.text}\n{plots}"
 
 
 class Study(NamedTuple):
-    """A study of a network: how its files are made of what was measured.
+    """A study of a network: the functions that turn the measured rows into its files.
 
     Attributes:
-      name: of the study, its folder and its files.
-      title: a line.
-      records: `(rows, setup, config)` to the lines of NAME.csv.
-      text: `(rows, setup, config)` to Markdown.
-      plot: `(rows, setup, config)` to a figure.
-      entries: of a row, as `measure` takes them.
+      name: name of the study, its folder and its files.
+      title: heading of its section, one line.
+      records: from `(rows, setup, config)` to the lines of NAME.csv.
+      text: from `(rows, setup, config)` to Markdown.
+      plot: from `(rows, setup, config)` to a figure.
+      entries: the measured entries of a row, with their types.
     """
 
     name: str
@@ -57,20 +60,20 @@ class Study(NamedTuple):
     records: Callable[[list[dict], Setup, Any], list[dict]]
     text: Callable[[list[dict], Setup, Any], str]
     plot: Callable[[list[dict], Setup, Any], Figure]
-    entries: dict[str, type] | None = None
+    entries: dict[str, type] = ACCURACY
 
     def run(
-        self, config: Experiment, setup: Setup, cases: Iterable[dict], measured: Callable[..., dict], **settings
+        self, config: Experiment, setup: Setup, cases: Iterable[dict], run: Callable[..., dict], **settings: Any
     ) -> Section:
-        """Measures a row for each case and writes the files; arguments as `measure`."""
-        rows = measure(config, self.name, setup, cases, measured, self.entries, **settings)
+        """Measures a row for each case and writes the files. Arguments as `measure`."""
+        rows = measure(config, self.name, setup, cases, run, self.entries, **settings)
         section = Section(self.name, self.title, self.text(rows, setup, config), (f"{self.name}.png",))
         records, figure = self.records(rows, setup, config), self.plot(rows, setup, config)
         return write(folder(config, self.name), section, records, figure)
 
 
-def folder(config, name: str) -> Path:
-    """Where the study called `name` writes: in --out, by default in `studies` beside the network."""
+def folder(config: Experiment, name: str) -> Path:
+    """The folder of the study called `name`: in --out, by default in `studies` beside the network."""
     return (config.out or config.ann / "studies") / name
 
 
@@ -80,22 +83,21 @@ def measure(
     setup: Setup,
     cases: Iterable[dict],
     run: Callable[..., dict],
-    entries: dict[str, type] | None = None,
-    **settings,
+    entries: dict[str, type] = ACCURACY,
+    **settings: Any,
 ) -> list[dict]:
-    """A row for each case: what `run(**case)` gives, unless an earlier run left it; each is kept as soon as it stands.
+    """A row for each case: the one of an earlier run, or the result of `run(**case)`, which is saved at once.
 
     Args:
       config: the options.
-      name: of the study.
-      setup: what is experimented on.
-      cases: what tells one row from the other, as JSON has it (lists, not tuples).
-      run: takes a case, returns what was measured.
-      entries: what that holds, with its type; by default an accuracy for each seed.
-      **settings: further things that all rows depend on.
+      name: name of the study.
+      setup: the network and the images.
+      cases: the entries that identify each row, of types that JSON has (lists, not tuples).
+      run: takes the entries of a case and returns the measured ones.
+      entries: the measured entries, with their types.
+      **settings: further settings on which all rows depend.
     """
     cases = list(cases)
-    entries = entries or {"accuracy": list}
     results = Results.open(folder(config, name), {**setup.settings, **settings}, PROGRAM, config.overwrite, entries)
     results.ann = setup.accuracy
     rows = []
@@ -106,19 +108,19 @@ def measure(
     return rows
 
 
-def product(**entries) -> list[dict]:
+def product(**entries: Iterable) -> list[dict]:
     """Every combination, as cases: `product(mode=("a", "b"), T=(4, 8))`."""
     return [dict(zip(entries, values, strict=True)) for values in itertools.product(*entries.values())]
 
 
 def write(out: Path, section: Section, records: list[dict] | None = None, figure: Figure | None = None) -> Section:
-    """Writes NAME.md, and NAME.csv and NAME.png if given, to `out`, all or none; prints the text."""
-    with all_or_none(out) as made:
-        (made / f"{section.name}.md").write_text(f"{section.title}\n\n{section.text}\n")
+    """Writes NAME.md, and NAME.csv and NAME.png if there are any, to `out`, all or none; prints the text."""
+    with all_or_none(out) as new:
+        (new / f"{section.name}.md").write_text(f"{section.title}\n\n{section.text}\n")
         if figure is not None:
-            figure.savefig(made / f"{section.name}.png", dpi=110)
+            figure.savefig(new / f"{section.name}.png", dpi=110)
         if records is not None:
-            with (made / f"{section.name}.csv").open("w", newline="") as f:
+            with (new / f"{section.name}.csv").open("w", newline="") as f:
                 writer = csv.DictWriter(f, list(records[0]))
                 writer.writeheader()
                 writer.writerows(records)
@@ -134,32 +136,32 @@ def table(header: Iterable, rows: Iterable[Iterable]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def spread(values) -> str:
-    """Mean, and std over seeds with n - 1 if there are several."""
+def spread(values: list[float]) -> str:
+    """The mean, and if there are several values their std with n - 1."""
     several = f" ({statistics.stdev(values):.2f})" if len(values) > 1 else ""
     return f"{statistics.fmean(values):.2f}{several}"
 
 
 def about(setup: Setup, seeds: int | None = None) -> str:
-    """The sentence under which a study's figures stand."""
+    """The sentence that introduces the results of a study."""
     over = f"; mean (std) over {seeds} seed{'s' * (seeds > 1)} of random modes" if seeds else ""
     return f"{setup}, ANN {setup.accuracy:.2f} %{over}."
 
 
-def over_seeds(fn, snn: Snn, config: Experiment, setup: Setup, traced: bool = False):
-    """`setup.over_seeds` with the options' seeds and batches; folded networks are compiled once for every T."""
+def over_seeds(fn: Callable[..., Any], snn: Snn, config: Experiment, setup: Setup, traced: bool = False) -> Any:
+    """`setup.over_seeds` with the seeds and batches of the options; folded networks are compiled once for every T."""
     size = config.batch_size or snn.batch_size(config.seeds, traced)
     return experiment.over_seeds(fn, snn if traced else snn.for_any_T(), setup.images, config.seeds, size)
 
 
-def rank_correlation(a, b) -> float:
-    """Spearman's: from -1 to 1, equal values sharing their rank; nan if all of one are equal."""
+def rank_correlation(a: list[float], b: list[float]) -> float:
+    """Spearman's rank correlation, -1 to 1, with equal values sharing a rank; nan if all values of one are equal."""
     if len(set(a)) < 2 or len(set(b)) < 2:
         return float("nan")
     ranks = [[(v < w).sum() + ((v == w).sum() - 1) / 2 for w in v] for v in map(np.asarray, (a, b))]
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
 
 
-def percent(correct) -> list[float]:
-    """Accuracy of each seed in percent, from `[N, seeds]`."""
+def percent(correct: Bool[Array, "images seeds"]) -> list[float]:
+    """The accuracy of each seed in percent, from whether answers are correct, `[N, seeds]`."""
     return (100 * np.mean(correct, axis=0)).tolist()

@@ -1,4 +1,4 @@
-"""Networks of PyTorch: `from_torch(module, example)`, as functions `to_jax(module, example)`, and out of files."""
+"""PyTorch networks: from modules, `from_torch(module, example)`, as functions, `to_jax`, and from files of weights."""
 
 from convert.torch.checkpoints import import_state_dict
 from convert.torch.modules import to_jax

@@ -1,4 +1,4 @@
-"""What `torch.export` writes down of a module, and where in the user's code each operation comes from."""
+"""Export of a module by `torch.export`, and the line of the user's code from which each operation comes."""
 
 import contextlib
 import io
@@ -8,8 +8,9 @@ import re
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from unittest import mock
 
 import jax.numpy as jnp
@@ -17,16 +18,22 @@ import numpy as np
 
 from convert.torch.operations import TABLE
 from tppjax.errors import InputError, brief
+from tppjax.types import Array
 
-SHOWN = 8  # places in an error
+if TYPE_CHECKING:
+    import torch
+
+SHOWN = 8  # items listed in an error
 OTHERS = "torch", "torchvision", "timm"  # packages whose lines are shown only if no line is the user's
+DECORATORS = "beartype", "jaxtyping"  # packages that check types at each call; their lines are never shown
+Node = Any  # of a program of `torch.export`: `torch.fx.Node`
 
 
-def unwrapped(module):
+def unwrapped(module: Any) -> "torch.nn.Module":
     """The module without DataParallel and torch.compile around it.
 
     Raises:
-      InputError: if it is no `torch.nn.Module`.
+      InputError: if it is not a `torch.nn.Module`.
     """
     import torch
 
@@ -34,20 +41,18 @@ def unwrapped(module):
         module = module.module
     module = getattr(module, "_orig_mod", module)
     if not isinstance(module, torch.nn.Module):
-        said = "a class: make an instance" if isinstance(module, type) else f"a {type(module).__name__}"
-        raise InputError(f"the network must be a torch.nn.Module, with its weights loaded; got {said}")
+        kind = "a class: make an instance" if isinstance(module, type) else f"a {type(module).__name__}"
+        raise InputError(f"the network must be a torch.nn.Module, with its weights loaded; got {kind}")
     return module
 
 
-def placed(example, module):
-    """The example where the module is, in the data type of its weights."""
+def placed(example: "torch.Tensor | Array | list", module: "torch.nn.Module") -> "torch.Tensor":
+    """The example on the device of the module, in the data type of its weights."""
     import torch
 
     if not isinstance(example, torch.Tensor):
-        example = np.array(example)  # NumPy's half types are not all PyTorch's
-        example = torch.as_tensor(
-            example.astype(np.float32) if jnp.issubdtype(example.dtype, jnp.floating) else example
-        )
+        array = np.array(example)  # PyTorch lacks some of NumPy's half types
+        example = torch.as_tensor(array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array)
     if example.ndim == 0 or example.shape[0] != 1:
         raise InputError(f"the example must be one input, [1, ...]; got {tuple(example.shape)}: give x[:1]")
     weights = (w for w in (*module.parameters(), *module.buffers()) if w.is_floating_point())
@@ -56,8 +61,8 @@ def placed(example, module):
 
 
 @contextlib.contextmanager
-def evaluating(module):
-    """Eval mode by the flags alone, since `eval` may be overridden to do more, and no gradients; restores the flags."""
+def evaluating(module: "torch.nn.Module") -> Iterator[None]:
+    """Eval mode without gradients; sets only the flags, since `eval` may be overridden, and restores them."""
     import torch
 
     flags = {part: part.training for part in module.modules()}
@@ -65,18 +70,18 @@ def evaluating(module):
         for part in flags:
             part.training = False
         with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of PyTorch's about itself
+            warnings.simplefilter("ignore")  # PyTorch warns about itself
             yield
     finally:
         for part, flag in flags.items():
             part.training = flag
 
 
-def traced(module, example):
-    """What `torch.export` makes of the module for one example."""
+def traced(module: "torch.nn.Module", example: "torch.Tensor") -> "torch.export.ExportedProgram":
+    """The program that `torch.export` makes of the module for one example."""
     try:
         return _exported(module, example)
-    except Exception as e:  # the user's own code, or whatever torch.export raises
+    except Exception as e:  # from the user's own code, or anything that torch.export raises
         raise InputError(
             f"torch.export can't trace {type(module).__name__} in eval mode{_raised_at(e)}: {brief(e)}. If what it "
             "computes depends on numbers of its input (if, while, .item()), use torch.where, or convert the parts "
@@ -84,24 +89,24 @@ def traced(module, example):
         ) from e
 
 
-def _exported(module, example):
+def _exported(module: "torch.nn.Module", example: "torch.Tensor") -> "torch.export.ExportedProgram":
     """The program, in operations of the table and of core ATen."""
     import torch
 
     with evaluating(module), _every_frame(), _silent():
         program = torch.export.export(module, (example,), strict=False)
-        rules = torch.export.default_decompositions()  # without those of operations that the table has
+        rules: Any = torch.export.default_decompositions()  # less those of operations in the table
         for target in [target for target in rules if operation(target)]:
             rules.pop(target)
         return program.run_decompositions(rules)
 
 
 @contextlib.contextmanager
-def _every_frame():
-    """Lines of all functions, where `torch.export` would leave out the helpers that `forward` calls."""
+def _every_frame() -> Iterator[None]:
+    """Lines of all functions; without this, `torch.export` leaves out the helpers that `forward` calls."""
     from torch.fx.proxy import TracerBase
 
-    def from_forward(self, stack):
+    def from_forward(self: TracerBase, stack: traceback.StackSummary) -> traceback.StackSummary:
         first = next((i for i, frame in enumerate(stack) if frame.name == "forward"), len(stack))
         return traceback.StackSummary.from_list(stack[first:])
 
@@ -110,8 +115,8 @@ def _every_frame():
 
 
 @contextlib.contextmanager
-def _silent():
-    """Without what PyTorch logs and prints, which is the whole program where it can't go on."""
+def _silent() -> Iterator[None]:
+    """Hides the output of PyTorch, which logs and prints the whole program where it fails."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -127,20 +132,20 @@ def _raised_at(e: Exception) -> str:
     return f" at {line}" if line else ""
 
 
-def operation(target) -> Callable | None:
-    """That of the table, for an overload or for all of them; Python's own functions, of sizes, stay."""
+def operation(target: Any) -> Callable | None:
+    """The operation of the table for an overload, or for all of its overloads; Python's own functions stay."""
     if getattr(target, "__module__", None) in ("_operator", "math"):
         return target
     name = str(target).removeprefix("aten.") if hasattr(target, "overloadpacket") else target.__name__
     return TABLE.get(name) or TABLE.get(name.rpartition(".")[0] or name)
 
 
-def scope(node) -> str:
-    """Where an operation is, as the name of a scope: `layer4/1/conv1@models/resnet.py:92`.
+def scope(node: Node) -> str:
+    """The position of an operation as the name of a scope: `layer4/1/conv1@models/resnet.py:92`.
 
-    Before the @ is the module's path, with slashes, "" for the network itself; behind it the user's innermost line:
-    outside of torch, torchvision and timm or, if there is none, outside of torch. The file is relative to the working
-    directory, or only its name if it is elsewhere.
+    Before the @ is the module's path with slashes, "" for the network itself. After it is the innermost line of the
+    user's code: outside of torch, torchvision and timm or, if there is none, outside of torch. The file is relative to
+    the working directory; elsewhere only its name is shown.
     """
     modules = list(node.meta.get("nn_module_stack", {}).values())
     path = modules[-1][0] if modules else ""
@@ -148,21 +153,27 @@ def scope(node) -> str:
     return f"{path.replace('.', '/')}@{line_of(frames) or '?'}"
 
 
-def line_of(frames) -> str:
-    """The user's innermost, as `file:line`, of pairs from the outermost on; else of a layer of PyTorch's, or ""."""
-    folders = {name: f"{Path(sys.modules[name].__file__).parent}{os.sep}" for name in OTHERS if name in sys.modules}
+def line_of(frames: Sequence[tuple[str, int | str | None]]) -> str:
+    """The innermost line of the user's code as `file:line`, else that of a layer of PyTorch, or "".
+
+    Args:
+      frames: pairs of file and line, from the outermost to the innermost.
+    """
+    files = {name: getattr(sys.modules.get(name), "__file__", None) for name in (*OTHERS, *DECORATORS)}
+    folders = {name: f"{Path(file).parent}{os.sep}" for name, file in files.items() if file}
+    hidden = [folders.pop(name) for name in DECORATORS if name in folders]
     layers = os.path.join(folders["torch"], "nn", "")
     for ignored in (folders.values(), [folders["torch"]], []):
         for file, line in reversed(frames):
-            if not file.startswith(("<", *ignored)) and (ignored or file.startswith(layers)):
+            if not file.startswith(("<", *hidden, *ignored)) and (ignored or file.startswith(layers)):
                 path = Path(file)
                 near = path.is_relative_to(Path.cwd()) and "site-packages" not in path.parts
                 return f"{path.relative_to(Path.cwd()) if near else path.name}:{line}"
     return ""
 
 
-def shown(items, separator=", ") -> str:
-    """The first of many."""
+def shown(items: Iterable[str], separator: str = ", ") -> str:
+    """The first items as text, and the number of the others."""
     items = list(items)
     more = [f"{len(items) - SHOWN} more"] if len(items) > SHOWN else []
     return separator.join(items[:SHOWN] + more)

@@ -1,9 +1,10 @@
-"""Weights out of files, as NumPy arrays by PyTorch's keys; PyTorch's own files need PyTorch. No file's code is run."""
+"""Weights from files, as NumPy arrays by PyTorch's keys. PyTorch's own files need PyTorch; code in files is not run."""
 
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +14,7 @@ from tppjax.errors import InputError, brief
 
 ANEW = "where you trust it, load it there and save model.state_dict() anew"
 
-# How files of other kinds begin, and what is said of them.
+# The first bytes of files of other kinds, and the message for each.
 OTHERS = {
     b"version https://git-lfs": "is the pointer of a Git LFS file, not the file: run git lfs pull in its repository",
     b"\x89HDF": "is an HDF5 file, as Keras writes them, not one of PyTorch's",
@@ -22,7 +23,7 @@ OTHERS = {
     b"<": "is a web page, not weights: the address leads to a page about the file; download the file itself",
 }
 
-# Classes of settings that training scripts save beside the weights. None is made: `Setting` stands for each.
+# Classes of settings that training scripts save beside the weights. None is created: `Setting` replaces each.
 SETTINGS = (
     "argparse.Namespace",
     "types.SimpleNamespace",
@@ -36,13 +37,13 @@ SETTINGS = (
 
 
 class Setting:
-    """Takes the place of a setting beside the weights, whatever it was made of."""
+    """A placeholder for a setting beside the weights."""
 
-    def __new__(cls, *args, **kwargs):
-        """One that keeps nothing."""
+    def __new__(cls, *args: Any, **kwargs: Any) -> "Setting":
+        """A placeholder, which keeps none of the arguments."""
         return super().__new__(cls)
 
-    def __setstate__(self, state):
+    def __setstate__(self, state: Any) -> None:
         pass
 
 
@@ -50,15 +51,15 @@ def read(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
     """The weights in `path`, by PyTorch's keys; all floating-point numbers as float32.
 
     Args:
-      path: a safetensors file, an npz under PyTorch's keys, or what `torch.save` wrote of a state dict or of a dict
-        that holds one beside the epoch, the optimiser's state and the like, which are left.
-      entry: which state dict, where there are several, such as "state_dict_ema"; inside of another entry "outer/inner".
-        Of a single one, those weights whose keys begin with it, such as "ema_model".
+      path: a safetensors file, an npz with PyTorch's keys, or a file that `torch.save` wrote from a state dict or from
+        a dict with one, whose other entries, such as the epoch and the optimiser's state, are ignored.
+      entry: selects one of several state dicts, such as "state_dict_ema", or "outer/inner" inside of another entry. In
+        a single state dict, it selects the weights whose keys begin with it, such as "ema_model".
 
     Raises:
       FileNotFoundError: if there is no such file.
-      InputError: if it is damaged, of another kind, holds code or anything but weights, or several sets of them and
-        `entry` does not say which, or if PyTorch is missing.
+      InputError: if the file is damaged, of another kind, or holds code or anything but weights; if it holds several
+        sets of weights and `entry` selects none; or if PyTorch is missing.
     """
     path = Path(path)
     if not path.exists():
@@ -75,12 +76,12 @@ def read(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
         return _arrays(path, _read(path, safetensors.numpy.load_file), entry)
     if not start:
         raise InputError(f"{path} is empty: copy or download it again")
-    other = next((said for begin, said in OTHERS.items() if start.lstrip().startswith(begin)), None)
+    other = next((message for first, message in OTHERS.items() if start.lstrip().startswith(first)), None)
     raise InputError(f"{path} {other or 'is neither a safetensors file nor one that torch.save wrote'}")
 
 
-def _read(path: Path, reader):
-    """What one function of a library makes of the file, whose errors are open-ended."""
+def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
+    """The result of a library's function for the file; the function may raise errors of any type."""
     try:
         return reader(path)
     except Exception as e:
@@ -89,13 +90,13 @@ def _read(path: Path, reader):
 
 def _members(path: Path) -> list[str]:
     with zipfile.ZipFile(path) as archive:
-        if changed := archive.testzip():  # torch.load doesn't look
+        if changed := archive.testzip():  # torch.load doesn't check
             raise ValueError(f"the checksum of {changed} is another, or torch.save was told to leave it out")
         return archive.namelist()
 
 
-def _archive(path: Path):
-    """The content of a zip, which torch.save, torch.jit.save and numpy.savez write."""
+def _archive(path: Path) -> Any:
+    """The content of a zip; torch.save, torch.jit.save and numpy.savez write such files."""
     names = _read(path, _members)
     if any(name.split("/")[1:2] == ["code"] or name.endswith("/constants.pkl") for name in names):
         raise InputError(f"{path} is a TorchScript archive, which holds code, and is refused: {ANEW} (torch.jit.load)")
@@ -106,7 +107,7 @@ def _archive(path: Path):
     raise InputError(f"{path} is a zip with {', '.join(names[:3])}, not one that torch.save or numpy.savez wrote")
 
 
-def _unpickled(path: Path):
+def _unpickled(path: Path) -> Any:
     try:
         import torch
     except ImportError as e:
@@ -122,13 +123,13 @@ def _unpickled(path: Path):
             raise InputError(
                 f"{path} holds a {refused[1]}, which is code and not only weights, and is refused: {ANEW}"
             ) from e
-        # PyTorch's first line may advise to run the code, so it is left out.
-        found = re.search(r"WeightsUnpickler error: (.+)|^(?!Weights only)(.+)", str(e))
-        reason = (found[1] or found[2]) if found else type(e).__name__
+        # PyTorch's first line may advise running the code, so it is left out.
+        match = re.search(r"WeightsUnpickler error: (.+)|^(?!Weights only)(.+)", str(e))
+        reason = (match[1] or match[2]) if match else type(e).__name__
         raise InputError(f"{path} can't be read as PyTorch's ({reason}); if it is damaged, download it again") from e
 
 
-def _arrays(path: Path, content, entry: str | None) -> dict[str, np.ndarray]:
+def _arrays(path: Path, content: Any, entry: str | None) -> dict[str, np.ndarray]:
     """The set of weights called `entry`, or the only one."""
     sets = _sets(content)
     names = ", ".join(sets) if len(sets) <= 8 else f"{', '.join(list(sets)[:8])} and {len(sets) - 8} more"
@@ -150,28 +151,28 @@ def _arrays(path: Path, content, entry: str | None) -> dict[str, np.ndarray]:
 
 
 def _beginning_with(prefix: str, weights: Mapping | list) -> dict:
-    """Those whose keys begin so, by what comes after it."""
+    """The weights whose keys have the prefix, by their keys without it."""
     keys = [key for key in weights if str(key).startswith(prefix)] if isinstance(weights, Mapping) else []
     return {key.removeprefix(prefix): weights[key] for key in keys}
 
 
-def _sets(content, name: str = "") -> dict[str, Mapping | list]:
-    """The innermost dicts of weights and lists of them, by the keys that lead there; not those of optimisers."""
+def _sets(content: Any, name: str = "") -> dict[str, Mapping | list]:
+    """The innermost dicts and lists of weights, by the keys that lead to them; without those of optimisers."""
     if isinstance(content, list):
         return {name: content} if content and all(map(_is_weight, content)) else {}
     if not isinstance(content, Mapping) or "param_groups" in content or name.count("/") > 3:
         return {}
-    found = {}
+    sets: dict[str, Mapping | list] = {}
     for key, value in content.items():
-        found |= _sets(value, f"{name}/{key}" if name else str(key))
-    return found or ({name: content} if any(map(_is_weight, content.values())) else {})
+        sets |= _sets(value, f"{name}/{key}" if name else str(key))
+    return sets or ({name: content} if any(map(_is_weight, content.values())) else {})
 
 
-def _is_weight(value) -> bool:
+def _is_weight(value: Any) -> bool:
     return len(getattr(value, "shape", ())) > 0 and getattr(value, "is_floating_point", lambda: True)()
 
 
-def _numpy(path: Path, key: str, value) -> np.ndarray:
+def _numpy(path: Path, key: object, value: Any) -> np.ndarray:
     if isinstance(value, np.ndarray):
         return value.astype(np.float32) if jnp.issubdtype(value.dtype, jnp.floating) else value
     try:

@@ -1,10 +1,10 @@
 """Any `torch.nn.Module` as a JAX function, by `torch.export` and a table of operations.
 
-`torch.export` runs the module once on tensors without numbers and writes down what it does, in the ATen operations that
-PyTorch reduces all others to; `operations.TABLE` has what 173 of them are in JAX. With these, networks of every family
-that torchvision has for classification and segmentation give PyTorch's outputs to 6e-5 of the largest, most to 1e-5
-(random weights), and so do LSTM and GRU, step by step. Detection networks are refused: which operations they do depends
-on the image. PyTorch is not imported before, and not needed afterwards.
+`torch.export` runs the module once on tensors without numbers and records its ATen operations, to which PyTorch reduces
+all others; `operations.TABLE` translates 173 of them to JAX. With these, networks of every family that torchvision has
+for classification and segmentation give PyTorch's outputs to 6e-5 of the largest, most to 1e-5 (random weights), and so
+do LSTM and GRU, step by step. Detection networks are refused, since their operations depend on the image. PyTorch is
+imported only when a module is converted, and is not needed afterwards.
 """
 
 import contextlib
@@ -12,14 +12,18 @@ import operator
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.torch.export import operation, placed, scope, shown, traced, unwrapped
+from convert.torch.export import Node, operation, placed, scope, shown, traced, unwrapped
 from tppjax.errors import InputError
+from tppjax.types import Array, Weights
+
+if TYPE_CHECKING:
+    import torch
 
 OPTIONS = {"dtype", "layout", "device", "pin_memory", "memory_format", "non_blocking"}  # the result's dtype is known
 RANDOM = re.compile(r"dropout|rand|bernoulli|normal|multinomial")
@@ -27,7 +31,7 @@ RANDOM = re.compile(r"dropout|rand|bernoulli|normal|multinomial")
 
 @dataclass(frozen=True)
 class Value:
-    """Stands for the result of an earlier step, or for an input, in the arguments of a `Step`."""
+    """The result of an earlier step, or an input, among the arguments of a `Step`."""
 
     name: str
 
@@ -37,12 +41,12 @@ class Step:
     """One operation of the network.
 
     Attributes:
-      name: of the result.
-      operation: in JAX.
-      args: in the order of ATen's schema, with a `Value` for each earlier result.
-      kwargs: likewise.
-      scope: module and line, as `scope` writes them; "" if the result is a size.
-      dtype: of the result; None if it is a size or a tuple of results.
+      name: name of the result.
+      operation: the function of JAX.
+      args: arguments in the order of ATen's schema, with a `Value` for each earlier result.
+      kwargs: arguments by name, with a `Value` for each earlier result.
+      scope: module and line, from the function `scope`; "" if the result is a size.
+      dtype: data type of the result; None if it is a size or a tuple of results.
     """
 
     name: str
@@ -53,35 +57,38 @@ class Step:
     dtype: Any
 
 
-def to_jax(module, example) -> tuple[Callable, dict[str, jax.Array]]:
+def to_jax(
+    module: "torch.nn.Module", example: "torch.Tensor | Array | list"
+) -> tuple[Callable[..., Any], dict[str, jax.Array]]:
     """A module in eval mode as a pure function of one example; `jax.vmap` maps it over more.
 
     Args:
-      module: a `torch.nn.Module`; it stays as it is, training flags included. DataParallel and torch.compile are taken
-        off.
+      module: a `torch.nn.Module`, which is not changed, training flags included. DataParallel and torch.compile are
+        taken off.
       example: one input, [1, ...] (NumPy, JAX or PyTorch).
 
     Returns:
-      `fn(params, x)`, and params. `fn` takes x [1, ...] in PyTorch's axis order, and gives the module's own tree of
+      `fn(params, x)`, and params. `fn` takes x [1, ...] in PyTorch's axis order, and returns the module's own tree of
       outputs, with dictionaries for mappings and data classes that JAX doesn't know. The operations of a line are in
-      the scope that `scope` names. `params` has what `fn` reads: parameters and buffers by their key in `state_dict`,
-      shared ones once, in their own data type, as copies.
+      the scope that `scope` names. `params` has the parameters and buffers that `fn` reads, by their key in
+      `state_dict`: shared ones once, in their own data type, as copies.
 
     Raises:
-      InputError: if `torch.export` fails, or operations are not in `TABLE` (lists them): with line, module and remedy.
+      InputError: if `torch.export` fails, or operations are not in `TABLE`, which are listed with line, module and
+        remedy.
     """
     module = unwrapped(module)
     example = placed(example, module)
     program = traced(module, example)
     state = dict([*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)])
-    first = {id(tensor): key for key, tensor in reversed(state.items())}  # key of a shared one
-    keys, constants, given = _inputs(program)
+    first = {id(tensor): key for key, tensor in reversed(state.items())}  # the first key of a shared tensor
+    keys, constants, input_name = _inputs(program)
     keys = {name: first[id(state[key])] for name, key in keys.items()}
     outputs, steps, dtype = _outputs(program), _steps(program), _dtype(example.dtype)
     params = {key: as_array(state[key]) for key in dict.fromkeys(keys.values())}
 
-    def fn(params, x):
-        values = constants | {name: params[key] for name, key in keys.items()} | {given: jnp.asarray(x, dtype)}
+    def fn(params: Weights, x: Array) -> Any:
+        values = constants | {name: params[key] for name, key in keys.items()} | {input_name: jnp.asarray(x, dtype)}
         for step in steps:
             with jax.named_scope(step.scope) if step.scope else contextlib.nullcontext():
                 result = step.operation(*_filled(step.args, values), **_filled(step.kwargs, values))
@@ -91,39 +98,42 @@ def to_jax(module, example) -> tuple[Callable, dict[str, jax.Array]]:
     return fn, params
 
 
-# What the program says
+# Reading the program
 
 
-def _inputs(program):
-    """Keys of the state by name of input, constants by name of input (without what is not used), and the name of x."""
+def _inputs(program: "torch.export.ExportedProgram") -> tuple[dict[str, str], dict[str, Any], str]:
+    """The inputs in use: keys of the state by name of input, constants by name of input, and the name of x."""
     from torch.export.graph_signature import InputKind
 
     used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
-    specs = [spec for spec in program.graph_signature.input_specs if spec.arg.name in used]
+    signature: Any = program.graph_signature
+    tensors: Any = program.constants
+    specs = [spec for spec in signature.input_specs if spec.arg.name in used]
     keys = {spec.arg.name: spec.target for spec in specs if spec.kind in (InputKind.PARAMETER, InputKind.BUFFER)}
     constants = {spec.arg.name: spec.target for spec in specs if spec.kind == InputKind.CONSTANT_TENSOR}
-    constants = {name: np.asarray(as_array(program.constants[key])) for name, key in constants.items()}
-    return keys, constants, program.graph_signature.user_inputs[0]
+    constants = {name: np.asarray(as_array(tensors[key])) for name, key in constants.items()}
+    return keys, constants, signature.user_inputs[0]
 
 
-def _outputs(program):
+def _outputs(program: "torch.export.ExportedProgram") -> Callable[[dict[str, Any]], Any]:
     """The module's own tree of outputs, as a function of the results by name."""
     from torch.export.graph_signature import OutputKind
 
     specs = program.graph_signature.output_specs
-    if changed := [spec.target for spec in specs if spec.kind == OutputKind.BUFFER_MUTATION]:
+    if changed := [str(spec.target) for spec in specs if spec.kind == OutputKind.BUFFER_MUTATION]:
         raise InputError(
             f"the network changes its buffers in eval mode ({shown(changed)}), which a pure function can't: let it do "
             "so in training mode only"
         )
+    results: Any
     (results,) = program.graph.output_node().args
     results = [_plain(r) for r, spec in zip(results, specs, strict=True) if spec.kind == OutputKind.USER_OUTPUT]
-    tree = program.call_spec.out_spec
+    tree: Any = program.call_spec.out_spec
     return lambda values: known_to_jax(tree.unflatten(_filled(results, values)))
 
 
-def known_to_jax(tree):
-    """Mappings and data classes as dictionaries, PyTorch's own tuples as plain ones."""
+def known_to_jax(tree: Any) -> Any:
+    """The tree with dictionaries for mappings and data classes, and plain tuples for PyTorch's own."""
     if isinstance(tree, Mapping):
         return {key: known_to_jax(value) for key, value in tree.items()}
     if is_dataclass(tree):
@@ -134,11 +144,11 @@ def known_to_jax(tree):
     return tree
 
 
-def _steps(program) -> list[Step]:
+def _steps(program: "torch.export.ExportedProgram") -> list[Step]:
     """The operations whose results are used, in their order.
 
     Raises:
-      InputError: if the table lacks some.
+      InputError: if some are not in the table.
     """
     nodes = [node for node in program.graph.nodes if node.op == "call_function" and node.users]
     if missing := [node for node in nodes if not operation(node.target) or _is_place_of_maximum(node)]:
@@ -146,21 +156,22 @@ def _steps(program) -> list[Step]:
     return [_step(node) for node in nodes]
 
 
-def _step(node) -> Step:
-    value = node.meta.get("val")
+def _step(node: Node) -> Step:
+    value, in_jax = node.meta.get("val"), operation(node.target)
+    assert in_jax is not None  # by `_steps`
     dtype = getattr(value, "dtype", None)
     kwargs = {key: _plain(arg) for key, arg in node.kwargs.items() if key not in OPTIONS}
-    where = scope(node) if dtype or isinstance(value, list | tuple) else ""
-    return Step(node.name, operation(node.target), _plain(node.args), kwargs, where, dtype and _dtype(dtype))
+    scope_name = scope(node) if dtype or isinstance(value, list | tuple) else ""
+    return Step(node.name, in_jax, tuple(map(_plain, node.args)), kwargs, scope_name, dtype and _dtype(dtype))
 
 
-def _is_place_of_maximum(node) -> bool:
+def _is_place_of_maximum(node: Node) -> bool:
     return node.target is operator.getitem and node.args[1] > 0 and "max_pool" in str(node.args[0].target)
 
 
-def _refusal(missing: list) -> str:
-    """Every operation with its lines, each with its modules, and what to do."""
-    places = {}
+def _refusal(missing: list[Node]) -> str:
+    """The message with every missing operation, its lines, their modules, and the remedy."""
+    places: dict[tuple[str, str], list[str]] = {}
     for node in missing:
         path, _, line = scope(node).rpartition("@")
         source = node.args[0] if node.target is operator.getitem else node
@@ -176,15 +187,15 @@ def _refusal(missing: list) -> str:
     )
 
 
-def _plain(args):
-    """Arguments with a `Value` for each earlier result, and nothing of PyTorch's."""
+def _plain(args: Any) -> Any:
+    """The arguments with a `Value` for each earlier result, and nothing of PyTorch."""
     if isinstance(args, list | tuple):
         return [_plain(arg) for arg in args] if isinstance(args, list) else tuple(map(_plain, args))
     return Value(args.name) if hasattr(args, "users") else args
 
 
-def _filled(args, values: dict):
-    """Arguments with results for their `Value`s."""
+def _filled(args: Any, values: dict[str, Any]) -> Any:
+    """The arguments with the result in place of each `Value`."""
     if isinstance(args, list | tuple):
         return type(args)(_filled(arg, values) for arg in args)
     if isinstance(args, dict):
@@ -192,16 +203,16 @@ def _filled(args, values: dict):
     return values[args.name] if isinstance(args, Value) else args
 
 
-def _dtype(dtype) -> np.dtype:
-    """JAX's for PyTorch's."""
+def _dtype(dtype: "torch.dtype") -> np.dtype:
+    """The data type of JAX for one of PyTorch."""
     return jax.dtypes.canonicalize_dtype(str(dtype).removeprefix("torch."))
 
 
-def as_array(tensor) -> jax.Array:
-    """A copy, so that training the module on doesn't change it."""
+def as_array(tensor: "torch.Tensor") -> jax.Array:
+    """A copy of the tensor, which later training of the module does not change."""
     import torch
 
     tensor = tensor.detach().cpu()
-    if tensor.dtype == torch.bfloat16:  # which NumPy lacks
+    if tensor.dtype == torch.bfloat16:  # a type that NumPy lacks
         return jnp.array(tensor.view(torch.int16).numpy().view(jnp.bfloat16))
     return jnp.array(tensor.numpy())

@@ -1,4 +1,6 @@
-"""What a file of PyTorch's tells of its network besides the weights: options of `models.create`."""
+"""Options of `models.create` for the network in a file of PyTorch, from the keys and shapes of its weights."""
+
+from typing import Any
 
 import numpy as np
 
@@ -10,15 +12,17 @@ from tppjax.models.regnet import RegNet
 from tppjax.models.resnet import ResNet
 from tppjax.models.vgg import VGG
 
+Options = dict[str, Any]
 
-def options(arch: str, layout: Layout, state: State, pool: str | None) -> dict:
-    """Options of `models.create(arch, ...)`, `num_classes` among them.
 
-    What the keys can't tell is `pool` or the layout's; a module that the file lacks keeps its usual width, and is
-    reported with all else that is missing when the weights are read.
+def options(arch: str, layout: Layout, state: State, pool: str | None) -> Options:
+    """Options of `models.create(arch, ...)`, with `num_classes`.
+
+    Where the keys do not determine the pool, it is `pool` or the layout's. A module that is missing in the file keeps
+    its usual width, and is reported with all other missing ones when the weights are read.
 
     Raises:
-      InputError: if there is no last layer, the pool can't be told, or `pool` is one that the network has not.
+      InputError: if there is no last layer, the pool can't be determined, or the network does not have such a `pool`.
     """
     norm = any(key.endswith(".running_mean") for key in state)
     family = models.MODELS[arch].func
@@ -26,30 +30,30 @@ def options(arch: str, layout: Layout, state: State, pool: str | None) -> dict:
     model = models.create(arch, 1, ReLU(), **draft)
     names = layout.names(model, state)
     head = f"{names['head']}.weight"
-    if np.ndim(state.get(head)) != 2:
-        like = [key for key, value in state.items() if np.ndim(value) == 2]
+    if head not in state or np.ndim(state[head]) != 2:
+        similar = [key for key, value in state.items() if np.ndim(value) == 2]
         raise InputError(
             f"the last layer is called {head} in this layout, and the file has none; "
-            + (f"what looks like it: {', '.join(like[-3:])}; rename it" if like else "no key looks like it")
+            + (f"similar keys: {', '.join(similar[-3:])}; rename one" if similar else "no key is similar")
             + ", or import the network with its code, --module"
         )
-    found = draft | POOLS[family](layout, state, draft, pool) | WIDTHS[family](model, names, state)
-    return found | {"num_classes": len(state[head])}
+    known = draft | POOLS[family](layout, state, draft, pool) | WIDTHS[family](model, names, state)
+    return known | {"num_classes": len(state[head])}
 
 
-def _vgg_draft(layout, state):
+def _vgg_draft(layout: Layout, state: State) -> Options:
     return {"hidden": (4096, 4096) if "classifier.6.weight" in state else layout.hidden}
 
 
-def _resnet_draft(layout, state):
+def _resnet_draft(layout: Layout, state: State) -> Options:
     conv = state.get("conv1.weight", state.get("conv1.0.weight"))
-    small = "imagenet" if np.ndim(conv) == 4 and conv.shape[-1] == 7 else "cifar"
+    small = "imagenet" if conv is not None and np.ndim(conv) == 4 and conv.shape[-1] == 7 else "cifar"
     projections = any(".shortcut." in key or ".downsample." in key for key in state)
     shortcut = "projection" if projections else layout.shortcut
     return {"stem": "deep" if "conv1.3.weight" in state else small, "shortcut": shortcut}
 
 
-def _vgg_pool(layout, state, draft, pool):
+def _vgg_pool(layout: Layout, state: State, draft: Options, pool: str | None) -> Options:
     threshold = threshold_name(state)
     if pool is None and threshold is None and "layer1.0.weight" in state:
         raise InputError(
@@ -60,7 +64,7 @@ def _vgg_pool(layout, state, draft, pool):
     return {"pool": pool or ("max" if threshold == "thresh" and not draft["norm"] else layout.pool)}
 
 
-def _resnet_pool(layout, state, draft, pool):
+def _resnet_pool(layout: Layout, state: State, draft: Options, pool: str | None) -> Options:
     if draft["stem"] != "cifar":
         return {"pool": pool or layout.stem_pool}
     if pool not in (None, "none"):
@@ -76,13 +80,13 @@ def _resnet_pool(layout, state, draft, pool):
     return {}
 
 
-def _regnet_pool(layout, state, draft, pool):
+def _regnet_pool(layout: Layout, state: State, draft: Options, pool: str | None) -> Options:
     if pool is not None:
         raise InputError(f"RegNet has no pool: --pool {pool} would have no effect; leave it out")
     return {}
 
 
-def _vgg_widths(model, names, state):
+def _vgg_widths(model: VGG, names: dict[str, str], state: State) -> Options:
     stages = enumerate(model.stages, 1)
     convs = (
         tuple(_size(state, names[f"conv{i}_{j}"], width) for j, width in enumerate(stage, 1)) for i, stage in stages
@@ -91,21 +95,21 @@ def _vgg_widths(model, names, state):
     return {"stages": tuple(convs), "hidden": tuple(hidden)}
 
 
-def _resnet_widths(model, names, state):
+def _resnet_widths(model: ResNet, names: dict[str, str], state: State) -> Options:
     channels = _size(state, names["conv_stem"], model.channels)
     return {"width": channels // model.channels} if channels % model.channels == 0 else {"channels": channels}
 
 
-def _regnet_widths(model, names, state):
+def _regnet_widths(model: RegNet, names: dict[str, str], state: State) -> Options:
     widths = (_size(state, names[f"stage{i}_block1/conv3"], width) for i, width in enumerate(model.widths, 1))
     group = _size(state, names["stage1_block1/conv2"], model.group, axis=1)
     return {"widths": tuple(widths), "group": group, "stem": _size(state, names["conv_stem"], model.stem)}
 
 
 def _size(state: State, module: str, default: int, axis: int = 0) -> int:
-    """Outputs of a module of PyTorch's, or inputs for axis 1; the default if it is missing."""
+    """The number of outputs of a PyTorch module, or of inputs for axis 1; the default if the module is missing."""
     weight = state.get(f"{module}.weight")
-    return weight.shape[axis] if np.ndim(weight) > 1 else default
+    return weight.shape[axis] if weight is not None and np.ndim(weight) > 1 else default
 
 
 DRAFTS = {VGG: _vgg_draft, ResNet: _resnet_draft, RegNet: lambda layout, state: {}}

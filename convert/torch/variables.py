@@ -1,6 +1,8 @@
-"""PyTorch's arrays in the places and the axis order of our parameter trees; every key is used, or named in an error."""
+"""PyTorch's arrays as our parameter trees, in our axis order; every key is used, or named in an error."""
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -13,57 +15,61 @@ from tppjax.checks import check_leaf
 from tppjax.errors import InputError
 from tppjax.models.vgg import VGG
 
+Path = tuple[str, ...]  # of a leaf in our tree
+Shape = tuple[int, ...]
+
 LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 SHOWN = 8  # keys of each kind in an error
 
 
-def variables(model: nn.Module, names: dict[str, str], state: State, input_shape) -> dict:
+def variables(model: nn.Module, names: dict[str, str], state: State, input_shape: Sequence[int]) -> dict[str, Any]:
     """The variables of `model`, each leaf from its key.
 
     Args:
-      model: with the activation that the thresholds are for.
-      names: `{module of ours: module of PyTorch's}`.
+      model: the model, with the activation to which the thresholds belong.
+      names: `{our module: PyTorch's module}`.
       state: arrays by PyTorch's key.
-      input_shape: of one image.
+      input_shape: shape of one image.
 
     Raises:
-      InputError: if keys are missing, unknown, misshapen or of whole numbers (lists them), a number is not finite, a
-        variance negative, or a threshold not positive.
+      InputError: if keys are missing, unknown, misshapen or of whole numbers, which are listed; or if a number is not
+        finite, a variance negative, or a threshold not positive.
     """
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
-    shapes = {path: leaf.shape for path, leaf in traverse_util.flatten_dict(shapes).items()}
-    given = _given(model, shapes, names, state)
-    keys = {path: _key(path, names, state) for path in shapes if path not in given}
+    tree: Any = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+    flat: Any = traverse_util.flatten_dict(tree)
+    shapes: dict[Path, Shape] = {path: leaf.shape for path, leaf in flat.items()}
+    defaults = _defaults(model, shapes, names, state)
+    keys = {path: _key(path, names, state) for path in shapes if path not in defaults}
     _check_keys(keys, shapes, state)
-    leaves = given | {path: _leaf(path, state[key], shapes[path], model) for path, key in keys.items()}
+    leaves = defaults | {path: _leaf(path, state[key], shapes[path], model) for path, key in keys.items()}
     for path, leaf in leaves.items():
         check_leaf("/".join(path), leaf, keys.get(path, "bound"))
     return traverse_util.unflatten_dict(leaves)
 
 
-def _given(model, shapes, names, state) -> dict:
-    """Leaves that need no key: the bound of a clipped ReLU, and biases where no convolution of the file has one."""
+def _defaults(model: Any, shapes: dict[Path, Shape], names: dict[str, str], state: State) -> dict[Path, np.ndarray]:
+    """Leaves that need no key: the bound of a clipped ReLU, and biases if no convolution of the file has one."""
     convs = [names[_module(path)] for path in shapes if path[-1] == "kernel" and len(shapes[path]) == 4]
     unbiased = not any(f"{conv}.bias" in state for conv in convs)
-    given = {}
+    leaves: dict[Path, np.ndarray] = {}
     for path, shape in shapes.items():
         if path[-1] == "theta" and threshold_name(state) is None:
-            given[path] = np.float32(model.act.bound)
+            leaves[path] = np.asarray(model.act.bound, np.float32)
         elif path[-1] == "bias" and unbiased and names[_module(path)] in convs:
-            given[path] = np.zeros(shape, np.float32)
-    return given
+            leaves[path] = np.zeros(shape, np.float32)
+    return leaves
 
 
-def _module(path) -> str:
+def _module(path: Path) -> str:
     return "/".join(path[1:-1])
 
 
-def _key(path, names, state) -> str:
+def _key(path: Path, names: dict[str, str], state: State) -> str:
     leaf = threshold_name(state) if path[-1] == "theta" else LEAVES[path[-1]]
     return f"{names[_module(path)]}.{leaf}"
 
 
-def _check_keys(keys: dict, shapes: dict, state: State) -> None:
+def _check_keys(keys: dict[Path, str], shapes: dict[Path, Shape], state: State) -> None:
     expected = {key: _torch_shape(path, shapes[path]) for path, key in keys.items()}
     lists = {
         "not of floating-point numbers": [
@@ -80,7 +86,7 @@ def _check_keys(keys: dict, shapes: dict, state: State) -> None:
         ],
     }
     if any(lists.values()):
-        raise InputError("; ".join(f"{what}: {_shown(found)}" for what, found in lists.items() if found))
+        raise InputError("; ".join(f"{problem}: {_shown(entries)}" for problem, entries in lists.items() if entries))
 
 
 def _shown(items: list[str]) -> str:
@@ -88,14 +94,14 @@ def _shown(items: list[str]) -> str:
     return ", ".join(items[:SHOWN]) + more
 
 
-def _torch_shape(path, shape) -> tuple[int, ...]:
+def _torch_shape(path: Path, shape: Shape) -> Shape:
     if path[-1] == "theta":
         return (1,)
     return (shape[-1], shape[-2], *shape[:-2]) if path[-1] == "kernel" else shape
 
 
-def _leaf(path, array: np.ndarray, shape, model: nn.Module) -> np.ndarray:
-    """From PyTorch's axis order to ours; the layer after a flatten takes its inputs as [H, W, C], not [C, H, W]."""
+def _leaf(path: Path, array: np.ndarray, shape: Shape, model: nn.Module) -> np.ndarray:
+    """The array in our axis order; the layer after a flatten takes its inputs as [H, W, C], not [C, H, W]."""
     array = np.asarray(array, np.float32)
     if path[-1] == "kernel":
         if isinstance(model, VGG) and _module(path) == ("dense1" if model.hidden else "head"):

@@ -240,7 +240,7 @@ def test_multiply_adds_of_a_linear_bottleneck():
     ones = {name: jnp.ones((1, *site.shape)) for name, site in network.sites.items()}
     found = {layer: float(n[0]) for layer, n in energy.additions(network, ones).items()}
     assert found == {"stem": 0, "project": 16 * 64, "expand": 16 * 8 * 16, "head": 160}
-    with pytest.raises(InputError, match="the energy can't be told: expand gets no spikes"):
+    with pytest.raises(InputError, match="the energy can't be estimated: expand takes no spikes"):
         energy.multiply_adds(network)
 
 

@@ -83,8 +83,8 @@ def test_refusals():
         "batch_size must be .*; got 1.5": lambda: convert.report(snn, x, batch_size=1.5),
         "NaN or infinity, first at": lambda: convert.report(snn, np.full_like(x, np.nan)),
         "one typed PRNG key": lambda: convert.report(snn, x, key=0),
-        "a report is on what to_snn gives, before for_any_T.*got Network": lambda: convert.report(network, x),
-        "a report is on what to_snn gives, .* got Snn": lambda: convert.report(snn.for_any_T(), x),
+        "a report is on a network of to_snn, before for_any_T.*got Network": lambda: convert.report(network, x),
+        "a report is on a network of to_snn, .* got Snn": lambda: convert.report(snn.for_any_T(), x),
         "ann is another network .* only one of them has dense0, dense1, head": lambda: convert.report(snn, x, other(x)),
     }
     for message, call in calls.items():

@@ -325,7 +325,7 @@ def test_a_network_of_another_tool(tmp_path):
     snn = convert.to_snn(network, 8, "baseline(v_init=0)")
     np.testing.assert_allclose(snn.apply(x), expected, rtol=1e-4, atol=1e-5)
     assert network.thetas == {"convolve": 1}
-    assert "reset: not said" in network.history[0]
+    assert "reset: not specified" in network.history[0]
     assert convert.to_snn(network, 8, "tpp").apply(x, jax.random.key(0)).shape == (6, 5)
     np.testing.assert_allclose(convert.from_nir(file, dt=0.5).apply(x) * 2, network.apply(x), rtol=1e-4, atol=1e-5)
 

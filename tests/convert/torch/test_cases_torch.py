@@ -78,7 +78,7 @@ def test_03_04_05_checkpoints_of_the_published_weights(torch, real_weights, tmp_
 def test_07_a_head_of_another_name_is_named(options):
     state = {"conv1.weight": np.zeros((64, 3, 3, 3)), "layer4.0.conv1.weight": np.zeros((512, 256, 3, 3))}
     state |= {"fc.1.weight": np.zeros((10, 512)), "fc.1.bias": np.zeros(10)}
-    with pytest.raises(InputError, match=r"called fc\.weight .* none; what looks like it: fc\.1\.weight; rename"):
+    with pytest.raises(InputError, match=r"called fc\.weight .* none; similar keys: fc\.1\.weight; rename one"):
         import_state_dict(state, "resnet18", **options)
 
 

@@ -147,7 +147,7 @@ def test_the_command_saves_a_network_that_needs_no_code(folder, capsys, monkeypa
     said = capsys.readouterr().out
     assert "imported net.ckpt by mine.models:make: 1 sites, " in said
     assert "left out: loss.weight" in said
-    assert "told by --dataset cifar10, and yours to change: --mean, --size\n" in said
+    assert "determined by --dataset cifar10, and yours to change: --mean, --size\n" in said
     network = checkpoint.load(folder / "nets" / "mine" / "network")
     cifar = data.info("cifar10")
     assert network.preprocessing == data.Preprocessing(

@@ -143,7 +143,7 @@ def changed(state, **changes):
         ({"bn1__running_var": np.array([1.0, -1.0])}, r"bn1\.running_var has a negative variance, -1\.0"),
         ({"bn1__bias": np.ones(2, int)}, r"not of floating-point numbers: bn1\.bias \(int64\)$"),
         ({"bn1__bias": np.ones(0)}, r"empty arrays: bn1\.bias$"),
-        ({"linear__weight": None}, r"called fc\.weight in this layout, .*; no key looks like it"),
+        ({"linear__weight": None}, r"called fc\.weight in this layout, .*; no key is similar"),
         ({"conv1__bias": np.ones(2)}, r"unknown: conv1\.bias"),
     ],
 )
