@@ -260,7 +260,7 @@ def test_all_places_are_in_one_message_with_the_users_lines():
     a, b = (next(i for i, line in enumerate(lines, 1) if line.endswith(f"# line {k}")) for k in "AB")
     with pytest.raises(InputError) as e:
         convert.from_torch(of(forward, conv(3, 4), conv(4, 4)), images(IMAGE, 1))
-    here = "tests/convert/test_from_torch.py"
+    here = "tests/convert/torch/test_from_torch.py"
     assert f"GELU at {here}:{a} in the network itself\n  tanh at {here}:{b} in the network itself\n" in str(e.value)
 
 
