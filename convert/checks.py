@@ -39,7 +39,7 @@ def neurons_of(mode: str | Neuron | Mapping[str, str | Neuron], network: Network
       InputError: as `neurons.parse`; if a site is unknown or has no mode; or if its neurons can't have its max-pool.
     """
     sites = network.sites
-    if not isinstance(mode, dict):
+    if not isinstance(mode, Mapping):
         neurons = dict.fromkeys(sites, parse(mode))
     elif mode.keys() != sites.keys():
         unknown, missing = sorted(mode.keys() - sites.keys()), sorted(sites.keys() - mode.keys())

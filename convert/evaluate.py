@@ -95,7 +95,7 @@ def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]
     return results, rows_of_paper
 
 
-def row(snn: convert.Snn, images: data.Images, seeds: int, batch_size: int | None = None) -> dict:
+def row(snn: convert.Snn, images: data.Examples, seeds: int, batch_size: int | None = None) -> dict:
     """One row of the table: the accuracy of `snn` on `images` for each seed, in percent.
 
     Args:

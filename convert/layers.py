@@ -33,7 +33,7 @@ def readers_of(graph: Graph) -> dict[int, list[Op | Site]]:
     """The items that read each value."""
     readers: dict[int, list[Op | Site]] = {}
     for item in graph.items:
-        for v in (item.input,) if isinstance(item, Site) else item.inputs:
+        for v in (item.input,) if isinstance(item, Site) else item.values:
             readers.setdefault(v, []).append(item)
     return readers
 

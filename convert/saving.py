@@ -26,7 +26,7 @@ def save(snn: Snn, folder: str | os.PathLike) -> None:
     """
     if snn.T is None:
         raise InputError("a network for any T can't be saved: save the one that for_any_T() was called on")
-    time = traverse_util.flatten_dict(snn.time, sep="/")
+    time: dict[str, Any] = dict(traverse_util.flatten_dict(snn.time, sep="/"))
     checkpoint.save(snn.network, folder, {"T": snn.T, "modes": snn.modes}, time)
 
 

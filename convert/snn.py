@@ -21,7 +21,7 @@ from tppjax.graph import Site
 from tppjax.network import OUTPUT, Network
 from tppjax.neurons import Neuron, check_neuron, check_steps
 from tppjax.tracing import trace
-from tppjax.types import ImagesLike, Key
+from tppjax.types import ImagesLike, Key, Weights
 
 
 class Trace(struct.PyTreeNode):
@@ -35,9 +35,9 @@ class Trace(struct.PyTreeNode):
     """
 
     logits: Any
-    spikes: dict[str, jax.Array]
-    potentials: dict[str, jax.Array]
-    currents: dict[str, jax.Array]
+    spikes: Weights
+    potentials: Weights
+    currents: Weights
 
 
 class Snn(struct.PyTreeNode):

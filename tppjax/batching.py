@@ -12,7 +12,7 @@ from tppjax.data import Examples
 from tppjax.types import Array
 
 
-def batches(array: Array, batch_size: int) -> Iterator[Array]:
+def batches(array: Array, batch_size: int) -> Iterator[Any]:
     """The array in parts of `batch_size` along its first axis; the last one may be smaller."""
     return (array[start : start + batch_size] for start in range(0, len(array), batch_size))
 

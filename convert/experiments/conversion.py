@@ -24,7 +24,7 @@ class Conversion:
       training: the training images on which thresholds and corrections are chosen; None if none are chosen.
     """
 
-    def __init__(self, network: convert.Network, training: data.Images | None, config: Experiment):
+    def __init__(self, network: convert.Network, training: data.Examples | None, config: Experiment):
         self.network, self.training, self._config = network, training, config
         self._histograms: dict[str, Histogram] | None = None
         self._prepared: dict[tuple[int, str | Neuron, str | None], convert.Network] = {}

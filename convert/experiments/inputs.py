@@ -45,7 +45,7 @@ def with_preprocessing(network: Ann | convert.Network, config: Experiment) -> An
     return network.replace(preprocessing=info)
 
 
-def test_images(preprocessing: data.Preprocessing, config: Experiment) -> data.Images:
+def test_images(preprocessing: data.Preprocessing, config: Experiment) -> data.Examples:
     """The test images, once it is certain that the network takes them."""
     name = config.dataset or preprocessing.dataset
     if config.dataset is None and name not in data.NAMES:
@@ -85,7 +85,7 @@ def check_outputs(network: convert.Network, config: Experiment) -> None:
         )
 
 
-def training_images(network: convert.Network, config: Experiment) -> data.Images:
+def training_images(network: convert.Network, config: Experiment) -> data.Examples:
     """The images on which thresholds and corrections are chosen: drawn at random, the same ones every time."""
 
     def select(n: int) -> np.ndarray:
@@ -102,7 +102,7 @@ def _load(
     preprocessing: data.Preprocessing,
     config: Experiment,
     select: Callable[[int], np.ndarray],
-) -> data.Images:
+) -> data.Examples:
     if config.skip_damaged and name != "cifar10_dvs":
         raise InputError(f"--skip_damaged is an option of cifar10_dvs; the data set is {name}")
     options = {"skip_damaged": True} if config.skip_damaged else {}

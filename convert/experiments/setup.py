@@ -39,7 +39,7 @@ class Setup:
 
     network: convert.Network
     model: nn.Module | None
-    images: data.Images
+    images: data.Examples
     conversion: Conversion
     settings: dict
 
@@ -48,7 +48,7 @@ class Setup:
         """The accuracy of the ANN on the images, in percent."""
         return ann.accuracy(self.network, self.images)
 
-    def with_images(self, images: data.Images) -> "Setup":
+    def with_images(self, images: data.Examples) -> "Setup":
         """The same setup with other images to measure on."""
         return replace(self, images=images)
 
@@ -115,7 +115,7 @@ def source(mode: str) -> dict[str, str]:
 def over_seeds(
     fn: Callable[..., Any],
     snn: convert.Snn,
-    images: data.Images,
+    images: data.Examples,
     seeds: int,
     batch_size: int,
     progress: str | None = None,

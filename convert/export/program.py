@@ -70,7 +70,7 @@ def _call(snn: Snn, tables: dict[str, Any] | None, x: jax.Array, *rest: jax.Arra
         time = {"T": T.astype(jnp.float32), "tables": jax.tree.map(lambda a: a[T - 1], tables)}
         snn = snn.replace(time=time, T=None)
     keys = None if key is None else example_keys(key, jnp.arange(x.shape[0]))
-    return jax.vmap(partial(run_one, snn))(snn.network.frames(x), keys).mean
+    return jax.vmap(partial(run_one, snn))(jnp.asarray(snn.network.frames(x)), keys).mean
 
 
 def _tables(snn: Snn, most_T: int | None) -> dict[str, Any] | None:

@@ -52,7 +52,9 @@ class Nodes(Values):
                 raise self.refusal(op, f"it has no node for {op.name}")
         self.values[op.output] = value
 
-    def site(self, site: Site, node: Callable[[tuple[int, ...], np.ndarray], Any], extra: float = 0.0) -> None:
+    def site(
+        self, site: Site, node: Callable[[tuple[int, ...], np.ndarray], Any], extra: float | np.ndarray = 0.0
+    ) -> None:
         """Adds the neurons of a site, which `node(shape, indices)` makes; `extra` is added to their input."""
         reached = self.values[site.input]
         axes = [
@@ -197,8 +199,8 @@ class Nodes(Values):
         for term in value.terms:
             seen = term.each(lambda a: np.moveaxis(a, channel, 1)[0])
             seen, part = self.part(op, seen, all_channels=True)
-            sizes, steps, edges = ([a[i] for i in space] for a in (window, strides, padding))
-            name = self.layers.sum_pool(op.name, seen.node, sizes, steps, edges)
+            sizes, steps = ([a[i] for i in space] for a in (window, strides))
+            name = self.layers.sum_pool(op.name, seen.node, sizes, steps, [padding[i] for i in space])
             whole = self.layers.whole(name, lambda indices: np.moveaxis(indices, 1, channel))
             weights = np.broadcast_to(np.moveaxis(part.weights[None, :, None, None], 1, channel), whole.indices.shape)
             terms.append(replace(whole, weights=weights).each(lambda a: a.reshape(self.sizes[op.output])))

@@ -49,7 +49,8 @@ def _convolution(x: Any, kernel: Any, dimension_numbers: tuple, **options: Any) 
     numbers = lax.ConvDimensionNumbers(*dimension_numbers)
     plain = {*options["lhs_dilation"], *options["rhs_dilation"], options["feature_group_count"]} == {1}
     if numbers == NHWC and plain and options["batch_group_count"] == 1 and larger_than_image(x, kernel):
-        return tap_by_tap(x, kernel, options["window_strides"], options["padding"], options["precision"])
+        strides, padding, precision = (options[name] for name in ("window_strides", "padding", "precision"))
+        return tap_by_tap(jnp.asarray(x), jnp.asarray(kernel), strides, padding, precision)
     options = {name: _pairs(value) for name, value in options.items()}
     return lax.conv_general_dilated(x, kernel, dimension_numbers=numbers, **options)
 

@@ -21,14 +21,14 @@ BLOCK = 2**21  # bytes of shifted images and gradients that are multiplied at a 
 
 
 def convolution(
-    lhs: Array,
-    rhs: Array,
+    lhs: jax.Array,
+    rhs: jax.Array,
     window_strides: Sequence[int],
     padding: Any,
     feature_group_count: int = 1,
     precision: Any = None,
     **options: Any,
-) -> Array:
+) -> jax.Array:
     """`jax.lax.conv_general_dilated` as `nn.Conv` calls it, but fast in two cases in which XLA is slow on CPUs.
 
     One is the gradient of the kernel, see `kernel_gradient`. The other is a kernel larger than the image: XLA then
@@ -59,7 +59,7 @@ def larger_than_image(x: Any, kernel: Any) -> bool:
     return math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3])
 
 
-def tap_by_tap(x: Array, kernel: Array, strides: Pair, padding: Padding, precision: Any) -> Array:
+def tap_by_tap(x: jax.Array, kernel: Array, strides: Pair, padding: Padding, precision: Any) -> jax.Array:
     """The convolution as a sum of products, one for each tap of the kernel. Arguments as `kernel_gradient`."""
     x, (h, w) = _pad(x, *padding), kernel.shape[:2]
     (height, width), (down, across) = x.shape[1:3], strides
@@ -69,30 +69,30 @@ def tap_by_tap(x: Array, kernel: Array, strides: Pair, padding: Padding, precisi
     return total
 
 
-def _pad(x: Array, rows: Pair, columns: Pair = (0, 0)) -> Array:
+def _pad(x: jax.Array, rows: Pair, columns: Pair = (0, 0)) -> jax.Array:
     """`x` with rows of zeros (above, below) and columns (left, right) added; negative numbers remove some."""
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _by_xla(x: Array, kernel: Array, strides: Pair, padding: Padding, precision: Any) -> Array:
+def _by_xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, precision: Any) -> jax.Array:
     return _xla(x, kernel, strides, padding, precision)
 
 
-def _xla(x: Array, kernel: Array, strides: Pair, padding: Padding, precision: Any) -> Array:
+def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, precision: Any) -> jax.Array:
     layout = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout, precision=precision)
 
 
 def _backward(
-    strides: Pair, padding: Padding, precision: Any, saved: tuple[Array, Array], gradient: Array
-) -> tuple[Array, Array]:
+    strides: Pair, padding: Padding, precision: Any, saved: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     options = {"strides": strides, "padding": padding, "precision": precision}
 
-    def xla(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+    def xla(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         return jax.vjp(partial(_xla, **options), x, kernel)[1](gradient)
 
-    def cpu(x: Array, kernel: Array, gradient: Array) -> tuple[Array, Array]:
+    def cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
         of_kernel = kernel_gradient(x, gradient, (kernel.shape[0], kernel.shape[1]), **options)
         return xla(x, kernel, gradient)[0], of_kernel.astype(kernel.dtype)
 
@@ -103,8 +103,8 @@ _by_xla.defvjp(lambda x, kernel, *options: (_xla(x, kernel, *options), (x, kerne
 
 
 def kernel_gradient(
-    x: Array, gradient: Array, window: Pair, strides: Pair, padding: Padding, precision: Any = None
-) -> Array:
+    x: jax.Array, gradient: jax.Array, window: Pair, strides: Pair, padding: Padding, precision: Any = None
+) -> jax.Array:
     """The gradient of a kernel, as one matrix product for each block of images.
 
     Each of the h w taps of the kernel needs a product, over all pixels, of images shifted by that tap with the gradient
@@ -130,7 +130,7 @@ def kernel_gradient(
     blocks = [a.reshape(size, b // size, *a.shape[1:]) for a in (x, gradient)]
     taps = _taps_by_row(h, padding[0][0], strides[0])
 
-    def add(i: Array, total: Array) -> Array:
+    def add(i: jax.Array, total: jax.Array) -> jax.Array:
         x, gradient = (lax.dynamic_index_in_dim(block, i, 1, keepdims=False) for block in blocks)
         return total + _products(x, gradient, taps, w, strides, padding, precision)
 
@@ -149,21 +149,21 @@ def _taps_by_row(h: int, above: int, down: int) -> dict[int, list[int]]:
 
 
 def _products(
-    x: Array,
-    gradient: Array,
+    x: jax.Array,
+    gradient: jax.Array,
     taps: dict[int, list[int]],
     w: int,
     strides: Pair,
     padding: Padding,
     precision: Any,
-) -> Array:
+) -> jax.Array:
     """All products of a block, `[w C, h K]`, with the kernel's rows in the order of `taps`."""
     (down, across), ((above, _), columns), (*_, width, k) = strides, padding, gradient.shape
     wide, wc = jnp.promote_types(x.dtype, jnp.float32), w * x.shape[-1]
     x = _pad(x, (0, 0), columns)
     x = jnp.concatenate([x[:, :, j : j + (width - 1) * across + 1 : across] for j in range(w)], -1)
 
-    def product(x: Array, first: int) -> Array:
+    def product(x: jax.Array, first: int) -> jax.Array:
         rows, starts = x.shape[1], [(first + above - i) // down for i in taps[first]]
         padded = _pad(gradient, (-min(starts), rows + max(starts) - gradient.shape[1]))
         shifted = [padded[:, start - min(starts) :][:, :rows] for start in starts]
