@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tppjax.types import Array
+
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]  # ((above, below), (left, right))
 _whole = ContextVar("whole", default=False)  # whether every convolution is one operation, see `whole`
@@ -57,7 +59,7 @@ def larger_than_image(x: Any, kernel: Any) -> bool:
     return math.prod(kernel.shape[:2]) > math.prod(x.shape[1:3])
 
 
-def tap_by_tap(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, precision: Any) -> jax.Array:
+def tap_by_tap(x: jax.Array, kernel: Array, strides: Pair, padding: Padding, precision: Any) -> jax.Array:
     """The convolution as a sum of products, one for each tap of the kernel. Arguments as `kernel_gradient`."""
     x, (h, w) = _pad(x, *padding), kernel.shape[:2]
     (height, width), (down, across) = x.shape[1:3], strides
