@@ -45,7 +45,7 @@ def qcfs(x: Float[Array, "*shape"], theta: ArrayLike, L: int) -> Float[jax.Array
     return jnp.multiply(theta, level + (u - jax.lax.stop_gradient(u))) / L
 
 
-def max_pool(x: jax.Array, window: tuple[int, int, int] | None) -> jax.Array:
+def max_pool(x: Array, window: tuple[int, int, int] | None) -> Any:
     """Maximum over windows of `[..., H, W, C]`; `window` is (size, stride, padding) in pixels; None leaves `x`."""
     if window is None:
         return x
@@ -60,7 +60,7 @@ class ReLU(nn.Module):
     max_pool: tuple[int, int, int] | None = None
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> jax.Array:
         """`max(x, 0)`, any shape."""
         return nn.relu(max_pool(x, self.max_pool))
 
@@ -80,7 +80,7 @@ class ClippedReLU(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> jax.Array:
         """`clip(x, 0, theta)`, any shape."""
         x = max_pool(x, self.max_pool)
         missing = not self.is_initializing() and not self.has_variable("params", "theta")
@@ -105,7 +105,7 @@ class QCFS(nn.Module):
         super().__post_init__()
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: Array) -> jax.Array:
         """`qcfs(x, theta, L)`, any shape."""
         x = max_pool(x, self.max_pool)
         return qcfs(x, _theta(self, self.theta_init, x.shape), self.L)

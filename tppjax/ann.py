@@ -22,7 +22,7 @@ from tppjax.checks import as_images, check_examples, check_prepared
 from tppjax.data import Examples, Images, Preprocessing
 from tppjax.errors import InputError, brief, check_count, extra
 from tppjax.network import Network
-from tppjax.types import Array, ImagesLike
+from tppjax.types import Array, ImagesLike, Weights
 
 
 class Ann(struct.PyTreeNode):
@@ -83,7 +83,7 @@ class Ann(struct.PyTreeNode):
         return images
 
 
-def thresholds(variables: dict) -> dict[str, Array]:
+def thresholds(variables: dict) -> Weights:
     """`{site: theta}`: every leaf called `theta` among the parameters, by its site, such as "block1/act1"."""
     flat: dict[tuple[str, ...], Any] = traverse_util.flatten_dict(variables["params"])
     return {"/".join(path[:-1]): leaf for path, leaf in flat.items() if path[-1] == "theta"}

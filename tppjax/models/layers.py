@@ -4,11 +4,11 @@ from functools import partial
 from typing import Any
 
 import flax.linen as nn
-import jax
 from jax.ad_checkpoint import checkpoint_name
 
 from tppjax.errors import InputError
 from tppjax.models.convolution import convolution
+from tppjax.types import Array
 
 # He initialisation by fan out, as in the baselines' code; padding as in PyTorch.
 conv = partial(
@@ -25,7 +25,7 @@ def norm(train: bool, name: str) -> nn.BatchNorm:
     return nn.BatchNorm(use_running_average=not train, momentum=0.9, epsilon=1e-5, name=name)
 
 
-def conv_norm(x: jax.Array, channels: int, train: bool, suffix: str, normed: bool, **options: Any) -> jax.Array:
+def conv_norm(x: Array, channels: int, train: bool, suffix: str, normed: bool, **options: Any) -> Array:
     """A convolution called "conv" + suffix, followed by "norm" + suffix, or with a bias if `normed` is false."""
     x = conv(channels, use_bias=not normed, name=f"conv{suffix}", **options)(x)
     return norm(train, name=f"norm{suffix}")(x) if normed else x
@@ -34,17 +34,17 @@ def conv_norm(x: jax.Array, channels: int, train: bool, suffix: str, normed: boo
 REMAT_POINT = "remat_point"
 
 
-def remat_point(x: jax.Array) -> jax.Array:
+def remat_point(x: Array) -> Array:
     """`x`, marked: with rematerialisation, the backward pass keeps these values, and computes the others again."""
     return checkpoint_name(x, REMAT_POINT)
 
 
-def flatten(x: jax.Array) -> jax.Array:
+def flatten(x: Array) -> Array:
     """`[..., H, W, C]` to `[..., H W C]`."""
     return x.reshape(*x.shape[:-3], -1)
 
 
-def avg_pool(x: jax.Array, window: tuple[int, int, int] | None) -> jax.Array:
+def avg_pool(x: Array, window: tuple[int, int, int] | None) -> Array:
     """Mean over windows of `[..., H, W, C]`, with padding counted as zeros; `window` as in `activations.max_pool`."""
     if window is None:
         return x

@@ -8,6 +8,7 @@ from jaxtyping import Float
 
 from tppjax.errors import InputError
 from tppjax.models.layers import conv_norm, remat_point
+from tppjax.types import Array
 
 
 class Block(nn.Module):
@@ -20,7 +21,7 @@ class Block(nn.Module):
     norm: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         """`[..., H, W, C]` to `[..., H / stride, W / stride, channels]`."""
         pointwise: dict[str, Any] = {"kernel_size": (1, 1), "padding": 0}
         groups = self.channels // self.group
@@ -66,7 +67,7 @@ class RegNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "*batch height width channels"], train: bool = False
+        self, x: Float[Array, "*batch height width channels"], train: bool = False
     ) -> Float[jax.Array, "*batch classes"]:
         """Images `[..., H, W, C]` to logits `[..., num_classes]`."""
         x = self.act.copy(name="act_stem")(conv_norm(x, self.stem, train, "_stem", self.norm, strides=2))

@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from tppjax.errors import InputError
 from tppjax.models.layers import avg_pool, check_pool, conv_norm, remat_point
+from tppjax.types import Array
 
 
 class Block(nn.Module):
@@ -21,14 +22,14 @@ class Block(nn.Module):
     norm: bool
 
     @nn.compact
-    def __call__(self, x: jax.Array, train: bool) -> jax.Array:
+    def __call__(self, x: Array, train: bool) -> Array:
         """`[..., H, W, C]` to `[..., H / stride, W / stride, channels]`."""
         y = conv_norm(x, self.channels, train, "1", self.norm, strides=self.stride)
         y = self.act.copy(name="act1")(y)
         y = conv_norm(y, self.channels, train, "2", self.norm)
         return remat_point(self.act.copy(name="act2")(y + self._shortcut(x, train)))
 
-    def _shortcut(self, x: jax.Array, train: bool) -> jax.Array:
+    def _shortcut(self, x: Array, train: bool) -> Array:
         if self.stride == 1 and x.shape[-1] == self.channels:
             return x
         if self.shortcut == "pad":
@@ -78,7 +79,7 @@ class ResNet(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "*batch height width channels"], train: bool = False
+        self, x: Float[Array, "*batch height width channels"], train: bool = False
     ) -> Float[jax.Array, "*batch classes"]:
         """Images `[..., H, W, C]` to logits `[..., num_classes]`."""
         channels = self.channels * self.width
@@ -95,7 +96,7 @@ class ResNet(nn.Module):
                 )(x, train)
         return nn.Dense(self.num_classes, name="head")(x.mean(axis=(-3, -2)))
 
-    def _stem(self, x: jax.Array, channels: int, train: bool) -> jax.Array:
+    def _stem(self, x: Array, channels: int, train: bool) -> Array:
         window = (3, 2, 1) if self.stem != "cifar" else None
         at_site = window if self.pool == "max" else None
         if self.stem == "cifar":
@@ -109,5 +110,5 @@ class ResNet(nn.Module):
         x = self.act.copy(name="act_stem", max_pool=at_site)(x)
         return remat_point(avg_pool(x, window) if self.pool == "avg" else x)
 
-    def _conv(self, x: jax.Array, name: str, channels: int, train: bool, **options: Any) -> jax.Array:
+    def _conv(self, x: Array, name: str, channels: int, train: bool, **options: Any) -> Array:
         return conv_norm(x, channels, train, f"_{name}", self.norm, **options)

@@ -6,6 +6,7 @@ from jaxtyping import Float
 
 from tppjax.errors import InputError
 from tppjax.models.layers import avg_pool, check_pool, conv, flatten, norm, remat_point
+from tppjax.types import Array
 
 WINDOW = (2, 2, 0)  # size, stride, padding
 
@@ -35,7 +36,7 @@ class VGG(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[jax.Array, "*batch height width channels"], train: bool = False
+        self, x: Float[Array, "*batch height width channels"], train: bool = False
     ) -> Float[jax.Array, "*batch classes"]:
         """Images `[..., H, W, C]` to logits `[..., num_classes]`."""
         if min(x.shape[-3:-1]) < 2 ** len(self.stages):

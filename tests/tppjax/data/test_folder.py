@@ -69,7 +69,7 @@ def test_pictures_of_several_sizes_are_brought_to_one(root):
     halves[:, 5:15] = 200  # the middle, which is square
     save(root, "train/ant/e.png", halves)
     save(root, "val/ant/e.png", halves)
-    with pytest.raises(InputError, match=r"a\.png is 4 x 5 pixels, and .*ant/e\.png 20 x 10: give --size"):
+    with pytest.raises(InputError, match=r"a\.png has 4 x 5 pixels, and .*ant/e\.png has 20 x 10: give --size"):
         data.info("folder", root)
     info = data.info("folder", root, size=6)
     assert info.input_shape == (6, 6, 3)
@@ -136,7 +136,7 @@ def _empty(root):
         (
             lambda root: Image.fromarray(np.zeros((5, 4), np.uint16)).save(root / "train/bee/x.png"),
             InputError,
-            r"x\.png has pixels of Pillow's mode I;16, not of 8 bits",
+            r"x\.png has Pillow's mode I;16, not 8 bits",
         ),
     ],
 )
