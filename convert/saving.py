@@ -6,6 +6,7 @@ arrays that the neurons compute from T, so that the same key draws the same spik
 
 import os
 from collections.abc import Iterable
+from typing import Any
 
 from flax import traverse_util
 from flax.core import FrozenDict

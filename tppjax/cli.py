@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from typing import Any
 
 import jax
 import tyro
@@ -14,7 +15,7 @@ from tppjax.errors import InputError, Stopped, brief
 LESS = "use fewer or smaller images, or a smaller batch"
 
 
-def run(main: Callable, options: type) -> None:
+def run(main: Callable, options: Any) -> None:
     """Calls `main` with the `options` of the command line; bad input prints one sentence and exits with status 2.
 
     Bad input is what our code raises as `InputError`, and what the operating system refuses (`OSError`); any other

@@ -111,7 +111,7 @@ class Site(NamedTuple):
             case _:
                 return qcfs(x, weights[self.bound], self.levels).astype(x.dtype)
 
-    def by_channel(self, leaf: Array | float) -> jax.Array:
+    def by_channel(self, leaf: Array | float) -> Array:
         """A leaf `[C]` or `[]` in a shape that broadcasts to a value `[1, ...]` of the site."""
         if np.ndim(leaf) == 0 or self.axis is None:
             return jnp.reshape(leaf, (1,) * (len(self.shape) + 1))

@@ -1,5 +1,6 @@
 """The spikes of the baseline in another order: Algorithm 2, and the given orders of Figures 11 and 12."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -81,7 +82,7 @@ class Ordered(Reordered):
       order: a permutation of 0 to T - 1: step `t` sends the spikes of step `order[t]`. All orders share a compilation.
     """
 
-    order: tuple[int, ...] = field(default=(), compare=False)
+    order: Sequence[int] = field(default=(), compare=False)
 
     def tables(self, T: int) -> dict[str, np.ndarray]:
         """The order."""
