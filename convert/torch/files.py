@@ -103,8 +103,13 @@ def _archive(path: Path) -> Any:
     if any(name.endswith("data.pkl") for name in names):
         return _unpickled(path)
     if names and all(name.endswith(".npy") for name in names):
-        return _read(path, lambda file: dict(np.load(file, allow_pickle=False)))
+        return _read(path, _npz)
     raise InputError(f"{path} is a zip with {', '.join(names[:3])}, not one that torch.save or numpy.savez wrote")
+
+
+def _npz(path: Path) -> dict[str, np.ndarray]:
+    with np.load(path, allow_pickle=False) as file:
+        return dict(file)
 
 
 def _unpickled(path: Path) -> Any:

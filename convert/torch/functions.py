@@ -141,9 +141,9 @@ def reduction(f: Callable) -> Callable:
     return reduce
 
 
-def variance(x: Array, axes: Any = None, correction: int | None = 1, keepdim: bool = False) -> Array:
+def variance(x: Array, axes: Any = None, correction: float | None = 1, keepdim: bool = False) -> Array:
     """The variance, with a divisor of the number of elements less the correction."""
-    return jnp.var(x, None if axes is None else tuple(axes), ddof=correction or 0, keepdims=keepdim)
+    return jnp.var(x, None if axes is None else tuple(axes), ddof=correction or 0, keepdims=keepdim)  # pyright: ignore[reportArgumentType] - JAX takes floats
 
 
 def vector_norm(x: Array, order: float = 2, axes: Any = None, keepdim: bool = False) -> Array:

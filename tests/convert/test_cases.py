@@ -159,7 +159,7 @@ def test_tensors(torch):
     np.testing.assert_array_equal(network.apply(torch.tensor(X)), network.apply(X))
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.tensor(X), torch.tensor(LABELS)))
     for given, message in (
-        (loader, "got DataLoader. Of a loader"),
+        (loader, "got DataLoader. From a loader"),
         (torch.tensor(X).requires_grad_(), "one array .*grad"),
     ):
         with pytest.raises(InputError, match=message):

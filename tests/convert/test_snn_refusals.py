@@ -73,7 +73,7 @@ def test_inputs_are_refused(digits_ann, digits_test):
 @pytest.mark.parametrize("network", [{"kernel": 1}, nn.Dense(3), 5, (1, 2, 3), None])
 def test_what_is_no_network_is_refused(network):
     expected = (
-        rf"a network is an Ann, \(module, variables\) of Flax linen, .* got {type(network).__name__}\. Of PyTorch"
+        rf"a network is an Ann, \(module, variables\) of Flax linen, .* got {type(network).__name__}\. From PyTorch"
     )
     with pytest.raises(InputError, match=expected):
         convert.to_snn(network, example=images(1))

@@ -23,7 +23,7 @@ from jaxtyping import Float
 from tppjax.errors import InputError
 from tppjax.types import Array, Key
 
-Steps = int | jax.Array  # a number of time steps, or a step; the same compiled program serves several if it is traced
+Steps = int | np.number | jax.Array  # time steps, or one step; if traced, one program serves all
 MAX_STEPS = 4096  # the exact law of tpp takes T^2 operations: a second or two at this T
 DRAWS = 16  # draws over which the error of a random neuron is averaged
 

@@ -176,7 +176,7 @@ def test_scopes_have_module_and_line():
     source = Path(__file__).read_text().splitlines()
     a, b, c = (next(i for i, line in enumerate(source, 1) if line.endswith(f"# line {k}")) for k in "ABC")
     fn, params = to_jax(of(forward, conv(), nn.Sequential(nn.ReLU())), images(IMAGE, 1))
-    here = "tests/convert/test_torch_modules.py"
+    here = "tests/convert/torch/test_torch_modules.py"
     assert lines(fn, params, images(IMAGE, 2)) == [
         f"a@{here}:{b}",
         f"b/0@{here}:{b}",
@@ -195,7 +195,7 @@ def test_all_that_is_missing_is_in_one_error(monkeypatch):
         to_jax(of(forward, conv(), None, nn.Sequential(nn.PixelShuffle(1), nn.RReLU())), images(IMAGE, 1))
     text = str(e.value)
     for part in (
-        r"aten::grid_sampler_2d at tests/convert/test_torch_modules.py:",
+        r"aten::grid_sampler_2d at tests/convert/torch/test_torch_modules.py:",
         "aten::max_pool2d_with_indices",
         "in c.1",
         "convert.torch.TABLE",
@@ -219,7 +219,7 @@ def test_what_torch_export_cannot_trace(capfd):
         return self.a(x)
 
     with pytest.raises(
-        InputError, match=r"can't trace Network .* at tests/convert/test_torch_modules.py:\d+: .*torch.where"
+        InputError, match=r"can't trace Network .* at tests/convert/torch/test_torch_modules.py:\d+: .*torch.where"
     ):
         to_jax(of(forward, conv()), images(IMAGE, 1))
     assert capfd.readouterr() == ("", "")

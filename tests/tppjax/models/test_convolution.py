@@ -138,7 +138,7 @@ def test_batches_split_over_devices():
 FOUR_DEVICES = """
 import jax, numpy as np
 from functools import partial
-from tests.tppjax.test_convolution import XLA, convolution, gradients, operands
+from tests.tppjax.models.test_convolution import XLA, convolution, gradients, operands
 from tppjax import sharding
 assert jax.device_count() == 4
 x, kernel = operands((16, 8, 8), (3, 3))
