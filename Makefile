@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help setup demo test test-slow test-torch guard kill fuzz bench bench-imagenet zoo lint format docs docs-serve clean
+.PHONY: help setup demo test test-slow test-torch test-oldest guard kill fuzz bench bench-imagenet zoo lint format docs docs-serve clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -34,6 +34,12 @@ test-slow: setup  ## whole runs of commands and pages, on several hosts too (a q
 test-torch: setup  ## the importers' tests against PyTorch, which this installs (large; a CPU build will do)
 	$(BIN)/python -m pip install --quiet --editable '.[dev,torch]'
 	$(BIN)/python -m pytest tests/convert/torch
+
+test-oldest:  ## the tests with the oldest versions that pyproject.toml allows, in .venv-oldest
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct --editable '.[dev]'
+	.venv-oldest/bin/python -m pytest -n auto --dist worksteal
 
 guard: setup  ## that the published costs hold, but for a factor that noise never reaches (two minutes)
 	$(BIN)/python -m benchmarks.guard
@@ -74,4 +80,4 @@ docs-serve: setup  ## the same at http://localhost:8000, built again whenever a 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 clean:  ## remove the virtual environment and caches (runs/ stays)
-	rm -rf $(VENV) .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest .pytest_cache .ruff_cache
