@@ -120,7 +120,7 @@ def test_early_exit(setup, known, tmp_path):
     assert never.exit(early_exit.NEVER) == (100, 4)
     costs = [exit["steps"] for exit in rows["baseline"]["exits"]]
     assert costs == sorted(costs, reverse=True)
-    assert "the steps of all runs made are counted" in section.text
+    assert "the steps of all these runs are counted" in section.text
 
 
 def test_orders(setup, known, tmp_path):
