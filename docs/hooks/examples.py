@@ -46,7 +46,7 @@ def run(script: str, name: str) -> tuple[str, dict[str, bytes]]:
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         for kind, source in re.findall(r"^# %%(.*)\n((?:(?!# %%).*\n)*)", script, re.M):
             if "markdown" in kind:
-                text += re.sub(r"^# ?", "", source, flags=re.M)
+                text += "\n" + re.sub(r"^# ?", "", source, flags=re.M)
                 continue
             text += f"\n```python\n{source.strip()}\n```\n"
             with contextlib.redirect_stdout(io.StringIO()) as output:
