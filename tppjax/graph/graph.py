@@ -33,7 +33,7 @@ class Op(NamedTuple):
     """
 
     name: str
-    inputs: tuple[int | str, ...]
+    inputs: tuple[Any, ...]
     output: int
     options: tuple[tuple[str, Any], ...] = ()
     place: Place = Place()
@@ -135,7 +135,7 @@ class Graph:
         shape: Iterable[int],
         dtype: Any,
         items: Iterable[Op | Site],
-        outputs: Iterable[int | str],
+        outputs: Iterable[Any],
         tree: Any,
         last_layers: Iterable[str] = (),
     ) -> None:
