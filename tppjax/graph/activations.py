@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tppjax.graph.operations import ELEMENTWISE
-from tppjax.graph.values import Known, Made, Value
+from tppjax.graph.values import Equation, Known, Value
 
 LARGE = 1e6  # largest input to try; less if the data type can't represent it
 DEEP = 60  # largest number of values between the input and the output of an activation
@@ -39,12 +39,12 @@ class Activation(NamedTuple):
         return "qcfs" if self.levels else "relu" if self.bound is None else "clip"
 
 
-def between(output: Value, start: Value | None = None) -> tuple[list[Made], set[Value]]:
+def between(output: Value, start: Value | None = None) -> tuple[list[Equation], set[Value]]:
     """The elementwise operations that lead to `output`, in order, and the values at their beginning.
 
     They go back to `start` if they reach it, else to values that are not elementwise.
     """
-    operations: dict[int, Made] = {}
+    operations: dict[int, Equation] = {}
     begin: set[Value] = set()
     todo, seen = [output], set()
     while todo:
@@ -52,20 +52,20 @@ def between(output: Value, start: Value | None = None) -> tuple[list[Made], set[
         if value in seen:
             continue
         seen.add(value)
-        if value is start or value.made is None or value.made.name not in ELEMENTWISE or len(seen) > DEEP:
+        if value is start or value.equation is None or value.equation.name not in ELEMENTWISE or len(seen) > DEEP:
             begin.add(value)
             continue
-        operations[value.made.index] = value.made
-        todo += value.made.values
+        operations[value.equation.index] = value.equation
+        todo += value.equation.values
     return [operations[index] for index in sorted(operations)], begin
 
 
-def recognise(made: list[Made], start: Value, output: Value) -> Activation | None:
+def recognise(equations: list[Equation], start: Value, output: Value) -> Activation | None:
     """The activation that the operations compute of `start`; None if it is not one."""
     if output.shape != start.shape or not all(jnp.issubdtype(v.dtype, jnp.floating) for v in (start, output)):
         return None
-    rows, shape = _rows({v for one in made for v in one.inputs if isinstance(v, Known)}, start.shape)
-    fn = _function(made, start, output, rows)
+    rows, shape = _rows({v for equation in equations for v in equation.inputs if isinstance(v, Known)}, start.shape)
+    fn = _function(equations, start, output, rows)
     n, rng, dtype = int(np.prod(shape)), np.random.default_rng(0), start.dtype
     large = min(LARGE, float(jnp.finfo(dtype).max) / 4)
     spread = np.concatenate([[0.0, -large, large], rng.choice([-1, 1, 1], 60) * 10 ** rng.uniform(-3, 3, 60)])
@@ -87,15 +87,15 @@ def recognise(made: list[Made], start: Value, output: Value) -> Activation | Non
     return Activation(0.0, bound, levels, leaf) if levels else None
 
 
-def _function(made: list[Made], start: Value, output: Value, rows: dict[Known, np.ndarray]) -> Callable:
+def _function(equations: list[Equation], start: Value, output: Value, rows: dict[Known, np.ndarray]) -> Callable:
     """The operations as a function of `x` `[rows, N]`, of which each row has its own constants."""
 
     def fn(x: np.ndarray) -> np.ndarray:
         env: dict[Value | Known, np.ndarray] = {start: x, **rows}
         with np.errstate(all="ignore"):
-            for one in made:
-                inputs = [np.broadcast_to(env[v], x.shape) for v in one.inputs]
-                env[one.output] = np.asarray(ELEMENTWISE[one.name](*inputs)).astype(one.output.dtype)
+            for equation in equations:
+                inputs = [np.broadcast_to(env[v], x.shape) for v in equation.inputs]
+                env[equation.output] = np.asarray(ELEMENTWISE[equation.name](*inputs)).astype(equation.output.dtype)
         return np.asarray(env[output], np.float32)
 
     return fn

@@ -14,7 +14,7 @@ from tppjax.graph.graph import Graph, Op, Site, check_same
 from tppjax.graph.linear import Spot
 from tppjax.graph.operations import BROADCAST
 from tppjax.graph.trace import Program, flatten
-from tppjax.graph.values import Known, Made, Value
+from tppjax.graph.values import Equation, Known, Value
 from tppjax.types import Weights
 
 QUICK = {"xla_backend_optimization_level": 0}  # quick compilation, since the program runs once
@@ -80,8 +80,8 @@ def _needed(outputs: list[Value]) -> list[Value]:
             if value.same_as:
                 todo.append(value.same_as)
                 continue
-            todo += [value.site.input] if value.site else value.made.values if value.made else []
-    return sorted(needed, key=lambda value: value.made.index if value.made else -1)
+            todo += [value.site.input] if value.site else value.equation.values if value.equation else []
+    return sorted(needed, key=lambda value: value.equation.index if value.equation else -1)
 
 
 def _written(program: Program, needed: list[Value]) -> tuple[Graph, Weights]:
@@ -91,8 +91,8 @@ def _written(program: Program, needed: list[Value]) -> tuple[Graph, Weights]:
             writer.same(value, value.same_as)
         elif value.site:
             writer.site(value.site)
-        elif value.made:
-            writer.items.append(writer.op(value.made))
+        elif value.equation:
+            writer.items.append(writer.op(value.equation))
     shape, dtype = program.input.shape[1:], program.input.dtype
     outputs = [writer.name(v) for v in program.outputs]
     last = dict.fromkeys(layer for v in program.outputs if isinstance(v, Value) for layer in writer.layers[v])
@@ -131,19 +131,19 @@ class _Writer:
         self.names[value] = self.names[other]
         self.layers[value], self.axes[value] = self.layers[other], self.axes[other]
 
-    def op(self, made: Made) -> Op:
+    def op(self, equation: Equation) -> Op:
         """The operation of the graph."""
-        layers = [layer for v in made.values for layer in self.layers[v]] + [linear.layer_of(made)]
-        self.layers[made.output] = tuple(dict.fromkeys(filter(None, layers)))
-        self.axes[made.output] = channel_axis(made, self.axes)
-        inputs = tuple(self.name(v, compact=made.name in BROADCAST) for v in made.inputs)
-        return Op(made.name, inputs, self.name(made.output), tuple(made.options.items()), made.place)
+        layers = [layer for v in equation.values for layer in self.layers[v]] + [linear.layer_of(equation)]
+        self.layers[equation.output] = tuple(dict.fromkeys(filter(None, layers)))
+        self.axes[equation.output] = channel_axis(equation, self.axes)
+        inputs = tuple(self.name(v, compact=equation.name in BROADCAST) for v in equation.inputs)
+        return Op(equation.name, inputs, self.name(equation.output), tuple(equation.options.items()), equation.place)
 
     def site(self, spot: Spot) -> None:
         """Adds a site; if its smallest value is not 0, its comparison and its output are shifted by that value."""
-        assert spot.output.made is not None
-        activation, place = spot.activation, spot.output.made.place
-        before = [self.op(made) for made in spot.before]
+        assert spot.output.equation is not None
+        activation, place = spot.activation, spot.output.equation.place
+        before = [self.op(equation) for equation in spot.before]
         compared, output = self.name(spot.compared), self.name(spot.output)
         sent, axis, low = output, self.axes[spot.compared], ""
         if activation.low:

@@ -15,7 +15,7 @@ from tppjax.errors import InputError
 from tppjax.graph.activations import Activation, between, recognise
 from tppjax.graph.operations import ELEMENTWISE, LAYOUT, MAXIMA, OPERATIONS
 from tppjax.graph.trace import Program
-from tppjax.graph.values import Known, Made, Value
+from tppjax.graph.values import Equation, Known, Value
 
 GROWS = LAYOUT | {"concatenate", "pad", "reduce_sum", "reduce_window_sum", "add", "mul", "div"}  # with no minus in it
 WEIGHING = {"dot_general", "conv_general_dilated"}
@@ -64,61 +64,62 @@ class Spot(NamedTuple):
 
     activation: Activation
     input: Value
-    before: tuple[Made, ...]
+    before: tuple[Equation, ...]
     compared: Value
     output: Value
 
 
-def mark(program: Program) -> dict[Made, None]:
+def mark(program: Program) -> dict[Equation, None]:
     """Sets the role of every value, and returns the operations that are refused if their outputs are needed."""
-    refused: dict[Made, None] = {}
-    for made in program.made:
-        _mark(made, refused)
+    refused: dict[Equation, None] = {}
+    for equation in program.equations:
+        _mark(equation, refused)
     return refused
 
 
-def _mark(made: Made, refused: dict[Made, None]) -> None:
-    out, linear = made.output, _is_linear(made)
-    pending, pooled = ([v for v in made.values if v.role == role] for role in ("pending", "pooled"))
-    causes = tuple(dict.fromkeys([c for v in pending + pooled for c in v.causes] + [made] * (not linear)))
-    if made.name in MAXIMA and not pending:
-        if not _pool(made):
+def _mark(equation: Equation, refused: dict[Equation, None]) -> None:
+    out, linear = equation.output, _is_linear(equation)
+    pending, pooled = ([v for v in equation.values if v.role == role] for role in ("pending", "pooled"))
+    causes = tuple(dict.fromkeys([c for v in pending + pooled for c in v.causes] + [equation] * (not linear)))
+    if equation.name in MAXIMA and not pending:
+        if not _pool(equation):
             out.role, out.causes = "pooled", causes
     elif linear and not causes:
         pass
-    elif linear and not pending and len(made.values) == 1 and made.name in (*ELEMENTWISE, *LAYOUT):
+    elif linear and not pending and len(equation.values) == 1 and equation.name in (*ELEMENTWISE, *LAYOUT):
         out.role, out.causes = "pooled", causes
-    elif made.name in ELEMENTWISE:
+    elif equation.name in ELEMENTWISE:
         out.role, out.causes = "pending", causes
     else:  # continues as if it were linear, to find all errors
         refused.update(dict.fromkeys(causes))
-    if made.name in ELEMENTWISE and _after_what_is_not_linear(out):
+    if equation.name in ELEMENTWISE and _after_what_is_not_linear(out):
         _recognise(out)
 
 
-def _is_linear(made: Made) -> bool:
-    if made.name == "convert_element_type" and not jnp.issubdtype(made.output.dtype, jnp.floating):
+def _is_linear(equation: Equation) -> bool:
+    if equation.name == "convert_element_type" and not jnp.issubdtype(equation.output.dtype, jnp.floating):
         return False
-    return made.name in OPERATIONS and OPERATIONS[made.name].linear(made.depends)
+    return equation.name in OPERATIONS and OPERATIONS[equation.name].linear(equation.depends)
 
 
 def _after_what_is_not_linear(value: Value) -> bool:
     """Whether the elementwise operations that lead to the value include one that is not linear."""
-    made, _ = between(value)
-    return value.role == "pending" or any(one.output.role != "linear" for one in made)
+    equations, _ = between(value)
+    return value.role == "pending" or any(equation.output.role != "linear" for equation in equations)
 
 
 def _recognise(out: Value) -> None:
     """Makes `out` a site if it is an activation; a second copy of the same activation is no other site."""
-    made, begin = between(out)
-    nearest = [one.output for one in reversed(made) if one.output is not out] + list(begin)
+    equations, begin = between(out)
+    nearest = [equation.output for equation in reversed(equations) if equation.output is not out] + list(begin)
     candidates = [v for v in nearest if v.role in ("linear", "pooled") or (v.role == "site" and v in begin)]
     for value in candidates[:CANDIDATES]:
-        made, begin = between(out, value)
-        activation = recognise(made, value, out) if begin == {value} else None
+        equations, begin = between(out, value)
+        activation = recognise(equations, value, out) if begin == {value} else None
         if activation is None:
             continue
-        sites = [one.output.site for one in made if one.output.role == "site" and one.output is not out]
+        outputs = (equation.output for equation in equations if equation.output is not out)
+        sites = [output.site for output in outputs if output.role == "site"]
         same = [s.output for s in sites if s.compared is value and _same(s.activation, activation)]
         if same:
             out.role, out.causes, out.same_as = "linear", (), same[0]
@@ -136,33 +137,33 @@ def _same(a: Activation, b: Activation) -> bool:
     return a.bound.shape == b.bound.shape and np.allclose(a.bound, b.bound)
 
 
-def _until_linear(value: Value) -> tuple[tuple[Made, ...], Value]:
+def _until_linear(value: Value) -> tuple[tuple[Equation, ...], Value]:
     """The operations from the last linear value to a pooled value, and that linear value."""
-    before: list[Made] = []
-    while value.role == "pooled" and value.made is not None:
-        before.append(value.made)
-        (value,) = value.made.values
+    before: list[Equation] = []
+    while value.role == "pooled" and value.equation is not None:
+        before.append(value.equation)
+        (value,) = value.equation.values
     return tuple(reversed(before)), value
 
 
-def _pool(made: Made) -> bool:
+def _pool(equation: Equation) -> bool:
     """Makes a site of a maximum over non-negative values: activations are monotonic, so they may follow the maximum."""
-    chain, base = [made], made.values[0]
-    while base.role == "linear" and base.made and base.made.name in LAYOUT and len(base.made.values) == 1:
-        chain, base = [base.made, *chain], base.made.values[0]
-    out = made.output
+    chain, base = [equation], equation.values[0]
+    while base.role == "linear" and base.equation and base.equation.name in LAYOUT and len(base.equation.values) == 1:
+        chain, base = [base.equation, *chain], base.equation.values[0]
+    out = equation.output
     if base.role == "site":
         site, value = base.site, base.site.compared
         before = [*site.before]
-        for one in chain:  # the same operations, on the argument of the activation
-            copy = _copied(one, [value if isinstance(v, Value) else v for v in one.inputs])
+        for each in chain:  # the same operations, on the argument of the activation
+            copy = _copied(each, [value if isinstance(v, Value) else v for v in each.inputs])
             before, value = [*before, copy], copy.output
         if (activation := _of_largest(site.activation)) is None:
             return False
         out.site = Spot(activation, site.input, tuple(before), value, out)
-    elif _nonnegative(made.values[0]):
-        before, start = _until_linear(made.values[0])
-        maximum = _copied(made, made.inputs)
+    elif _nonnegative(equation.values[0]):
+        before, start = _until_linear(equation.values[0])
+        maximum = _copied(equation, equation.inputs)
         out.site = Spot(Activation(), start, (*before, maximum), maximum.output, out)
     else:
         return False
@@ -170,11 +171,11 @@ def _pool(made: Made) -> bool:
     return True
 
 
-def _copied(made: Made, inputs: list[Value | Known]) -> Made:
+def _copied(equation: Equation, inputs: list[Value | Known]) -> Equation:
     """The same operation of other inputs, with an output of its own."""
-    output = Value(made.output.shape, made.output.dtype)
-    output.made = dataclasses.replace(made, inputs=inputs, output=output)
-    return output.made
+    output = Value(equation.output.shape, equation.output.dtype)
+    output.equation = dataclasses.replace(equation, inputs=inputs, output=output)
+    return output.equation
 
 
 def _of_largest(activation: Activation) -> Activation | None:
@@ -189,27 +190,27 @@ def _of_largest(activation: Activation) -> Activation | None:
 def _nonnegative(value: Value) -> bool:
     if value.site is not None and value.role == "site":
         return value.site.activation.low >= 0
-    if value.role != "linear" or value.made is None or value.made.name not in GROWS:
+    if value.role != "linear" or value.equation is None or value.equation.name not in GROWS:
         return False
-    known = [np.all(np.asarray(v.value) >= 0) for v in value.made.inputs if isinstance(v, Known)]
-    return all(known) and all(_nonnegative(v) for v in value.made.values)
+    known = [np.all(np.asarray(v.value) >= 0) for v in value.equation.inputs if isinstance(v, Known)]
+    return all(known) and all(_nonnegative(v) for v in value.equation.values)
 
 
-def layer_of(made: Made) -> str:
+def layer_of(equation: Equation) -> str:
     """The name of the layer that an operation is, from the path of its weights; "" if it is not a layer."""
-    leaf = next((v.leaf for v in made.inputs if isinstance(v, Known) and v.leaf), "")
-    if made.name not in WEIGHING or not leaf:
+    leaf = next((v.leaf for v in equation.inputs if isinstance(v, Known) and v.leaf), "")
+    if equation.name not in WEIGHING or not leaf:
         return ""
     parts = [part for part in leaf.replace(".", "/").split("/") if part not in LEFT_OUT]
     return "/".join(parts[:-1]) or leaf
 
 
-def check(needed: list[Value], refused: dict[Made, None]) -> None:
+def check(needed: list[Value], refused: dict[Equation, None]) -> None:
     """Raises InputError if one of the values that are needed is not linear, or none of them is a site."""
-    failed = {made for made in refused if made.output in set(needed)}
+    failed = {equation for equation in refused if equation.output in set(needed)}
     failed |= {cause for v in needed if v.role in ("pending", "pooled") for cause in v.causes}
     if failed:
-        lines = _described(sorted(failed, key=lambda made: made.index))
+        lines = _described(sorted(failed, key=lambda equation: equation.index))
         raise InputError(f"{INTRODUCTION}\n  {lines}\n{REMEDY}")
     if not any(v.role == "site" for v in needed):
         raise InputError(
@@ -218,14 +219,14 @@ def check(needed: list[Value], refused: dict[Made, None]) -> None:
         )
 
 
-def _described(failed: list[Made]) -> str:
+def _described(failed: list[Equation]) -> str:
     """A line for each place: its operations, their place, the layer before them, and what they probably are."""
-    places: dict[str, list[Made]] = {}
-    for made in failed:
-        places.setdefault((made.place.line or made.place.scope), []).append(made)
+    places: dict[str, list[Equation]] = {}
+    for equation in failed:
+        places.setdefault((equation.place.line or equation.place.scope), []).append(equation)
     lines = []
     for group in places.values():
-        names = list(dict.fromkeys(made.name for made in group))
+        names = list(dict.fromkeys(equation.name for equation in group))
         hint = next((HINTS[name] for name in HINTS if name in names), "")
         layer = _layer_before(group[0])
         after = f", after {layer}" if layer else ""
@@ -233,16 +234,16 @@ def _described(failed: list[Made]) -> str:
     return "\n  ".join(lines)
 
 
-def _layer_before(made: Made) -> str:
+def _layer_before(equation: Equation) -> str:
     """The last layer on the way to an operation; "" if there is none."""
-    todo, seen = list(made.values), set()
+    todo, seen = list(equation.values), set()
     while todo:
-        latest = max(todo, key=lambda v: v.made.index if v.made else -1)
+        latest = max(todo, key=lambda v: v.equation.index if v.equation else -1)
         todo.remove(latest)
-        if latest in seen or latest.made is None:
+        if latest in seen or latest.equation is None:
             continue
         seen.add(latest)
-        if layer := layer_of(latest.made):
+        if layer := layer_of(latest.equation):
             return layer
-        todo += latest.made.values
+        todo += latest.equation.values
     return ""

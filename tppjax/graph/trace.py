@@ -20,7 +20,7 @@ from tppjax.graph import layout
 from tppjax.graph.moves import REWRITTEN, along_an_axis, source_indices, stack
 from tppjax.graph.operations import ALL, NOWHERE, SAME, plain
 from tppjax.graph.places import place_of
-from tppjax.graph.values import Known, Made, Place, Value
+from tppjax.graph.values import Equation, Known, Place, Value
 from tppjax.models import convolution
 
 UNROLLED = 20_000  # largest number of operations: networks have no loops with more
@@ -41,9 +41,9 @@ MOVES = {"gather", "dynamic_slice", "dynamic_update_slice", "scatter", "scatter-
 
 
 class Program(NamedTuple):
-    """The result of `flatten`: the operations, the input, and the outputs with the structure of their tree."""
+    """The result of `flatten`: the equations, the input, and the outputs with the structure of their tree."""
 
-    made: list[Made]
+    equations: list[Equation]
     input: Value
     outputs: "list[Value | Known]"
     tree: Any
@@ -68,16 +68,16 @@ def flatten(fn: Callable, variables: Any, example: Any) -> Program:
             raise InputError(f"the network can't be traced with {like.dtype} {like.shape}: {brief(e)}") from e
     flattener = _Flattener()
     outputs = flattener.call(closed, [*known, x], Place())
-    return Program(flattener.made, x, outputs, jax.tree.structure(shape))
+    return Program(flattener.equations, x, outputs, jax.tree.structure(shape))
 
 
 class _Flattener:
     def __init__(self) -> None:
-        self.made: list[Made] = []
+        self.equations: list[Equation] = []
         self.once: dict = {}  # the values computed so far, so that equal operations of equal inputs are one value
 
     def call(self, closed: Any, inputs: Iterable, outer: Place) -> list:
-        """The outputs of a jaxpr on these inputs; its operations are added to `made`."""
+        """The outputs of a jaxpr on these inputs; its equations are added to `equations`."""
         jaxpr, consts = getattr(closed, "jaxpr", closed), getattr(closed, "consts", ())
         env = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*map(Known, consts), *inputs], strict=True))
 
@@ -121,7 +121,7 @@ class _Flattener:
 
     def add(self, name: str, inputs: list, like: Any, place: Place, options: dict[str, Any]) -> Value:
         """The output of an operation, in the shape and type of `like`; the operation is added unless it exists."""
-        if len(self.made) > UNROLLED:
+        if len(self.equations) > UNROLLED:
             raise InputError(f"the network has more than {UNROLLED} operations {place}: is there a loop in it?")
         if name == "transpose":
             return self.transposed(inputs[0], options["permutation"], place)
@@ -139,8 +139,8 @@ class _Flattener:
     ) -> Value:
         """The output of an operation, transposed to the shape of `like`."""
         shape = tuple(like.shape[a] for a in np.argsort(permutation))
-        made = self.added(name, inputs, jax.ShapeDtypeStruct(shape, like.dtype), place, options)
-        return self.transposed(made, permutation, place)
+        output = self.added(name, inputs, jax.ShapeDtypeStruct(shape, like.dtype), place, options)
+        return self.transposed(output, permutation, place)
 
     def transposed(self, v: Any, permutation: Sequence[int], place: Place) -> Any:
         """`v` with its axes permuted, if it has any; two transpositions in a row become one."""
@@ -154,7 +154,7 @@ class _Flattener:
                 self.once[key] = v, Known(next(arrays), v.leaf, v.random, next(arrays))
             return self.once[key][1]
         if (first := _permutation(v)) is not None:
-            return self.transposed(v.made.inputs[0], [first[a] for a in permutation], place)
+            return self.transposed(v.equation.inputs[0], [first[a] for a in permutation], place)
         like = jax.ShapeDtypeStruct(tuple(v.shape[a] for a in permutation), v.dtype)
         return self.added("transpose", [v], like, place, {"permutation": permutation})
 
@@ -163,8 +163,8 @@ class _Flattener:
         key = (name, tuple(map(_identity, inputs)), repr(options), like.shape, like.dtype)
         if key not in self.once:
             value = Value(like.shape, like.dtype)
-            value.made = Made(name, inputs, value, options, place, len(self.made))
-            self.made.append(value.made)
+            value.equation = Equation(name, inputs, value, options, place, len(self.equations))
+            self.equations.append(value.equation)
             self.once[key] = value
         return self.once[key]
 
@@ -234,7 +234,7 @@ class _Flattener:
 
 def _permutation(v: Value) -> tuple[int, ...] | None:
     """The permutation of a value that is a transposition; None for other values."""
-    return v.made.options["permutation"] if v.made and v.made.name == "transpose" else None
+    return v.equation.options["permutation"] if v.equation and v.equation.name == "transpose" else None
 
 
 def _identity(v: Value | Known) -> Any:

@@ -1,4 +1,4 @@
-"""The parts of a program while it is traced: values, known values, the operations between them, and their places."""
+"""The parts of a program while it is traced: values, known values, the equations between them, and their places."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -56,7 +56,7 @@ class Value:
     Attributes:
       shape: shape of the value, which begins with the 1 of the batch.
       dtype: type of the value.
-      made: the operation that computes it; None for the network's input.
+      equation: the equation that computes it; None for the network's input.
       role: "linear"; "site", the output of an activation; or, before an activation, "pooled", if it comes from a
         maximum, or "pending", if it comes from another operation that is not linear.
       site: the `linear.Spot` of a site; None for other values.
@@ -66,7 +66,7 @@ class Value:
 
     shape: tuple[int, ...]
     dtype: Any
-    made: "Made | None" = None
+    equation: "Equation | None" = None
     role: str = "linear"
     site: Any = None
     causes: tuple = ()
@@ -74,8 +74,8 @@ class Value:
 
 
 @dataclasses.dataclass(eq=False)
-class Made:
-    """An operation of the program.
+class Equation:
+    """An operation of the program with its inputs and its output, as in a jaxpr.
 
     Attributes:
       name: name of the operation.
