@@ -94,7 +94,7 @@ def _validated(candidate: Ann, state: State, epoch: int, held_out: Examples, run
     """The validation accuracy, and the median threshold of qcfs; the network is saved if it is the best so far."""
     _check_usable(candidate, epoch)
     measured = {"validation": ann.accuracy(candidate, held_out)}
-    if measured["validation"] > float(state.best):
+    if np.float32(measured["validation"]) > float(state.best):  # which is rounded, too: of equals the first is kept
         ann.save(candidate, run.folder / "ann")
     if run.config.act == "qcfs":
         measured["theta"] = _median_theta(candidate)
