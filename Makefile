@@ -26,7 +26,7 @@ demo: setup  ## train on the embedded digits, convert, evaluate every mode (unde
 		--modes baseline shuffle tpp rounded unbiased --T 1 2 4 8 16 32 --seeds 5
 
 test: setup  ## the tests, under 8 minutes on 2 cores
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal --cov
 
 test-slow: setup  ## whole runs of commands and pages, on several hosts too (a quarter of an hour)
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
@@ -80,4 +80,4 @@ docs-serve: setup  ## the same at http://localhost:8000, built again whenever a 
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 clean:  ## remove the virtual environment and caches (runs/ stays)
-	rm -rf $(VENV) .venv-oldest .pytest_cache .ruff_cache
+	rm -rf $(VENV) .venv-oldest .pytest_cache .ruff_cache .coverage

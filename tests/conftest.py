@@ -2,10 +2,17 @@
 
 import contextlib
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
-# Tests compile much and run little; this halves their time on CPU and changes no draw. Read when jax starts.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=2")
+# Tests compile much and run little: little is optimised, which changes no draw, and what one process has compiled is
+# not compiled again by the others. jax reads this when it starts, as do the commands that tests run.
+os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tppjax-tests-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 import jaxtyping
@@ -33,7 +40,12 @@ def raises(*args, **kwargs):
 pytest.raises = raises
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-jax.config.update("jax_enable_compilation_cache", False)
+
+
+def pytest_unconfigure(config):
+    """Removes what was compiled, after all processes are done."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ["JAX_COMPILATION_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

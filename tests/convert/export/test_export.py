@@ -35,7 +35,10 @@ def run(folder, x, random: bool, *T):
     return [np.load(folder / f"y{n}.npy") for n in (1, 5)]
 
 
-@pytest.mark.parametrize("mode", ["tpp", "shuffle", "baseline", "graded(levels=4)"])
+SLOW = [pytest.param(mode, marks=pytest.mark.slow) for mode in ("shuffle", "graded(levels=4)")]
+
+
+@pytest.mark.parametrize("mode", ["tpp", "baseline", *SLOW])
 def test_a_program_returns_what_apply_does(mode, tmp_path):
     snn, x = convert.to_snn(cnn(), 4, mode), images(5, (4, 4, 1))
     export.stablehlo(snn, tmp_path / "program")

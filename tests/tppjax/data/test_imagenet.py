@@ -90,7 +90,7 @@ def test_only_what_is_chosen(prepared, preprocessing, train):
     np.testing.assert_array_equal(rows(part, [[0, 1]], (1, 2))[0], rows(train, [[6, 4]], (1, 2))[0])
 
 
-@pytest.mark.parametrize("seed", [None, (3, 1)])
+@pytest.mark.parametrize("seed", [pytest.param(None, marks=pytest.mark.slow), (3, 1)])
 def test_a_stream_is_the_same_in_processes_and_from_any_row_on(train, seed):
     indices = np.random.default_rng(0).permutation(15)[:14].reshape(7, 2)
     pixels, labels = rows(train, indices, seed)
