@@ -9,7 +9,7 @@
 #
 # The digits come with scikit-learn, so nothing has to be downloaded. The network is a small VGG, and its
 # activation is QCFS, a ReLU that is clipped at a trained height and has only `L` levels. Networks trained
-# this way convert well, because a spiking neuron also knows only a few levels: it fires 0, 1, 2, ... or `T`
+# this way convert well, because a spiking neuron also has only a few levels: it fires 0, 1, 2, ... or `T`
 # times.
 
 # %%
@@ -65,8 +65,8 @@ axes[0].set_ylabel("neuron")
 # %% [markdown]
 # ## Accuracy against the number of steps
 #
-# More steps give finer rates and better accuracy, and cost time on hardware. `rounded` is a two-phase neuron
-# without chance: it fires the number of times that is nearest to its input.
+# More steps give finer rates and better accuracy, and cost time on hardware. `rounded` is a deterministic
+# two-phase neuron: its number of spikes is its accumulated input in thresholds, rounded.
 
 # %%
 steps = (1, 2, 4, 8, 16)

@@ -119,9 +119,9 @@ plt.legend()
 #
 # ## Keep it
 #
-# The saved folder needs neither PyTorch nor the module's code. If the network is told what its pixels mean,
-# all commands take the folder, too. [To hardware](../docs/hardware.md) shows how the network becomes a NIR
-# file.
+# The saved folder needs neither PyTorch nor the module's code. A network that is saved with a `preprocessing`
+# also works with all commands: see [convert your network](../docs/convert_your_network.md). [To
+# hardware](../docs/hardware.md) shows how the network becomes a NIR file.
 
 # %%
 ready = convert.calibrate(network, images, T=8, mode="rounded")

@@ -89,8 +89,8 @@ print(f"refractory, with the baseline's thresholds: {accuracy(convert.to_snn(for
 print(f"refractory, with thresholds of its own:     {accuracy(convert.to_snn(for_itself, T, Refractory())):.2f} %")
 
 # %% [markdown]
-# The report shows what is left to lose. Hardly anything is clipped, but with higher thresholds and half as
-# many spikes the rates are coarse, which is each site's own error.
+# The report shows where accuracy is lost. Hardly anything is clipped, but with higher thresholds and at most
+# half as many spikes, the rates are coarse. The column `own error` of each site shows this.
 
 # %%
 snn = convert.to_snn(for_itself, T=T, mode=Refractory())

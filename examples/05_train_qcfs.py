@@ -33,8 +33,9 @@ plt.legend()
 # The authors of QCFS begin with a lambda of 8 and train for 300 epochs, which bring it down. In a short
 # training it stays near 8 while activations are much smaller, so the spiking neurons hardly fire at few
 # steps. That is why, by default, each lambda begins where the layer's levels fit its activations on some
-# training images. Here is one network of either kind, trained for 10 epochs. The command is `python -m
-# train.digits --act qcfs --L 8 --epochs 10 --out runs/qcfs`.
+# training images. The next cell trains one network with each start, for 10 epochs. On the command line, the
+# second is `python -m train.digits --act qcfs --L 8 --epochs 10 --out runs/qcfs`; `--theta_init 8` gives the
+# first.
 
 # %%
 import json

@@ -26,7 +26,7 @@ class Anytime(Experiment):
     """Neurons, written as for convert.evaluate."""
 
     T: tuple[int, ...] = (4, 8, 16, 32)
-    """Latencies: every layer but the last waits for T steps, unless its neurons fire in the step of their input."""
+    """Numbers of time steps of each layer; the answer is read after t of the T steps of the last layer."""
 
     exit: Literal["confidence"] | None = None
     """Stop for each image as soon as the network is confident, by a threshold chosen on training images, and measure

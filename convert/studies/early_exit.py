@@ -104,22 +104,22 @@ def _read(logits: jax.Array, labels: Array) -> tuple[jax.Array, jax.Array]:
 
 def _text(rows: list[dict], setup: Setup, config: Anytime) -> str:
     assert setup.conversion.training is not None  # as in `main`
-    header = ["mode", *(f"{points:g} points" for points in ALLOWED)]
+    header = ["mode", *(f"at most {points:g} points lost" for points in ALLOWED)]
     lines = [[f"`{r['mode']}`", *(f"{e['accuracy']:.2f} % in {e['steps']:.2f}" for e in r["exits"])] for r in rows]
     fixed = [[f"`{r['mode']}`", *(f"{r['fixed'][i]:.2f}" for i in _shown(r, config))] for r in rows]
     latencies = ", ".join(map(str, sorted(config.T)))
     return (
-        f"{study.about(setup, config.seeds)} An image leaves when the largest softmax of its mean output reaches a "
-        "threshold. The threshold is the one of least cost that loses at most so many points on "
-        f"{len(setup.conversion.training):,} training images, which the network knows better than the test images. "
-        "Accuracy and mean steps on the test images:\n\n"
+        f"{study.about(setup, config.seeds)} The network stops for an image when the largest softmax of its mean "
+        "output reaches a threshold: the one with the fewest mean steps that loses at most the given points on "
+        f"{len(setup.conversion.training):,} training images. The network was trained on these, so the loss on test "
+        "images can be larger. The table shows accuracy and mean steps on the test images:\n\n"
         f"{study.table(header, lines)}\n\nAccuracy (%) without an exit, after t steps for all images:\n\n"
         f"{study.table(['mode', *(f't = {T}' for T in sorted(config.T))], fixed)}\n\n"
         "Neurons that fire in the step of their input are read after every step of one run of "
-        f"{max(config.T)} steps, for which their thresholds are chosen. Neurons that wait for T steps have no answer "
-        f"before: without an exit they take one run of T steps. With an exit they are run with T = {latencies}, one "
-        "after another, until the network is confident, and the steps of all these runs are counted. Steps are those "
-        "of one layer; the study of methods measures how long an answer takes to pass through all layers."
+        f"{max(config.T)} steps, for which their thresholds are chosen. Networks of neurons that wait for T steps have "
+        "no earlier answer: without an exit, they make one run of T steps. With an exit, they run with "
+        f"T = {latencies}, one after another, until the network is confident, and the steps of all these runs are "
+        "counted. Steps are those of one layer; the study `methods` shows the latency through all layers."
     )
 
 

@@ -132,14 +132,14 @@ def _report(setup: Setup, sections: list[Section], config: All, limits: dict[str
     few, many = min(limits.values()), max(limits.values())
     head = (
         f"# Temporal misalignment, measured: {setup.settings['model']['name']} on {setup.settings['dataset']}\n\n"
-        f"Every experiment of the paper, by\n\n    {provenance['command']}\n\non {provenance['hardware']}, {versions}. "
-        f"Of the test images the studies use the first {images}; random modes run with {config.seeds} seeds. An "
-        f"accuracy near 90 % has a standard error of {_standard_error(few)} points on {few:,} images and "
-        f"{_standard_error(many)} on {many:,}. Differences between modes are more certain than that, since all modes "
-        "see the same images.\n\n"
+        f"This report repeats every experiment of the paper. It was made by\n\n    {provenance['command']}\n\non "
+        f"{provenance['hardware']}, with {versions}. Each study uses only the first test images, in the number given "
+        f"here: {images}. Random modes run with {config.seeds} seeds. An accuracy near 90 % has a standard error of "
+        f"{_standard_error(few)} points on {few:,} images and {_standard_error(many)} on {many:,}. Differences between "
+        "modes are more certain than that, since all modes are measured on the same images.\n\n"
     )
     if history:
-        head += f"The network, at T = 8:\n\n{history}\n"
+        head += f"The network was made in these steps (for `baseline` at T = 8):\n\n{history}\n"
     return head + _related(out, config.seeds) + "\n".join(map(str, sections))
 
 

@@ -131,11 +131,11 @@ def _authors(method: str) -> str:
 
 
 LATENCY = (
-    "A neuron of one phase answers in the step in which its input arrives, so a network of such neurons takes T steps, "
-    "and one of SRP's tau more. A layer of other neurons waits for T steps of the layer before it: n such layers in a "
-    "row take (n + 1) T steps to the first answer, and T to each that follows. With more than one bit per step, T "
-    "steps are not T binary steps. A spike of k counts as k additions, a spike of -1 as one; energy is estimated as in "
-    "the study of spikes."
+    "A one-phase neuron fires in the step in which its input arrives, so a network of such neurons answers after T "
+    "steps; SRP's neurons need tau steps more. All other neurons wait for T steps of the layer before them: n such "
+    "layers in a row give the first answer after (n + 1) T steps, and a further one every T steps. A step of more than "
+    "one bit carries more than a binary step, so equal T does not mean equal information. A spike of k counts as k "
+    "additions, a spike of -1 as one. Energy is estimated as in the study of spikes."
 )
 
 
@@ -152,12 +152,13 @@ def _text(rows: list[dict], setup: Setup, config: Methods) -> str:
             lines.append([f"the paper's, {paper.source(row)}", None, None, None, *cells])
         costs.append([f"`{method}`", *(r["latency"] for r in ours), *(f"{r['energy']:.2f}" for r in ours)])
     losses = study.table(["method", "source", "bits per step", "images", *(f"T = {T}" for T in steps)], lines)
-    header = [f"{quantity}, T = {T}" for quantity in ("steps", "energy") for T in steps]
+    header = [f"{quantity}, T = {T}" for quantity in ("latency", "energy") for T in steps]
     return (
-        f"{study.about(setup, config.seeds)} Corrections, and thresholds that were not trained, are chosen on "
-        "training images for each method and T, by the same rule. Points of accuracy lost to the ANN on the same "
-        "images, mean (std):\n\n"
-        f"{losses}\n\nSteps from an image to its answer, and the energy of an image as a share of the ANN's:\n\n"
+        f"{study.about(setup, config.seeds)} Corrections, and thresholds that were not trained, are computed on "
+        "training images for each method and T, by the same rule. The first table shows the points of accuracy lost "
+        "to the ANN on the same images, mean (std):\n\n"
+        f"{losses}\n\nThe second table shows the latency (steps from an image to its answer) and the energy of an "
+        "image as a share of the ANN's:\n\n"
         f"{study.table(['', *header], costs)}\n\n{_first_within(rows, 1.0)} {_first_within(rows, 0.3)}\n\n{LATENCY}"
     )
 
@@ -175,7 +176,8 @@ def _first_within(rows: list[dict], points: float) -> str:
             first.setdefault(r["method"], r)
     within = sorted(first.values(), key=lambda r: r["latency"])
     listed = ", ".join(f"`{r['method']}` in {r['latency']} (T = {r['T']}, energy {r['energy']:.2f})" for r in within)
-    return f"Steps until at most {points:g} points are lost: {listed or 'none of them'}."
+    limit = f"{points:g} point{'s' * (points != 1)}"
+    return f"The least latency at which a method loses at most {limit}: {listed or 'no method does'}."
 
 
 def _plot(rows: list[dict], setup: Setup, config: Methods) -> Figure:

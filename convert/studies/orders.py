@@ -101,8 +101,8 @@ def _text(rows: list[dict], setup: Setup, config: Orders) -> str:
     text = (
         f"{study.about(setup)}\n\nT = {original['T']}: in the given order (baseline) {original['accuracy']:.2f} %; "
         f"in the other {len(others)} orders {np.mean(values):.2f} % on average, {min(values):.2f} to "
-        f"{max(values):.2f} %. {better} of {len(others)} beat the given one. In the paper (figure 11, VGG-16 on "
-        "CIFAR-100, given order 69.31 %) all do."
+        f"{max(values):.2f} %. {better} of {len(others)} are better than the given one. In the paper (figure 11, "
+        "VGG-16 on CIFAR-100), where the given order has 69.31 %, all others are better."
     )
     return text + _text_of_pairs(of_pairs) if of_pairs else text
 

@@ -102,7 +102,7 @@ def _text(rows: list[dict], setup: Setup, config: Spikes) -> str:
             f"{spent['energy'] / 1e6:.1f}", f"{spent['energy'] / whole['energy']:.2f}",
             study.spread(r["accuracy"]),
         ])  # fmt: skip
-    header = ["", "T", "spikes per neuron", "additions (M)", "energy (µJ)", "of the ANN's", "accuracy (%)"]
+    header = ["", "T", "spikes per neuron", "additions (M)", "energy (µJ)", "share of ANN's energy", "accuracy (%)"]
     text = (
         f"{study.about(setup, config.seeds)} {total:,} neurons. For one image:\n\n{study.table(header, lines)}\n\n"
         f"Energy: {MULTIPLY_ACCUMULATE} pJ for a multiply-add, {ACCUMULATE} pJ for an addition (float32, 45 nm; "
@@ -123,7 +123,7 @@ def _text(rows: list[dict], setup: Setup, config: Spikes) -> str:
         for t in paper.tables()["spike_count_percent_difference"]
         for flat in [[value for layer in t["layers"] for value in layer]]
     ]
-    return text + f"\n\nIn the paper `tpp` against the QCFS baseline, T = 4 to 128: {'; '.join(ranges)}."
+    return text + f"\n\nIn the paper, at T = 4 to 128, `tpp` differs from the QCFS baseline by {'; '.join(ranges)}."
 
 
 def _plot(rows: list[dict], setup: Setup, config: Spikes) -> Figure:

@@ -175,13 +175,14 @@ def _text(rows: list[dict], config: Theorem) -> str:
         ],
     )
     return (
-        f"The values are exact, in float64, from Eq. 7 at {GRID} potentials in each threshold; those of two rows, (c) "
-        f"and (d), are from neurons drawn by `neurons.TPP`.\n\n{table}\n\n"
-        "**(a) fails.** As printed, its left side is t (T-t+1) / T times too large for 1 < t < T, even without "
-        "clipping. With 1/t in place of (T-t+1)/T it holds exactly at whole numbers of thresholds. Elsewhere the clip "
-        "of Eq. 7 at 0 and 1 biases the count, even at t = T, where the printed factor is right: there are too many "
-        "spikes near u = 0 and too few near u = T. As T grows, the bias vanishes in units of the activation, but not "
-        "in spikes.\n\n"
+        f"The values are computed exactly, in float64, from Eq. 7 at {GRID} potentials per threshold, except for two "
+        "rows, the drawn neurons of (c) and the error of (d), which simulate `neurons.TPP`; appendix G is computed "
+        f"over all orders of random spike trains.\n\n{table}\n\n"
+        "**(a) fails.** As printed, its left side is too large by the factor t (T-t+1) / T for 1 < t < T, even without "
+        "clipping. With 1/t in place of (T-t+1)/T, the statement holds exactly if u is a whole number of thresholds. "
+        "For other u, the clip of Eq. 7 to [0, 1] biases the count, even at t = T, where the printed factor is right: "
+        "there are too many spikes near u = 0 and too few near u = T. As T grows, the bias vanishes in units of the "
+        "activation, but not in spikes.\n\n"
         "**(b) holds**, for X up to theta, while the potential left fits into the steps left, v <= theta (T-t+1). It "
         "fails beyond that bound, which a neuron crosses when it stays silent by chance.\n\n"
         "**(c) and (d) hold**, and so does the theorem of **appendix G**: over all orders, each step of the permuted "
