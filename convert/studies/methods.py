@@ -25,9 +25,10 @@ METHODS = (
     *("tpp", "unbiased", "rounded", "rounded+weights", "graded", "graded+weights"),
 )
 AUTHORS = {
-    "baseline": "RTS, ICLR 2021, and SNNC, ICML 2021; QCFS, ICLR 2022",
+    "baseline": "QCFS, ICLR 2022, for its networks; RTS, ICLR 2021, and SNNC, ICML 2021, for others",
     "baseline(v_init=0)": "integrate-and-fire",
     "baseline(v_init=0.5)": "OPI, AAAI 2022; QCFS, ICLR 2022",
+    "baseline(shift=0.5)": "RTS, ICLR 2021; SNNC, ICML 2021",
     "baseline+rates": "SNNC, light, ICML 2021",
     "baseline+potential": "SNNC, advanced, ICML 2021",
     "baseline+steps": "FTBC, ECCV 2024",
