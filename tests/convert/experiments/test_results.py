@@ -41,6 +41,7 @@ def test_two_that_write_at_once_lose_nothing(tmp_path):
     assert json.loads((tmp_path / "results.json").read_text())["ann"] == 92.5
 
 
+@pytest.mark.slow
 def test_two_processes(tmp_path):
     code = """
 import sys

@@ -70,6 +70,7 @@ def test_files(setup, tmp_path):
         anytime.main(anytime.Anytime(**setup, modes=("tpp",), T=(2,), limit=30, out=tmp_path))
 
 
+@pytest.mark.slow
 def test_a_saved_network_has_the_same_rows(setup, tmp_path):
     """As the `Ann` that it was traced from, which the paper's tables could be about."""
     convert.load(setup["ann"]).save(tmp_path / "net")
@@ -115,6 +116,7 @@ def test_bad_options(setup, tmp_path, module, kind, options, message):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_command(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["studies", "theorem", "--T", "2", "3", "--draws", "50", "--out", str(tmp_path)])
     cli.run(command.main, command.options())

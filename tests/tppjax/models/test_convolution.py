@@ -129,6 +129,7 @@ def test_bfloat16_is_added_up_in_float32():
     np.testing.assert_allclose(ours.astype(jnp.float32), wide, rtol=0.02, atol=0.02 * float(jnp.abs(wide).max()))
 
 
+@pytest.mark.slow
 def test_batches_split_over_devices():
     """By jit with the batch in pieces, and by pmap, on four devices in a process of its own."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=4"

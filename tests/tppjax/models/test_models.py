@@ -127,10 +127,10 @@ def test_average_pool_of_the_stem_counts_padding():
     np.testing.assert_allclose(model.apply(variables, x), [[np.mean([4 / 9, 6 / 9, 6 / 9, 1])]], rtol=1e-6)
 
 
-DEEP = ("resnet44", "resnet56")
+LARGE = ("resnet44", "resnet56", "regnetx_4gf")
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in DEEP)) for n in models.MODELS])
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.slow] * (n in LARGE)) for n in models.MODELS])
 def test_every_activation_has_the_same_tree_but_for_theta(name):
     def without_theta(act):
         _, variables = abstract(name, act=act)
