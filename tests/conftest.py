@@ -3,12 +3,14 @@
 import contextlib
 import os
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
 # Tests compile much and run little: little is optimised, which changes no draw, and what one process has compiled is
-# not compiled again by the others. jax reads this when it starts, as do the commands that tests run.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+# not compiled again by the others. jax reads this when it starts, as do the commands that tests run. Slow tests run
+# more, and compare trainings on one and several devices, which round alike only in optimised code.
+os.environ.setdefault("XLA_FLAGS", f"--xla_backend_optimization_level={2 if 'slow' in ' '.join(sys.argv) else 0}")
 if "PYTEST_XDIST_WORKER" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="tppjax-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"

@@ -61,7 +61,7 @@ def test_offsets_match_the_mean_of_every_site_and_of_the_output(relu_ann, digits
 
 @pytest.mark.slow
 def test_evaluate_calibrates_and_corrects(digits_relu):
-    options = {"ann": digits_relu, "modes": ("rounded",), "T": (2,), "calibration_images": 200}
+    options = {"ann": digits_relu, "modes": ("rounded",), "T": (1,), "calibration_images": 200}
     with pytest.raises(ValueError, match=r"no threshold at .* or --calibrate mse"):
         evaluate.main(evaluate.Evaluate(**options))
     means = []
