@@ -6,7 +6,7 @@ from typing import Any, Literal, TypeVar
 
 import flax.linen as nn
 
-from tppjax.errors import InputError, check_number
+from tppjax.errors import InputError, check_number, check_paths
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ def check(config: Training, side: int = LARGE) -> None:
       config: the options.
       side: length of the images' side in pixels, which limits augmentation.
     """
+    check_paths(config)
     augmentation = dict.fromkeys(("pad", "cutout"), (0, side, False))
     for name, (least, most, above) in (NUMBERS | augmentation).items():
         value = getattr(config, name, None)

@@ -1,9 +1,11 @@
 """The error for what the user can correct: options, files and arguments."""
 
 import contextlib
+import dataclasses
 import math
 import numbers
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -36,13 +38,21 @@ def extra(name: str) -> Iterator[None]:
     try:
         yield
     except ModuleNotFoundError as e:
-        raise InputError(f"{e.name} is not installed: pip install 'tppjax[{name}]'") from e
+        raise InputError(f"{e.name} is not installed: pip install 'tppjax[{name}]'") from None
 
 
 def brief(e: Exception) -> str:
     """The error of another library in one short line: its type, and the first line of its text."""
     line = next(iter(str(e).strip().splitlines()), "")
     return f"{type(e).__name__}: {line}".removesuffix(": ")[:200]
+
+
+def check_paths(options: Any) -> None:
+    """Raises InputError if an option of a dataclass that is a path was given as text, which only commands convert."""
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if field.type in (Path, Path | None) and isinstance(value, str):
+            raise InputError(f"{field.name} must be a pathlib.Path: give {field.name}=Path({value!r})")
 
 
 def check_number(name: str, value: Any, least: float = 0, most: float = math.inf, above: bool = False) -> None:

@@ -17,7 +17,7 @@ from convert.experiments.conversion import Conversion, check
 from convert.experiments.options import Experiment
 from tppjax import ann, checkpoint, data, prng, sharding
 from tppjax.batching import map_examples
-from tppjax.errors import InputError, check_number
+from tppjax.errors import InputError, check_number, check_paths
 from tppjax.neurons import parse
 from tppjax.types import Array
 
@@ -67,6 +67,7 @@ def set_up(config: Experiment, modes: tuple[str, ...], trained: bool = False) ->
     Raises:
       InputError, FileNotFoundError: if options are out of range, or if data does not fit the network or is missing.
     """
+    check_paths(config)
     for name, most in COUNTS.items():
         if (value := getattr(config, name)) is not None:
             check_number(f"--{name}", value, 1, most)

@@ -179,7 +179,7 @@ def test_pictures_in_folders(digits_run, digits_test, tmp_path):
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(pixels[..., 0]).save(file)
     options = {"dataset": "folder", "data_dir": tmp_path / "digits", "modes": ("rounded",), "T": (4,)}
-    results = evaluate.main(Evaluate(ann=digits_run, out=tmp_path / "out", **options))
+    results = evaluate.main(Evaluate(**{"ann": digits_run, "out": tmp_path / "out", **options}))
     network = ann.load(digits_run)
     assert (results["n"], results["ann"]) == (30, pytest.approx(ann.accuracy(network, digits_test[:30])))
     turned(network).save(tmp_path / "turned")
@@ -242,12 +242,13 @@ def test_every_mode_is_checked_before_the_first_runs(digits_ann, tmp_path, monke
             {"dataset": "cifar10"},
             r"cifar10 has images of \(32, 32, 3\) and .*digits takes images of",
         ),
+        ({"ann": "runs/digits"}, r"ann must be a pathlib.Path: give ann=Path\('runs/digits'\)"),
         ({"dataset": "mnist"}, "unknown data set 'mnist'; known: cifar10"),
     ],
 )
 def test_options_are_refused_before_anything_is_done(digits_run, tmp_path, options, message):
     with pytest.raises(ValueError, match=message):
-        evaluate.main(Evaluate(ann=digits_run, out=tmp_path / "out", **options))
+        evaluate.main(Evaluate(**{"ann": digits_run, "out": tmp_path / "out", **options}))
     assert not (tmp_path / "out").exists()
 
 

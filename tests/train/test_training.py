@@ -269,12 +269,13 @@ def test_too_few_images(config, tmp_path):
         ({"theta_init": 0.0}, "--theta_init must be above 0; got 0.0"),
         ({"act": "relu", "theta_init": 8.0}, "--theta_init is an option of --act qcfs; got --act relu"),
         ({"act": "relu", "L": 8}, "--L is an option of --act qcfs; got --act relu"),
+        ({"out": "runs/digits"}, r"out must be a pathlib.Path: give out=Path\('runs/digits'\)"),
         ({"bound": 3.0}, "--bound is an option of --act clipped_relu; got --act qcfs"),
     ],
 )
 def test_options_out_of_range(options, message, tmp_path):
     with pytest.raises(ValueError, match=message):
-        digits.main(Digits(out=tmp_path / "run", **options))
+        digits.main(Digits(**{"out": tmp_path / "run", **options}))
     assert not (tmp_path / "run").exists()
 
 
