@@ -114,7 +114,7 @@ def _text(rows: list[dict], setup: Setup, config: Misalignment) -> str:
                 f"\n\nT = {T}: shuffling changes wrong spikes from {wrong[0]:.2f} to {wrong[1]:.2f} %, and accuracy by "
                 f"{gain:+.1f} points."
             )
-    middle = sorted({r["T"] for r in rows})[(len(config.T) - 1) // 2]
+    middle = _middle(config)
     selected = [r for r in rows if r["T"] == middle]
     cells = (
         [s, *(f"{r['unevenness'][s]:.3f}, {r['superfluous'][s] + r['missing'][s]:.2f}" for r in selected)]
@@ -125,10 +125,15 @@ def _text(rows: list[dict], setup: Setup, config: Misalignment) -> str:
     return text
 
 
+def _middle(config: Misalignment) -> int:
+    steps = sorted(set(config.T))
+    return steps[(len(steps) - 1) // 2]
+
+
 def _plot(rows: list[dict], setup: Setup, config: Misalignment) -> Figure:
     figure, order = plots.figure(12, 4.6), list(setup.network.sites)
     uneven, wrong, cost = figure.subplots(1, 3)
-    T = sorted(config.T)[(len(config.T) - 1) // 2]
+    T = _middle(config)
     for r in rows:
         color, marker = plots.style(r["mode"])
         spikes = {s: r["superfluous"][s] + r["missing"][s] for s in order}

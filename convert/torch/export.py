@@ -62,19 +62,30 @@ def placed(example: "torch.Tensor | Array | list", module: "torch.nn.Module") ->
 
 @contextlib.contextmanager
 def evaluating(module: "torch.nn.Module") -> Iterator[None]:
-    """Eval mode without gradients; sets only the flags, since `eval` may be overridden, and restores them."""
+    """Eval mode without gradients; afterwards, attributes and buffers are as before, such as a mask kept for later.
+
+    It sets only the flags, since `eval` may be overridden.
+    """
     import torch
 
-    flags = {part: part.training for part in module.modules()}
-    try:
-        for part in flags:
-            part.training = False
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # PyTorch warns about itself
+    parts = [vars(part) for part in module.modules()]
+    changeable = [d for part in parts for d in (part, *(v for v in part.values() if isinstance(v, dict)))]
+    kept = [dict(d) for d in changeable]
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PyTorch warns about itself
+        try:
+            for part in module.modules():
+                part.training = False
             yield
-    finally:
-        for part, flag in flags.items():
-            part.training = flag
+        finally:
+            for d, old in zip(changeable, kept, strict=True):
+                for key in d.keys() - old.keys():
+                    del d[key]
+                d.update(old)
+            for buffer, old in buffers:
+                if not torch.equal(buffer, old):
+                    buffer.copy_(old)
 
 
 def traced(module: "torch.nn.Module", example: "torch.Tensor") -> "torch.export.ExportedProgram":

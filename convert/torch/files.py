@@ -162,7 +162,7 @@ def _beginning_with(prefix: str, weights: Mapping | list) -> dict:
 
 
 def _sets(content: Any, name: str = "") -> dict[str, Mapping | list]:
-    """The innermost dicts and lists of weights, by the keys that lead to them; without those of optimisers."""
+    """The dicts and lists of weights, by the keys that lead to them; without those of optimisers."""
     if isinstance(content, list):
         return {name: content} if content and all(map(_is_weight, content)) else {}
     if not isinstance(content, Mapping) or "param_groups" in content or name.count("/") > 3:
@@ -170,11 +170,17 @@ def _sets(content: Any, name: str = "") -> dict[str, Mapping | list]:
     sets: dict[str, Mapping | list] = {}
     for key, value in content.items():
         sets |= _sets(value, f"{name}/{key}" if name else str(key))
-    return sets or ({name: content} if any(map(_is_weight, content.values())) else {})
+    if not any(map(_is_weight, content.values())):
+        return sets
+    if not sets:
+        return {name: content}
+    return {name or "(top level)": {key: value for key, value in content.items() if hasattr(value, "shape")}} | sets
 
 
 def _is_weight(value: Any) -> bool:
-    return len(getattr(value, "shape", ())) > 0 and getattr(value, "is_floating_point", lambda: True)()
+    if not getattr(value, "shape", ()):
+        return False
+    return jnp.issubdtype(value.dtype, jnp.floating) if isinstance(value, np.ndarray) else value.is_floating_point()
 
 
 def _numpy(path: Path, key: object, value: Any) -> np.ndarray:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from convert.torch.export import shown, unwrapped
@@ -66,7 +67,8 @@ def load(module: "torch.nn.Module", state: Mapping[str, np.ndarray]) -> list[str
       The keys of the state that do not belong to the module: those without the prefix.
 
     Raises:
-      InputError: if keys are missing, unknown or misshapen, which are listed, or several prefixes fit.
+      InputError: if keys are missing, unknown, misshapen or of whole numbers, which are listed, or several prefixes
+        fit.
     """
     import torch
 
@@ -113,8 +115,13 @@ def _check(own: "Mapping[str, torch.Tensor]", weights: Mapping[str, np.ndarray])
         for key, value in weights.items()
         if key in own and np.shape(value) != tuple(own[key].shape)
     ]
+    whole = [
+        f"{key} ({value.dtype})"
+        for key, value in weights.items()
+        if key in own and own[key].is_floating_point() and not jnp.issubdtype(value.dtype, jnp.floating)
+    ]
     unknown = [key for key in weights if key not in own]
-    lists = {"missing": missing, "unknown": unknown, "misshapen": misshapen}
+    lists = {"missing": missing, "unknown": unknown, "misshapen": misshapen, "not of floating-point numbers": whole}
     if any(lists.values()):
         problems = "; ".join(f"{problem}: {shown(keys)}" for problem, keys in lists.items() if keys)
         raise InputError(f"the weights are not those of the network that --module makes: {problems}")

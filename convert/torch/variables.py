@@ -1,6 +1,5 @@
 """PyTorch's arrays as our parameter trees, in our axis order; every key is used, or named in an error."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -41,7 +40,7 @@ def variables(model: nn.Module, names: dict[str, str], state: State, input_shape
     defaults = _defaults(model, shapes, names, state)
     keys = {path: _key(path, names, state) for path in shapes if path not in defaults}
     _check_keys(keys, shapes, state)
-    leaves = defaults | {path: _leaf(path, state[key], shapes[path], model) for path, key in keys.items()}
+    leaves = {path: _leaf(path, state[key], shapes[path], model, input_shape) for path, key in keys.items()} | defaults
     for path, leaf in leaves.items():
         check_leaf("/".join(path), leaf, keys.get(path, "bound"))
     return traverse_util.unflatten_dict(leaves)
@@ -100,13 +99,12 @@ def _torch_shape(path: Path, shape: Shape) -> Shape:
     return (shape[-1], shape[-2], *shape[:-2]) if path[-1] == "kernel" else shape
 
 
-def _leaf(path: Path, array: np.ndarray, shape: Shape, model: nn.Module) -> np.ndarray:
+def _leaf(path: Path, array: np.ndarray, shape: Shape, model: nn.Module, input_shape: Sequence[int]) -> np.ndarray:
     """The array in our axis order; the layer after a flatten takes its inputs as [H, W, C], not [C, H, W]."""
     array = np.asarray(array, np.float32)
     if path[-1] == "kernel":
         if isinstance(model, VGG) and _module(path) == ("dense1" if model.hidden else "head"):
-            channels = model.stages[-1][-1]
-            side = math.isqrt(shape[0] // channels)
-            array = array.reshape(-1, channels, side, side)
+            height, width = (side // 2 ** len(model.stages) for side in input_shape[:2])
+            array = array.reshape(-1, model.stages[-1][-1], height, width)
         array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T
     return np.ascontiguousarray(array).reshape(shape)

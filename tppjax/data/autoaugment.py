@@ -194,9 +194,10 @@ MAGNITUDES = {
 }
 
 
-def _centres(image: Image) -> list[jax.Array]:
-    """Coordinates of the pixels' centres, `[H, W]` each."""
-    return jnp.meshgrid(*(jnp.arange(n) + 0.5 for n in image.shape[1::-1]))
+def _centres(image: Image) -> tuple[jax.Array, jax.Array]:
+    """Coordinates x and y of the pixels' centres, `[H, W]` each."""
+    x, y = jnp.meshgrid(*(jnp.arange(n) + 0.5 for n in image.shape[1::-1]))
+    return x, y
 
 
 def _nearest(image: Image, source: Callable) -> Image:

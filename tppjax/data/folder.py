@@ -172,10 +172,9 @@ def _listed(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
 def _known(folder: Path, preprocessing: Preprocessing) -> list[str]:
     """The classes in the order of the network's labels."""
     classes = class_names(folder)
-    unknown = [name for name in classes if name not in preprocessing.class_names]
-    if unknown and preprocessing.class_names == tuple(map(str, range(len(classes)))):
-        return classes  # for a network whose classes have no names
-    if unknown:
+    if preprocessing.class_names == tuple(map(str, range(len(classes)))):
+        return classes  # for a network whose classes have no names, even if the folders are numbered
+    if unknown := [name for name in classes if name not in preprocessing.class_names]:
         names = ", ".join(preprocessing.class_names[:NAMED]) + ", ..." * (len(preprocessing.class_names) > NAMED)
         raise InputError(
             f"{folder} has the class {unknown[0]}, which the network does not know; its "

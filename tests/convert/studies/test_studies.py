@@ -221,7 +221,7 @@ def test_potentials(setup, known, tmp_path):
 
 @pytest.mark.slow
 def test_misalignment(setup, known, tmp_path):
-    misalignment.main(misalignment.Misalignment(**setup, T=(4,), out=tmp_path))
+    misalignment.main(misalignment.Misalignment(**setup, T=(4, 4, 4), out=tmp_path))
     plain, x, _, _ = known
     rows = {r["mode"]: r for r in rows_of("misalignment", tmp_path)}
     for mode, seeds in (("baseline", [None]), ("shuffle", [0, 1])):

@@ -120,6 +120,7 @@ def test_a_shared_weight_needs_one_of_its_keys(folder):
         (lambda s: prefixed("module.", {k: v for k, v in s.items() if k != "1.bias"}), r"missing: 1\.bias$"),
         (lambda s: s | {"9.weight": np.ones(1)}, r"unknown: 9\.weight$"),
         (lambda s: s | {"1.bias": np.ones(5)}, r"misshapen: 1\.bias is \(5,\), not \(4,\)$"),
+        (lambda s: s | {"1.bias": np.ones(4, np.int8)}, r"not of floating-point numbers: 1\.bias \(int8\)$"),
         (
             lambda s: prefixed("a.", s) | prefixed("ema.", s),
             r"several times, under a\., ema\.: say which with --entry ema",

@@ -130,6 +130,7 @@ def test_truncated_pickles_are_refused(torch, tmp_path, old_format):
         (lambda torch: {"model": {"a": torch.ones(1), "note": 1}}, "other things than weights: note$"),
         (lambda torch: {"a": torch.ones(1).to_sparse()}, "a is no plain array"),
         (lambda torch: {"model": {"a": torch.ones(1)}, "model_ema": {"a": torch.ones(1)}}, "several .*: model, model_"),
+        (lambda torch: {"a": torch.ones(1), "ema": {"a": torch.ones(1)}}, r"several .*: \(top level\), ema; say which"),
         (lambda torch: {"net": {"a": torch.ones(1)}, "ema": {"shadow_params": [torch.ones(1)]}}, "net, ema/shadow_pa"),
     ],
 )
@@ -148,6 +149,13 @@ def test_an_entry_is_chosen_by_name(torch, tmp_path, entry):
             files.read(tmp_path / "net.pth", entry)
     else:
         assert files.read(tmp_path / "net.pth", entry)["a"] == {"model": 1.0}.get(entry, 2.0)
+
+
+def test_weights_with_others_nested_beside_them(torch, tmp_path):
+    torch.save({"a": torch.ones(1), "n": torch.tensor(3), "ema": {"a": torch.zeros(1)}}, tmp_path / "net.pth")
+    for entry, value, keys in (("(top level)", 1.0, {"a", "n"}), ("ema", 0.0, {"a"})):
+        read = files.read(tmp_path / "net.pth", entry)
+        assert (read["a"], read.keys()) == (value, keys)
 
 
 def test_settings_and_the_optimiser_beside_the_weights_are_left(torch, tmp_path):

@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="needs PyTorch: make test-torch")
 from torch import nn  # noqa: E402
 from torch.nn import functional as F  # noqa: E402
 
+import convert  # noqa: E402
 from convert.torch import TABLE, to_jax  # noqa: E402
 from tests.convert.torch.test_torch_operations import check, images, randomise  # noqa: E402
 from tppjax.errors import InputError  # noqa: E402
@@ -234,6 +235,22 @@ def test_buffers_that_change_are_refused():
     module.register_buffer("n", torch.ones(()))
     with pytest.raises(InputError, match=r"changes its buffers in eval mode \(n\)"):
         to_jax(module, images(IMAGE, 1))
+    with pytest.raises(InputError, match=r"changes its buffers in eval mode \(n\)"):
+        convert.from_torch(module, images(IMAGE, 1))
+    assert module.n == 1
+
+
+def test_what_a_module_keeps_for_later_is_its_own():
+    def forward(self, x):
+        if self.kernel is None:
+            self.kernel = torch.ones(3, 1, 3, 3) / 9
+        return F.conv2d(F.relu(self.a(x)), self.kernel, groups=3)
+
+    module, x = of(forward, conv()), images(IMAGE, 3)
+    module.kernel = None
+    network = convert.from_torch(module, x[:1])
+    assert module.kernel is None
+    np.testing.assert_allclose(network.graph.apply(network.weights, x), module(torch.tensor(x)).detach(), atol=1e-5)
 
 
 @pytest.mark.parametrize(("module", "example"), [(np.zeros, images(IMAGE, 1)), (None, images(IMAGE, 2))])

@@ -144,7 +144,7 @@ class QcfsVgg(nn.Module):
 class SnncVgg(nn.Module):
     """Dropout stands where batch norm would. With max-pooling kuangliu's."""
 
-    def __init__(self, norm=True, side=1, classes=10, pool=nn.AvgPool2d):
+    def __init__(self, norm=True, pixels=1, classes=10, pool=nn.AvgPool2d):
         super().__init__()
         layers, i = [], 3
         for channels in STAGES:
@@ -152,7 +152,7 @@ class SnncVgg(nn.Module):
                 layers += [nn.Conv2d(i, o, 3, padding=1), nn.BatchNorm2d(o) if norm else nn.Dropout(0.25), nn.ReLU()]
                 i = o
             layers.append(pool(2))
-        self.features, self.classifier = nn.Sequential(*layers), nn.Linear(i * side * side, classes)
+        self.features, self.classifier = nn.Sequential(*layers), nn.Linear(i * pixels, classes)
 
     def forward(self, x):
         return self.classifier(self.features(x).flatten(1))

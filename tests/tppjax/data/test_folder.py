@@ -100,6 +100,20 @@ def test_classes_are_the_networks(root):
             data.load("folder", "train", root, preprocessing=replace(preprocessing, class_names=other))
 
 
+def test_numbered_folders_of_a_network_without_names_are_sorted_as_text(root):
+    """As PyTorch's ImageFolder sorts them, and as training does."""
+    for i in range(9):
+        save(root, f"train/{i + 2}/a.png", PIXELS["a.png"])
+    for name, number in (("ant", 0), ("bee", 1)):
+        (root / "train" / name).rename(root / "train" / str(number))
+    (root / "train/10/a.png").rename(root / "train/10/z.png")
+    trained = data.info("folder", root)
+    without_names = replace(trained, class_names=tuple(map(str, range(11))))
+    expected = data.load("folder", "train", root, preprocessing=trained).labels
+    assert trained.class_names[:3] == ("0", "1", "10")
+    np.testing.assert_array_equal(data.load("folder", "train", root, preprocessing=without_names).labels, expected)
+
+
 def test_damaged_pictures_are_named_together(root):
     preprocessing = data.info("folder", root)
     content = (root / "val/bee/a.png").read_bytes()
