@@ -4,11 +4,12 @@ import dataclasses
 import functools
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax.errors import FlaxError
 
 from tppjax import graph
@@ -20,27 +21,23 @@ from tppjax.network import Network, network
 from tppjax.types import ImagesLike, Weights
 
 
-class _Subject(NamedTuple):
-    """The function to trace, `fn(variables, x)`; subjects are equal if function and arrays are the same objects."""
+class _Subject:
+    """The function to trace, `fn(variables, x)`; subjects are equal if function and arrays are the same objects.
 
-    fn: Callable
-    variables: Any
-    shape: tuple[int, ...]
-    dtype: Any
+    Arrays of NumPy can change, so their content has to be the same, too.
+    """
+
+    def __init__(self, fn: Callable, variables: Any, shape: tuple[int, ...], dtype: Any) -> None:
+        self.fn, self.variables, self.shape, self.dtype = fn, variables, shape, dtype
+        leaves, structure = jax.tree.flatten(variables)  # kept in `variables`, so no other array gets their ids
+        contents = tuple(hash(leaf.tobytes()) for leaf in leaves if isinstance(leaf, np.ndarray))
+        self.key = (fn, structure, *map(id, leaves), contents, shape, dtype)
 
     def __hash__(self) -> int:
-        return hash((self.fn, *map(id, jax.tree.leaves(self.variables)), self.shape, self.dtype))
+        return hash(self.key)
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, _Subject):
-            return False
-        same = len(self.leaves) == len(other.leaves) and all(map(lambda a, b: a is b, self.leaves, other.leaves))
-        return same and (self.fn, self.shape, self.dtype) == (other.fn, other.shape, other.dtype)
-
-    @property
-    def leaves(self) -> list:
-        """The arrays."""
-        return jax.tree.leaves(self.variables)
+        return isinstance(other, _Subject) and self.key == other.key
 
 
 def trace(subject: Any, example: ImagesLike = None) -> Network:
@@ -66,7 +63,9 @@ def trace(subject: Any, example: ImagesLike = None) -> Network:
     like = example
     if preprocessing is not None:
         like = jax.ShapeDtypeStruct((1, *preprocessing.network_shape), jnp.float32)
-    traced = network(*_traced(_Subject(fn, variables, *_shape_and_dtype(like))), preprocessing, history)
+    # A function may compute something else the next time, which JAX would not notice; a module of linen does not.
+    once, fn = (_traced, fn) if isinstance(fn, _Linen) else (_traced.__wrapped__, lambda v, x, fn=fn: fn(v, x))
+    traced = network(*once(_Subject(fn, variables, *_shape_and_dtype(like))), preprocessing, history)
     if preprocessing is not None and example is not None:
         traced.batch(example)
     return traced

@@ -154,6 +154,37 @@ def test_of_an_ann_all_is_known(digits_ann, digits_test):
     assert str(found).splitlines()[1].split() == ["conv1_1", "qcfs", "8", "8", "x", "8", "x", "16", "16", "conv1_1"]
 
 
+class Affine(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(3)(nn.relu(nn.Dense(4)(x.reshape(len(x), -1))))
+
+
+def test_a_trace_is_of_what_the_network_is_now():
+    """Arrays of NumPy, attributes of a function and branches by what the variables are can change between two calls."""
+    model = Affine()
+    variables = jax.tree.map(np.array, model.init(KEY, X))
+    before = trace((model, variables), X).apply(X)
+    variables["params"]["Dense_1"]["kernel"] *= 3
+    np.testing.assert_allclose(trace((model, variables), X).apply(X), 3 * before, rtol=1e-5, atol=1e-5)
+
+    def either(v, x):
+        w = v["a"] if v["b"] is None else -v["b"]
+        return nn.relu(x.reshape(len(x), -1) @ w)
+
+    w, scale = np.random.default_rng(0).normal(size=(192, 3)).astype(np.float32), 1.0
+
+    def scaled(v, x):
+        return scale * either(v, x)
+
+    for v in ({"a": w, "b": None}, {"a": None, "b": w}):
+        np.testing.assert_allclose(trace((either, v), X).apply(X), either(v, X), rtol=1e-5, atol=1e-5)
+    variables = {"a": w, "b": None}
+    trace((scaled, variables), X)
+    scale = 2.0
+    np.testing.assert_allclose(trace((scaled, variables), X).apply(X), scaled(variables, X), rtol=1e-5, atol=1e-5)
+
+
 SMALL = {
     "vgg_small": {},
     "vgg16": {"stages": ((4,), (4, 4)), "hidden": (9, 9), "pool": "max"},

@@ -7,14 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tppjax.errors import InputError
+from tppjax.errors import InputError, brief
 from tppjax.graph import linear
 from tppjax.graph.channels import channel_axis
 from tppjax.graph.graph import Graph, Op, Site, check_same
 from tppjax.graph.linear import Spot
 from tppjax.graph.operations import BROADCAST
 from tppjax.graph.trace import Program, flatten
-from tppjax.graph.values import Equation, Known, Value
+from tppjax.graph.values import Equation, Known, Place, Value
 from tppjax.types import Weights
 
 QUICK = {"xla_backend_optimization_level": 0}  # quick compilation, since the program runs once
@@ -36,15 +36,27 @@ def trace(fn: Callable, variables: Any, example: Any) -> tuple[Graph, Weights]:
 
     Raises:
       InputError: if the function between two activations is not linear, with all places in one message; if there is no
-        activation; if it draws at random; if a weight is not finite; or if it does not treat each example separately.
+        activation; if it draws at random; if a weight is not finite; or if an output has no batch axis or depends on
+        other examples of the batch.
     """
     one = jax.ShapeDtypeStruct((1, *jnp.shape(example)[1:]), jnp.result_type(example))
     graph, weights = unchecked(fn, variables, one)
     x = np.random.default_rng(0).normal(size=(3, *one.shape[1:])).astype(one.dtype)
-    pairs = ((fn, variables), (graph.apply, weights))
-    expected, traced = (jax.jit(f, compiler_options=QUICK)(v, x) for f, v in pairs)
-    check_same(expected, traced)
+    try:
+        expected = jax.jit(fn, compiler_options=QUICK)(variables, x)
+    except Exception as e:  # of any type, from the user's code
+        raise InputError(f"the network takes one example, but not a batch of three: {brief(e)}") from e
+    check_same(
+        expected, jax.jit(graph.apply, compiler_options=QUICK)(weights, x), 3e-2 if _half(graph, weights) else 1e-4
+    )
     return graph, weights
+
+
+def _half(graph: Graph, weights: Weights) -> bool:
+    """Whether the network computes in half precision anywhere."""
+    casts = [op for op in graph.items if isinstance(op, Op) and op.name == "convert_element_type"]
+    types = [graph.dtype, *map(jnp.result_type, weights.values()), *(dict(op.options)["new_dtype"] for op in casts)]
+    return any(jnp.issubdtype(dtype, jnp.floating) and jnp.finfo(dtype).bits < 32 for dtype in types)
 
 
 def unchecked(fn: Callable, variables: Any, one: jax.ShapeDtypeStruct) -> tuple[Graph, Weights]:
@@ -56,6 +68,12 @@ def unchecked(fn: Callable, variables: Any, one: jax.ShapeDtypeStruct) -> tuple[
         raise InputError("the output of the network does not depend on its input")
     needed = _needed(outputs)
     linear.check(needed, refused)
+    for shape in (v.shape for v in program.outputs):
+        if shape[:1] != (1,):
+            raise InputError(
+                f"for one input [1, ...], the network returns an array of shape {shape}, without a batch axis: keep "
+                "it, with squeeze(-1) or flatten(1) in place of squeeze(), say"
+            )
     graph, weights = _written(program, needed)
     _check_finite(weights)
     return graph, weights
@@ -115,9 +133,13 @@ class _Writer:
         if isinstance(v, Known):
             return self.weight(v, compact and v.compact is not None)
         if v not in self.names:
-            self.names[v] = self.values
-            self.values += 1
+            self.names[v] = self.new()
         return self.names[v]
+
+    def new(self) -> int:
+        """The number of another value."""
+        self.values += 1
+        return self.values - 1
 
     def weight(self, v: Known, compact: bool = False) -> str:
         """The name of a weight, which is added to the weights."""
@@ -147,12 +169,15 @@ class _Writer:
         compared, output = self.name(spot.compared), self.name(spot.output)
         sent, axis, low = output, self.axes[spot.compared], ""
         if activation.low:
-            low = self.weight(Known(np.asarray(activation.low, spot.compared.dtype)))
-            shifted, sent = self.values, self.values + 1
-            self.values += 2
+            low = self.weight(Known(np.full((1,) * len(spot.compared.shape), activation.low, spot.compared.dtype)))
+            shifted, sent = self.new(), self.new()
             before.append(Op("sub", (compared, low), shifted, place=place))
             compared = shifted
         layers, input_axis = self.layers[spot.input], self.axes[spot.input]
+        whole = spot.input.shape[0] == spot.compared.shape[0] == 1
+        bound = activation.bound
+        if bound is not None and bound.ndim and not whole:
+            bound = bound[None]
         name = layers[-1] if layers else place.scope or ("max_pool" if before else "input")
         site = Site(
             name=free_name(name, [item.name for item in self.items if isinstance(item, Site)], "#"),
@@ -161,7 +186,7 @@ class _Writer:
             before=tuple(before),
             compared=compared,
             output=sent,
-            bound="" if activation.bound is None else self.weight(Known(activation.bound, activation.leaf)),
+            bound="" if bound is None else self.weight(Known(bound, activation.leaf)),
             levels=activation.levels,
             shape=tuple(spot.compared.shape[1:]),
             axis=None if not axis else axis - 1,
@@ -170,10 +195,35 @@ class _Writer:
             layers=layers,
             place=place,
         )
-        self.items.append(site)
+        self.items += [site] if whole else self.reshaped(site, spot)
         if activation.low:
             self.items.append(Op("add", (sent, low), output, place=place))
         self.layers[spot.output], self.axes[spot.output] = (), axis
+
+    def reshaped(self, site: Site, spot: Spot) -> list[Op | Site]:
+        """The site of values with another first axis than 1, such as time or the patches of an image, as `[1, ...]`."""
+        source, sent, compared = self.new(), self.new(), self.new()
+        before: list[Op] = []
+        if site.before:
+            first = _reshape(source, site.input, spot.input.shape, site.place)
+            last = _reshape(site.compared, compared, (1, *spot.compared.shape), site.place)
+            before = [first, *site.before, last]
+        inside = site._replace(
+            input=source,
+            before=tuple(before),
+            compared=compared if before else source,
+            output=sent,
+            shape=tuple(spot.compared.shape),
+            axis=self.axes[spot.compared],
+            input_shape=tuple(spot.input.shape),
+            input_axis=self.axes[spot.input],
+        )
+        before_it = _reshape(site.input, source, (1, *spot.input.shape), site.place)
+        return [before_it, inside, _reshape(sent, site.output, spot.output.shape, site.place)]
+
+
+def _reshape(value: int, output: int, shape: tuple[int, ...], place: Place) -> Op:
+    return Op("reshape", (value,), output, (("new_sizes", tuple(shape)),), place)
 
 
 def free_name(name: str, taken: Iterable[str], mark: str = "~") -> str:

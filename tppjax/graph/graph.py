@@ -267,10 +267,9 @@ def _without_place(item: Op | Site) -> tuple:
     return (*fields[:before], tuple(op[:-1] for op in item.before), *fields[before + 1 :])
 
 
-def check_same(expected: Any, traced: Any) -> None:
-    """Raises InputError unless the trees are equal up to rounding, relative to the largest number of each array."""
+def check_same(expected: Any, traced: Any, tolerance: float) -> None:
+    """Raises InputError unless the trees are equal up to `tolerance`, relative to the largest number of each array."""
     for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(traced), strict=True):
-        tolerance = 1e-4 if jnp.finfo(a.dtype).bits >= 32 else 3e-2
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         difference = np.abs(a - b).max(initial=0) if a.shape == b.shape else np.inf
         if not difference <= tolerance * max(np.abs(a).max(initial=0), 1e-6):

@@ -152,14 +152,13 @@ def _pool(equation: Equation) -> bool:
     while base.role == "linear" and base.equation and base.equation.name in LAYOUT and len(base.equation.values) == 1:
         chain, base = [base.equation, *chain], base.equation.values[0]
     out = equation.output
-    if base.role == "site":
+    activation = _of_largest(base.site.activation, chain) if base.role == "site" else None
+    if activation:
         site, value = base.site, base.site.compared
         before = [*site.before]
         for each in chain:  # the same operations, on the argument of the activation
             copy = _copied(each, [value if isinstance(v, Value) else v for v in each.inputs])
             before, value = [*before, copy], copy.output
-        if (activation := _of_largest(site.activation)) is None:
-            return False
         out.site = Spot(activation, site.input, tuple(before), value, out)
     elif _nonnegative(equation.values[0]):
         before, start = _until_linear(equation.values[0])
@@ -178,13 +177,18 @@ def _copied(equation: Equation, inputs: list[Value | Known]) -> Equation:
     return output.equation
 
 
-def _of_largest(activation: Activation) -> Activation | None:
+def _of_largest(activation: Activation, chain: list[Equation]) -> Activation | None:
     """The activation behind a maximum; None if the maximum is over values that saturate at different heights."""
-    if activation.bound is None:
+    bound, pool = activation.bound, chain[-1]
+    if bound is None:
         return activation
-    if np.ptp(activation.bound):
+    if not np.ptp(bound):
+        return activation._replace(bound=bound.reshape(-1)[:1].reshape(()))
+    if len(chain) > 1 or pool.name != "reduce_window_max":
         return None
-    return activation._replace(bound=activation.bound.reshape(-1)[:1].reshape(()))
+    # Along the axes of different heights, such as the channels, the window is 1, and nothing is left out.
+    sizes = zip(bound.shape, pool.options["window_dimensions"], pool.values[0].shape, pool.output.shape, strict=True)
+    return activation if all(n == 1 or (window == 1 and a == b) for n, window, a, b in sizes) else None
 
 
 def _nonnegative(value: Value) -> bool:

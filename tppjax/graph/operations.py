@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from tppjax.errors import InputError
 from tppjax.models.convolution import larger_than_image, tap_by_tap
 
 
@@ -48,7 +49,8 @@ def _branches(depends: list[bool]) -> bool:
 def _convolution(x: Any, kernel: Any, dimension_numbers: tuple, **options: Any) -> jax.Array:
     numbers = lax.ConvDimensionNumbers(*dimension_numbers)
     plain = {*options["lhs_dilation"], *options["rhs_dilation"], options["feature_group_count"]} == {1}
-    if numbers == NHWC and plain and options["batch_group_count"] == 1 and larger_than_image(x, kernel):
+    plain &= options["batch_group_count"] == 1 and options["preferred_element_type"] in (None, jnp.dtype(x.dtype).name)
+    if numbers == NHWC and plain and larger_than_image(x, kernel):
         strides, padding, precision = (options[name] for name in ("window_strides", "padding", "precision"))
         return tap_by_tap(jnp.asarray(x), jnp.asarray(kernel), strides, padding, precision)
     options = {name: _pairs(value) for name, value in options.items()}
@@ -156,7 +158,7 @@ LAYOUT = {"reshape", "transpose", "broadcast_in_dim", "rev", "slice", "take", "c
 
 
 def plain(value: Any) -> Any:
-    """An option as JSON represents it: numbers, strings and lists of them; TypeError if that is impossible."""
+    """An option as JSON represents it: numbers, strings and lists of them; InputError if that is impossible."""
     match value:
         case None | bool() | str() | int() | float():
             return value
@@ -168,4 +170,4 @@ def plain(value: Any) -> Any:
             return value.name.lower()
         case tuple() | list():
             return tuple(map(plain, value))
-    raise TypeError(f"no plain form of {value!r}")
+    raise InputError(f"the network has an operation with the option {value!r}, which a graph can't hold: leave it out")

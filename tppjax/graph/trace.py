@@ -97,18 +97,18 @@ class _Flattener:
             )
         if all(isinstance(v, Known) for v in inputs):
             return _computed(eqn, inputs)
-        if name == "cond" and isinstance(inputs[0], Known):
+        if name == "cond" and isinstance(inputs[0], Known) and not inputs[0].random:
             return self.call(params["branches"][int(inputs[0].value)], inputs[1:], place)
         if name == "scan":
             return self.scan(params, inputs, place)
+        random = [v for v in inputs if isinstance(v, Known) and v.random]
+        if random or name in RANDOM:
+            raise InputError(f"the network draws at random {place}: switch dropout off, by evaluation mode")
         if name in ("cond", "while"):
             verb = "branches" if name == "cond" else "loops"
             raise InputError(f"the network {verb} by its input {place}: spiking networks do the same for every input")
         if name in SAME:
             return inputs
-        random = [v for v in inputs if isinstance(v, Known) and v.random]
-        if random or name in RANDOM:
-            raise InputError(f"the network draws at random {place}: switch dropout off, by evaluation mode")
         if name in REWRITTEN:
             return self.rewritten(REWRITTEN[name], params, inputs, place)
         if name in MOVES and (moved := self.moved(eqn, inputs, place)):
@@ -116,6 +116,8 @@ class _Flattener:
         name = "add" if name == "add_any" else name
         if len(eqn.outvars) > 1:
             return [self.add(f"{name} ({i})", inputs, v.aval, place, {}) for i, v in enumerate(eqn.outvars)]
+        if name == "reshape" and params["dimensions"] is not None:
+            inputs = [self.transposed(inputs[0], params["dimensions"], place)]
         options = {option: plain(params[option]) for option in ALL[name].options} if name in ALL else {}
         return [self.add(name, inputs, eqn.outvars[0].aval, place, options)]
 
@@ -186,7 +188,8 @@ class _Flattener:
     def take(self, v: Value | Known, indices: np.ndarray, place: Place) -> Value | Known:
         """The pixels of `v`, flattened, at `indices`; 0 for the index -1."""
         if isinstance(v, Known):
-            return dataclasses.replace(v, value=np.where(indices < 0, 0, np.ravel(v.value)[indices]).astype(v.dtype))
+            taken = np.where(indices < 0, 0, np.ravel(v.value)[indices]).astype(v.dtype)
+            return dataclasses.replace(v, value=taken, compact=None)
         shape = indices.shape
         axis, indices = along_an_axis(indices, v.shape)
         indices = np.where(indices < 0, NOWHERE, indices).astype(np.int32)
@@ -221,14 +224,14 @@ class _Flattener:
     def row(self, x: Value | Known, i: int, place: Place) -> Value | Known:
         """One step of an input of a scan."""
         if isinstance(x, Known):
-            return dataclasses.replace(x, value=x.value[i])
+            return dataclasses.replace(x, value=x.value[i], compact=None)
         return self.rewritten(lambda x: jax.lax.squeeze(jax.lax.slice_in_dim(x, i, i + 1), (0,)), {}, [x], place)[0]
 
     def stack(self, rows: Sequence[Value | Known], place: Place) -> Value | Known:
         """All steps of an output of a scan."""
         known = [row for row in rows if isinstance(row, Known)]
         if len(known) == len(rows):
-            return dataclasses.replace(known[0], value=jnp.stack([row.value for row in known]))
+            return dataclasses.replace(known[0], value=jnp.stack([row.value for row in known]), compact=None)
         return self.rewritten(lambda *rows: stack(*rows, axis=0), {}, list(rows), place)[0]
 
 

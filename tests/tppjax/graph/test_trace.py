@@ -72,6 +72,7 @@ WRITTEN = {  # the activation, and what it must be taken for
     "x * (x > 0)": (lambda x: x * (x > 0), "relu", None),
     "(x + |x|) / 2": (lambda x: (x + jnp.abs(x)) / 2, "relu", None),
     "-min(-x, 0)": (lambda x: -jnp.minimum(-x, 0), "relu", None),
+    "(|x| - |x - 1.7| + 1.7) / 2": (lambda x: (jnp.abs(x) - jnp.abs(x - 1.7) + 1.7) / 2, "clip", 1.7),
     "relu(relu)": (lambda x: relu(relu(x)), "relu", None),
     "relu(x / 6) * 6": (lambda x: relu(x / 6) * 6, "relu", None),
     "y + 1 * y": (lambda x: relu(x) + 1.0 * relu(x), "relu", None),
@@ -87,6 +88,7 @@ WRITTEN = {  # the activation, and what it must be taken for
     "clipped_relu": (lambda x: clipped_relu(x, jnp.float32(1.5)), "clip", 1.5),
     "a bound a channel": (lambda x: jnp.clip(x, 0, theta[None]), "clip", theta),
     "qcfs": (lambda x: qcfs(x, jnp.float32(1.5), 8), "qcfs", 1.5),
+    "a small qcfs": (lambda x: qcfs(x, jnp.float32(1e-5), 8), "qcfs", 1e-5),
     "qcfs of 3 levels": (lambda x: qcfs(x, jnp.float32(1.2), 3), "qcfs", 1.2),
     "qcfs as others write it": (lambda x: jnp.clip(jnp.floor(x * 4 / 1.2 + 0.5), 0, 4) * 1.2 / 4, "qcfs", 1.2),
     "qcfs of a theta a channel": (lambda x: qcfs(x, theta[None], 8), "qcfs", theta),
@@ -212,10 +214,19 @@ def side_by_side(p, x):
     return max_pool(jnp.concatenate([relu(conv(p, x)), jax.nn.relu6(conv(p, x))], -1))
 
 
+HEIGHTS = np.float32([0.1, 0.2, 0.3, 0.4]).reshape(1, 1, 1, 4)
+
+
+def capped(heights):
+    return lambda p, x: conv(p, max_pool(jnp.minimum(relu(conv(p, x)), heights)), "deep")
+
+
 POOLED = {  # the network, and its sites with the operations before each
     "pool, relu": (lambda p, x: conv(p, relu(max_pool(conv(p, x))), "deep"), [("conv", 1)]),
     "relu, pool": (lambda p, x: conv(p, max_pool(relu(conv(p, x))), "deep"), [("conv", 1)]),
     "relu6, pool": (lambda p, x: conv(p, max_pool(jax.nn.relu6(conv(p, x))), "deep"), [("conv", 1)]),
+    "clips of each channel, pool": (capped(HEIGHTS), [("conv", 1)]),
+    "clips of each column, pool": (capped(HEIGHTS.reshape(1, 1, 4, 1).repeat(2, 2)), [("conv", 0), ("max_pool", 1)]),
     "pool, norm, relu": (lambda p, x: conv(p, relu(2 * max_pool(conv(p, x)) - 0.5), "deep"), [("conv", 3)]),
     "relu, pool, and the relu": (pooled_and_not, [("conv", 0), ("conv#2", 1)]),
     "relus side by side, pool": (side_by_side, [("conv", 0), ("conv#2", 0), ("max_pool", 1)]),
@@ -282,6 +293,8 @@ REFUSED = {
     "a step": (lambda p, x: c(p, jnp.where(a(p, x) > 0, 1.0, 0.0)), X, LINEAR),
     "threshold": (lambda p, x: c(p, jnp.where(a(p, x) > 0.5, a(p, x), 0.0)), X, LINEAR),
     "maxout": (lambda p, x: c(p, jnp.maximum(a(p, x), a(p, x)[:, ::-1])), X, f"{LINEAR}.*maxout"),
+    "a small step": (lambda p, x: c(p, (a(p, x) > 0) * 1e-4), X, LINEAR),
+    "a gap": (lambda p, x: c(p, jnp.where(a(p, x) > 1e-3, a(p, x), 0)), X, f"{LINEAR}.*choice by the input"),
     "x relu(x)": (lambda p, x: c(p, a(p, x) * relu(a(p, x))), X, f"{LINEAR}.*product of two values"),
     "argmax": (lambda p, x: c(p, jax.nn.one_hot(a(p, x).argmax(-1), 16)), X, f"{LINEAR}.*choice by the largest"),
     "whole numbers": (whole_numbers, X, f"{LINEAR}.*rounding to whole numbers"),
@@ -299,6 +312,8 @@ REFUSED = {
         "branches by its input",
     ),
     "no activation": (lambda p, x: c(p, a(p, x)), X, "has no activation"),
+    "no batch axis": (lambda p, x: c(p, relu(a(p, x))).sum(), X, r"array of shape \(\), without a batch axis"),
+    "no batch axis for one": (lambda p, x: c(p, relu(a(p, x))).squeeze(), X, "without a batch axis: keep it, with squ"),
     "no input": (lambda p, x: c(p, relu(p["b"]["w"])), X, "does not depend on its input"),
     "batch statistics": (lambda p, x: c(p, relu(a(p, x - x.mean(0, keepdims=True)))), X, "mixes examples"),
     "a fixed batch": (
