@@ -159,7 +159,7 @@ def places(network: Network) -> list[Place]:
 
 
 def _summands(network: Network, value: int, axis: int | None, shapes: dict[int, tuple[int, ...]]) -> tuple[Op, ...]:
-    """The layers with channels in `axis` whose outputs add up to a value; constants may be among the summands."""
+    """The layers with channels in `axis` whose outputs, each once, add up to a value, perhaps with constants."""
     producers = {item.output: item for item in network.graph.items if isinstance(item, Op)}
     rank = len(shapes[value])
     layers, todo = [], [value]
@@ -171,7 +171,7 @@ def _summands(network: Network, value: int, axis: int | None, shapes: dict[int, 
             todo += [v for v in op.inputs if isinstance(v, int)]
         elif is_layer(network.graph, op) and (of_layer := output_axis(network, op)) is not None:
             layers += [op] if of_layer % rank - 1 == axis else []
-    return tuple(sorted(layers, key=lambda op: op.output))
+    return tuple(sorted((op for op in layers if layers.count(op) == 1), key=lambda op: op.output))
 
 
 def _fitted(place: Place) -> tuple[Op, ...]:
@@ -193,9 +193,11 @@ def _equations(
     (target,) = reference.values(images, numbers[:1])
     value, *inputs = snn.values(images, key, numbers)
     y = _rows(target - value, place.axis)
+    known = jnp.isfinite(y).all(axis=1, keepdims=True)  # others are the -inf around an image, for max-pooling
+    y = jnp.where(known, y, 0)
     groups = _groups(layers[0]) if layers else 1
     columns = [_patches(op, a, snn.network).reshape(len(y), groups, -1) for op, a in zip(layers, inputs, strict=True)]
-    x = jnp.concatenate([*columns, jnp.ones((len(y), groups, 1))], axis=2)
+    x = jnp.concatenate([*columns, jnp.ones((len(y), groups, 1))], axis=2) * known[:, None]
     y = y.reshape(len(y), groups, -1)
     return jnp.einsum("ngi,ngj->gij", x, x), jnp.einsum("ngi,ngc->gic", x, y)
 

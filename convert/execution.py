@@ -50,13 +50,13 @@ def _stepped(snn: "convert.Snn", x: jax.Array, key: Key | None, traced: bool) ->
     recorded = x.ndim > len(snn.network.graph.shape)
     x = stepped.at_steps(x, snn.T)[:, None] if recorded else x[None]
     run = stepped.simulate(snn.network, x, key, snn.in_network, snn.T, snn.time["tables"], traced)
-    mean, counts, events, *over_time = run
+    mean, counts, events, steps, *over_time = run
     at_end = jax.tree.map(lambda a: a[0], (_corrected(snn, mean), counts, events))
-    return Simulation(*at_end, *jax.tree.map(lambda a: a[:, 0], over_time))
+    return Simulation(*at_end, *jax.tree.map(lambda a: a[:, 0], (_corrected(snn, steps), *over_time)))
 
 
 def _corrected(snn: "convert.Snn", output: Any) -> Any:
-    """The output of the network, with the offset of a correction if there is one."""
+    """The output of the network, `[1, ...]` or at each step `[T, 1, ...]`, with the offset of a correction if any."""
     if OUTPUT not in snn.network.offsets:
         return output
     return jax.tree.map(lambda y: snn.network.corrected(OUTPUT, y, y.ndim - 2), output)

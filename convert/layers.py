@@ -48,10 +48,10 @@ def output_axis(network: Network, layer: Op) -> int | None:
     options = dict(layer.options)
     if layer.name == "conv_general_dilated":
         return options["dimension_numbers"][2][1] if isinstance(layer.inputs[1], str) else None
-    free, batch = free_axes(network, layer), len(options["dimension_numbers"][1][0])
-    if len(free) != 1:
+    batched = bool(options["dimension_numbers"][1][0])  # the weights have an axis in common with their input
+    if len(free_axes(network, layer)) != 1 or batched:
         return None
-    return batch if isinstance(layer.inputs[0], str) else -1
+    return 0 if isinstance(layer.inputs[0], str) else -1
 
 
 def free_axes(network: Network, layer: Op) -> list[int]:

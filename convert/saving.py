@@ -23,10 +23,13 @@ def save(snn: Snn, folder: str | os.PathLike) -> None:
     """Writes the spiking network to a folder, which `load` reads; a kill leaves the old content or the new.
 
     Raises:
-      InputError, FileExistsError, OSError: as `tppjax.checkpoint.save`; if `snn` is from `for_any_T`.
+      InputError, FileExistsError, OSError: as `tppjax.checkpoint.save`; if `snn` is from `for_any_T`, or a field of its
+        neurons can't be written as text.
     """
     if snn.T is None:
         raise InputError("a network for any T can't be saved: save the one that for_any_T() was called on")
+    for neuron in snn.neurons.values():  # a file holds their text, which has to make them again
+        parse(str(neuron), {f"{type(neuron).__module__}:{type(neuron).__qualname__}": type(neuron)})
     time: dict[str, Any] = dict(traverse_util.flatten_dict(snn.time, sep="/"))
     checkpoint.save(snn.network, folder, {"T": snn.T, "modes": snn.modes}, time)
 

@@ -135,7 +135,7 @@ class _Run(NamedTuple):
     def outputs(self, x: Array, frames: Array | None) -> Any:
         """The shapes of the network's outputs."""
         one = x if frames is None else frames[0]
-        like = lambda site, _: jnp.zeros((1, *site.shape), one.dtype)  # noqa: E731
+        like = lambda site, current: jnp.zeros((1, *site.shape), current.dtype)  # noqa: E731
         return jax.eval_shape(lambda x: self.network.graph.run(self.network.weights, x, like), one)
 
     def at_rest(self, site: Site, accumulated: bool, last: bool) -> dict[str, Any]:

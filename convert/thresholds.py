@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from convert.batch_norm import fold_batch_norm
@@ -86,7 +87,9 @@ class _Folder:
     def weight(self, name: str, array: Array) -> str:
         """Adds a weight, and returns the name that it gets."""
         name = free_name(name, self.weights)
-        self.weights[name] = np.asarray(array)
+        array = np.asarray(array)
+        half = jnp.finfo(self.network.graph.dtype).bits < 32
+        self.weights[name] = array.astype(self.network.graph.dtype) if half and array.dtype == np.float32 else array
         return name
 
     def emit(self, op: Op, scale: np.ndarray | None = None) -> None:
@@ -109,8 +112,10 @@ class _Folder:
         """Adds a site with a threshold of 1, whose input and bound are counted in thresholds."""
         theta = self.theta(site, site.axis, site.shape)
         value = self.scaled(site.input, self.theta(site, site.input_axis, site.input_shape))
+        rank = len(dict(site.before[0].options).get("new_sizes", theta.shape)) if site.before else theta.ndim
+        potential = theta.reshape(theta.shape[-rank:])  # before it is reshaped to that of the site
         before = tuple(
-            op._replace(inputs=tuple(self.in_thresholds(op, v, theta) for v in op.inputs)) for op in site.before
+            op._replace(inputs=tuple(self.in_thresholds(op, v, potential) for v in op.inputs)) for op in site.before
         )
         before = tuple(op._replace(inputs=tuple(value if v == site.input else v for v in op.inputs)) for op in before)
         bound = site.bound and self.weight(f"{site.name}/bound", np.asarray(self.weights[site.bound]) / theta)
@@ -119,8 +124,9 @@ class _Folder:
         self.scales[site.output] = theta
 
     def in_thresholds(self, op: Op, v: int | str, theta: np.ndarray) -> int | str:
-        """An operand of an operation before a site compares; a weight that is added is divided by the thresholds."""
-        return self.weight(v, self.weights[v] / theta) if isinstance(v, str) and op.name in SHIFTS else v
+        """An operand of an operation before a site compares; weights that are potentials are divided by thresholds."""
+        potential = op.name in SHIFTS or (op.name == "select_n" and v != op.inputs[0])
+        return self.weight(v, self.weights[v] / theta) if isinstance(v, str) and potential else v
 
     def op(self, op: Op) -> None:
         """Adds an operation on scaled values."""

@@ -1,7 +1,11 @@
 """The neurons, one file each, and the table by which options name them."""
 
 import ast
+import dataclasses
 import importlib
+from typing import Any
+
+import numpy as np
 
 from tppjax.errors import InputError
 from tppjax.neurons.base import MAX_STEPS, Delayed, Neuron, OnePhase, TwoPhase, check_steps, in_thresholds, simulate
@@ -57,7 +61,9 @@ def parse(mode: str | Neuron, own: dict[str, type[Neuron]] | None = None) -> Neu
       InputError: if it is none of these; lists the known names.
     """
     if isinstance(mode, Neuron):
-        return mode
+        fields = {f.name: getattr(mode, f.name) for f in dataclasses.fields(mode) if f.init}
+        as_python = {name: _as_python(value) for name, value in fields.items()}
+        return mode if repr(as_python) == repr(fields) else dataclasses.replace(mode, **as_python)
     if not isinstance(mode, str):
         hint = f"; give {mode.__name__}(), not the class" if isinstance(mode, type) else ""
         raise InputError(f"a mode is the name of a neuron, or a tppjax.neurons.Neuron; got {mode!r}{hint}")
@@ -76,6 +82,13 @@ def parse(mode: str | Neuron, own: dict[str, type[Neuron]] | None = None) -> Neu
         return kind(**{option.arg or "": ast.literal_eval(option.value) for option in call.keywords})
     except (SyntaxError, TypeError, ValueError) as e:
         raise InputError(f"mode {mode!r} can't be made: {e}") from e
+
+
+def _as_python(value: Any) -> Any:
+    """NumPy's numbers and arrays, lists and ranges, as numbers and tuples, which have a plain text and a hash."""
+    if isinstance(value, np.generic | np.ndarray):
+        value = value.tolist()
+    return tuple(map(_as_python, value)) if isinstance(value, list | tuple | range) else value
 
 
 def _imported(path: str) -> type[Neuron]:

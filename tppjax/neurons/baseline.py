@@ -52,9 +52,15 @@ class IntegrateAndFire(Neuron):
         return u, fire(u)
 
     def count(self, u: Array, T: Steps, key: Key | None, **tables: Any) -> jax.Array:
-        """`clip(floor(u + v_init + shift), 0, T)`, unless `v_init` or `shift` is negative, which can delay spikes."""
-        ahead, late = (self.v_init or 0.0) + (self.shift or 0.0), min(self.v_init or 0.0, self.shift or 0.0) < 0
-        return super().count(u, T, key, **tables) if late else jnp.clip(jnp.floor(u + ahead), 0, T)
+        """`clip(floor(u + v_init + shift), 0, T)`, unless the order of the steps matters.
+
+        It does if `v_init` or `shift` is negative, which can delay spikes, or if `v_init` is 1 or more, since negative
+        input can't take back a spike.
+        """
+        v_init, shift = self.v_init or 0.0, self.shift or 0.0
+        if min(v_init, shift) < 0 or v_init >= 1:
+            return super().count(u, T, key, **tables)
+        return jnp.clip(jnp.floor(u + v_init + shift), 0, T)
 
 
 @dataclass(frozen=True)

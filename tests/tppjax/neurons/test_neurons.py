@@ -134,7 +134,7 @@ def test_unbiased_fires_at_every_step_alike():
 
 
 @pytest.mark.parametrize("T", [1, 5, 32])
-@pytest.mark.parametrize("neuron", [Baseline(v_init=0.5), Baseline(v_init=0), Baseline(shift=0.5)], ids=str)
+@pytest.mark.parametrize("neuron", [*(Baseline(v_init=v) for v in (0, 0.5, 1.5)), Baseline(shift=0.5)], ids=str)
 def test_count_is_what_a_constant_input_gives(neuron, T):
     """The closed form of `count` against the simulation, below 0, between whole numbers and above T."""
     u = jnp.arange(-16.0, 8 * T + 16) / 8 + 1 / 16
