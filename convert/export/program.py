@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 
@@ -25,6 +26,8 @@ def stablehlo(
     """Writes the network as a program of `jax.export`, with all weights in it.
 
     A script needs only jax to run it, on pixels (uint8) if the network has a preprocessing:
+
+        import jax.export
 
         program = jax.export.deserialize(open(file, "rb").read())
         logits = program.call(x, jax.random.key_data(jax.random.key(0)))

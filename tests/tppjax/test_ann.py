@@ -69,10 +69,10 @@ def test_preprocessing_normalises_pixels_and_refuses_what_does_not_fit(network):
 
 
 def test_images_a_call_keep_within_the_budget(network, digits_test, monkeypatch):
-    """An image has four times the largest array on the way, the stem's 8 x 8 x 2."""
+    """An image has four times the largest array on the way: the stem's 8 x 8 x 2; with a border in jax 0.7."""
     sizes = []
     monkeypatch.setattr(ann, "map_examples", lambda fn, images, batch_size: sizes.append(batch_size) or [1.0])
     for budget in (10 * 4 * 4 * 8 * 8 * 2, 1):
         monkeypatch.setattr(sharding, "budget", lambda budget=budget: budget)
         ann.accuracy(network, digits_test)
-    assert sizes == [10, 1]
+    assert sizes in ([10, 1], [8, 1])

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.export
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ from tppjax.errors import InputError
 
 SCRIPT = """
 import sys
-import jax, numpy as np
+import jax, jax.export, numpy as np
 folder = sys.argv[1]
 program = jax.export.deserialize(open(f"{folder}/program", "rb").read())
 for n in (1, 5):
