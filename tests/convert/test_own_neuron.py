@@ -155,8 +155,8 @@ class Nothing(OnePhase):
         (Forgetful(0.5), r"test_own_neuron:Forgetful has more, which are not fields: put @dataclass\(frozen=True\)"),
         (Annotated(), r"Annotated has more, which are not fields: put @dataclass"),
         (
-            Choice([1]),
-            r"the fields of .*Choice\(wrong=\[1\]\) can't be hashed .*: let them be numbers",
+            Choice({1}),
+            r"the fields of .*Choice\(wrong=\{1\}\) can't be hashed .*: let them be numbers",
         ),
         (Choice("halves"), r"count of .*Choice.* is not a whole number, such as 0\.3"),
         (Choice("too many"), r"is 0 to 2 in 4 steps, and its class says 0 to 1: by levels"),

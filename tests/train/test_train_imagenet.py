@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -108,6 +109,6 @@ def test_recipes_fill_in_what_depends_on_the_network():
     )
     for options, said in (({"size": 0}, "--size must be above 0"), ({"workers": -1}, "--workers must be at least 0")):
         with pytest.raises(ValueError, match=said):
-            imagenet.main(Imagenet("x", **options))
+            imagenet.main(Imagenet(Path("x"), **options))
     with pytest.raises(ValueError, match="takes 32 pixels a side; got --size 64"):
         recipe(Imagenet("x", init_from="y", size=64), given, preprocessing)
