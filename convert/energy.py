@@ -9,6 +9,7 @@ from jaxtyping import Float, Num
 from convert.layers import kernel_of
 from tppjax.errors import InputError
 from tppjax.graph import Op, Site
+from tppjax.graph.operations import LAYOUT
 from tppjax.network import Network
 from tppjax.types import Array
 
@@ -76,7 +77,8 @@ def _operations(
             values[item.output] = jnp.full_like(y, jnp.nan)  # marks it as no spikes, up to the next site
         else:
             _pass_on(item, values, item.values[0] in summed)
-            summed |= {item.output} if item.name in SUMS else set()
+            moved = item.name in (*LAYOUT, "concatenate") and item.values[0] in summed
+            summed |= {item.output} if item.name in SUMS or moved else set()
     return operations
 
 

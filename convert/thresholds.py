@@ -68,6 +68,8 @@ class _Folder:
 
     def __init__(self, network: Network):
         self.network, self.weights = network, dict[str, Array](network.weights)
+        types = {np.asarray(w).dtype for w in network.weights.values() if jnp.issubdtype(w.dtype, jnp.floating)}
+        self.dtype = types.pop() if len(types) == 1 else np.dtype(np.float32)
         self.items: list[Op | Site] = []
         self.values = 1 + max(item.output for item in network.graph.items)
         self.shapes = network.graph.shapes(network.weights)
@@ -84,12 +86,10 @@ class _Folder:
         theta = np.asarray(self.network.thetas[site.name], np.float32)
         return theta.reshape([-1 if theta.ndim and i == (axis or 0) + 1 else 1 for i in range(len(shape) + 1)])
 
-    def weight(self, name: str, array: Array) -> str:
-        """Adds a weight, and returns the name that it gets."""
+    def weight(self, name: str, array: Array, dtype: Any = None) -> str:
+        """Adds a weight, by default in the type of all others, and returns the name that it gets."""
         name = free_name(name, self.weights)
-        array = np.asarray(array)
-        half = jnp.finfo(self.network.graph.dtype).bits < 32
-        self.weights[name] = array.astype(self.network.graph.dtype) if half and array.dtype == np.float32 else array
+        self.weights[name] = np.asarray(array).astype(self.dtype if dtype is None else dtype)
         return name
 
     def emit(self, op: Op, scale: np.ndarray | None = None) -> None:
@@ -126,7 +126,7 @@ class _Folder:
     def in_thresholds(self, op: Op, v: int | str, theta: np.ndarray) -> int | str:
         """An operand of an operation before a site compares; weights that are potentials are divided by thresholds."""
         potential = op.name in SHIFTS or (op.name == "select_n" and v != op.inputs[0])
-        return self.weight(v, self.weights[v] / theta) if isinstance(v, str) and potential else v
+        return self.divided(v, theta) if isinstance(v, str) and potential else v
 
     def op(self, op: Op) -> None:
         """Adds an operation on scaled values."""
@@ -174,7 +174,12 @@ class _Folder:
 
     def shift(self, name: str, scale: np.ndarray | None) -> str:
         """The name of what is added to a value of this scale."""
-        return name if scale is None else self.weight(name, np.asarray(self.weights[name]) / scale)
+        return name if scale is None else self.divided(name, scale)
+
+    def divided(self, name: str, scale: np.ndarray) -> str:
+        """The name of a weight divided by a scale, of the same type."""
+        array = np.asarray(self.weights[name])
+        return self.weight(name, array / scale, array.dtype)
 
     def kernel(self, op: Op, value: int, target: np.ndarray | None) -> np.ndarray | None:
         """A layer's weights times the scale of its input, divided by `target`; None if no weights do that."""

@@ -28,10 +28,15 @@ class _Subject:
     """
 
     def __init__(self, fn: Callable, variables: Any, shape: tuple[int, ...], dtype: Any) -> None:
-        self.fn, self.variables, self.shape, self.dtype = fn, variables, shape, dtype
-        leaves, structure = jax.tree.flatten(variables)  # kept in `variables`, so no other array gets their ids
-        contents = tuple(hash(leaf.tobytes()) for leaf in leaves if isinstance(leaf, np.ndarray))
-        self.key = (fn, structure, *map(id, leaves), contents, shape, dtype)
+        leaves, structure = jax.tree.flatten(variables)  # kept, so that no other array gets their ids
+        self.fn, self.variables, self.shape, self.dtype = fn, jax.tree.unflatten(structure, leaves), shape, dtype
+        self.leaves, self.structure = leaves, structure
+
+    @functools.cached_property
+    def key(self) -> tuple:
+        """What makes subjects equal."""
+        contents = tuple(hash(leaf.tobytes()) for leaf in self.leaves if isinstance(leaf, np.ndarray))
+        return (self.fn, self.structure, *map(id, self.leaves), contents, self.shape, self.dtype)
 
     def __hash__(self) -> int:
         return hash(self.key)

@@ -8,6 +8,7 @@ import re
 import sys
 import traceback
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -64,28 +65,38 @@ def placed(example: "torch.Tensor | Array | list", module: "torch.nn.Module") ->
 def evaluating(module: "torch.nn.Module") -> Iterator[None]:
     """Eval mode without gradients; afterwards, attributes and buffers are as before, such as a mask kept for later.
 
-    It sets only the flags, since `eval` may be overridden.
+    It sets only the flags, since `eval` may be overridden. What a module keeps in lists is not restored.
     """
     import torch
 
-    parts = [vars(part) for part in module.modules()]
-    changeable = [d for part in parts for d in (part, *(v for v in part.values() if isinstance(v, dict)))]
+    flags = {part: part.training for part in module.modules()}
+    parts = [vars(part) for part in flags]
+    changeable = [d for part in parts for d in (part, *(v for v in part.values() if type(v) in (dict, OrderedDict)))]
     kept = [dict(d) for d in changeable]
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers() if not _lazy(buffer)]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch warns about itself
         try:
-            for part in module.modules():
+            for part in flags:
                 part.training = False
             yield
         finally:
             for d, old in zip(changeable, kept, strict=True):
                 for key in d.keys() - old.keys():
                     del d[key]
-                d.update(old)
-            for buffer, old in buffers:
-                if not torch.equal(buffer, old):
+                d.update({key: value for key, value in old.items() if key not in d or d[key] is not value})
+            for part, flag in flags.items():
+                part.training = flag
+            for buffer, version, old in buffers:
+                if buffer._version != version:
                     buffer.copy_(old)
+
+
+def _lazy(tensor: "torch.Tensor") -> bool:
+    """Whether a tensor has no shape before the first call."""
+    import torch
+
+    return torch.nn.parameter.is_lazy(tensor)
 
 
 def traced(module: "torch.nn.Module", example: "torch.Tensor") -> "torch.export.ExportedProgram":

@@ -170,10 +170,11 @@ def _sets(content: Any, name: str = "") -> dict[str, Mapping | list]:
     sets: dict[str, Mapping | list] = {}
     for key, value in content.items():
         sets |= _sets(value, f"{name}/{key}" if name else str(key))
-    if not any(map(_is_weight, content.values())):
-        return sets
+    own = [str(key) for key, value in content.items() if _is_weight(value)]
     if not sets:
-        return {name: content}
+        return {name: content} if own else {}
+    if not any("." in key or key.endswith(("weight", "bias")) for key in own):
+        return sets  # beside, say, the mean of the images
     return {name or "(top level)": {key: value for key, value in content.items() if hasattr(value, "shape")}} | sets
 
 

@@ -101,6 +101,8 @@ def test_mixed_precision(mode):
     expected = network.apply(IMAGES)
     np.testing.assert_allclose(snn.apply(IMAGES), expected, atol=0.1 * np.abs(expected).max())
     assert snn.trace(IMAGES).logits.shape == (64, 8, 3)
+    folded = fold_thresholds(network).apply(IMAGES)
+    np.testing.assert_allclose(folded, expected, atol=0.03 * np.abs(expected).max())
 
 
 def token(v, x):
@@ -115,9 +117,14 @@ def rnn(v, x):
     return jax.lax.scan(step, x @ v["w"], v["v"].T[:, None, :])[0] @ v["v"]
 
 
+def single(v, x):
+    return jax.vmap(lambda x: relu((x @ v["w"]).sum())[None] @ v["v"][:1])(x)
+
+
 TRACED = {  # the network, and its number of sites
     "a learned token": (token, 1),
     "a scan over biases": (rnn, 3),
+    "a single neuron": (single, 1),
     "columns first": (lambda v, x: relu(x.reshape(-1, 2, 3).reshape((-1, 6), order="F") @ v["w"]) @ v["v"], 1),
     "whole numbers beside": (lambda v, x: (relu(x @ v["w"]) @ v["v"], jnp.ones((len(x), 2), int)), 1),
 }
@@ -151,7 +158,10 @@ def precise(v, x):
 
 REFUSED = {
     "one batch size": (lambda v, x: relu(x.reshape(1, 6) @ v["w"]) @ v["v"], "takes one example, but not a batch of"),
-    "a number beside": (lambda v, x: (relu(x @ v["w"]) @ v["v"], 3), r"array of shape \(\), without a batch axis"),
+    "a number beside": (
+        lambda v, x: (relu(x @ v["w"]) @ v["v"], 3),
+        r"array of shape \(\), whose first axis is not the batch",
+    ),
     "a branch at random": (branched, "draws at random .*test_unusual_networks.py"),
     "an algorithm": (precise, "the option DotAlgorithmPreset.F32_F32_F32, which a graph can't hold"),
 }
@@ -234,6 +244,11 @@ COUNTED = {  # the layer `b` after sites of 8 neurons, the additions for a third
     "a sum": (lambda v, x: (layers(v, x)[0] + layers(v, x)[1]) @ v["b"]["w"], 1, 2 * 48 + 24),
     "a scale": (lambda v, x: (1.7 * layers(v, x)[0]) @ v["b"]["w"], 1, 48 + 24),
     "a mean": (lambda v, x: layers(v, x)[0].reshape(-1, 4, 2).mean(1) @ v["b"]["w"][:2], 1 / 4, 48 + 6),
+    "a mean of one pixel": (
+        lambda v, x: layers(v, x)[0].reshape(-1, 4, 2).mean(1, keepdims=True).reshape(-1, 2) @ v["b"]["w"][:2],
+        1 / 4,
+        48 + 6,
+    ),
     "a constant beside": (
         lambda v, x: jnp.concatenate([layers(v, x)[0], jnp.ones((len(x), 8))], 1) @ jnp.tile(v["b"]["w"], (2, 1)),
         1,

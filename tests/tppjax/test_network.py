@@ -168,6 +168,11 @@ def test_a_trace_is_of_what_the_network_is_now():
     variables["params"]["Dense_1"]["kernel"] *= 3
     np.testing.assert_allclose(trace((model, variables), X).apply(X), 3 * before, rtol=1e-5, atol=1e-5)
 
+    for scale in (1.0, 2.0):  # an array that may get the id of the one before
+        variables["params"]["Dense_1"]["bias"] = None
+        variables["params"]["Dense_1"]["bias"] = jnp.full(4, scale)
+        np.testing.assert_allclose(trace((model, variables), X).apply(X), model.apply(variables, X), atol=1e-5)
+
     def either(v, x):
         w = v["a"] if v["b"] is None else -v["b"]
         return nn.relu(x.reshape(len(x), -1) @ w)

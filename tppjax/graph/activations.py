@@ -68,21 +68,22 @@ def recognise(equations: list[Equation], start: Value, output: Value) -> Activat
     fn = _function(equations, start, output, rows)
     n, rng, dtype = int(np.prod(shape)), np.random.default_rng(0), start.dtype
     large = min(LARGE, float(jnp.finfo(dtype).max) / 4)
-    spread = np.concatenate([[0.0, -large, large], rng.choice([-1, 1, 1], 120) * 10 ** rng.uniform(-6, 3, 120)])
+    spread = np.concatenate([[0.0, -large, large], rng.choice([-1, 1, 1], 60) * 10 ** rng.uniform(-6, 3, 60)])
     spread = spread.astype(_precise(dtype))
     x = np.broadcast_to(spread, (n, spread.size))
     y, x = fn(x), x.astype(np.float32)
     if not np.all(np.isfinite(y)):
         return None
     low, top = y[:, 1:2], y[:, 2:3]
-    tolerance: dict[str, Any] = {"rtol": 1e-2 if jnp.finfo(dtype).bits < 32 else 1e-5, "atol": 1e-8}
+    half = jnp.finfo(dtype).bits < 32
+    tolerance: dict[str, Any] = {"rtol": 1e-2 if half else 1e-5, "atol": 1e-6 if half else 1e-8}
     if np.ptp(low) or not np.all(top > low) or low[0, 0] < -large / 2:  # the last, since the identity has no lower end
         return None
     floor = float(low[0, 0])
     if np.allclose(top, large, **tolerance):
         return Activation(floor) if np.allclose(y, np.maximum(x, low), **tolerance) else None
     bound, leaf = _exact(top - low, rows, shape)
-    near = (low + (top - low) * rng.uniform(-0.2, 1.2, 120)).astype(spread.dtype)  # where a clip differs from steps
+    near = (low + (top - low) * rng.uniform(-0.2, 1.2, 30)).astype(spread.dtype)  # where a clip differs from steps
     near_it = np.abs(fn(near) - np.clip(near, low, top)) <= (top - low) * tolerance["rtol"]
     if np.all(near_it) and np.allclose(y, np.clip(x, low, top), **tolerance):
         return Activation(floor, bound, leaf=leaf)

@@ -71,8 +71,8 @@ def unchecked(fn: Callable, variables: Any, one: jax.ShapeDtypeStruct) -> tuple[
     for shape in (v.shape for v in program.outputs):
         if shape[:1] != (1,):
             raise InputError(
-                f"for one input [1, ...], the network returns an array of shape {shape}, without a batch axis: keep "
-                "it, with squeeze(-1) or flatten(1) in place of squeeze(), say"
+                f"for one input [1, ...], the network returns an array of shape {shape}, whose first axis is not the "
+                "batch: keep it there, with squeeze(-1) or flatten(1) in place of squeeze(), say"
             )
     graph, weights = _written(program, needed)
     _check_finite(weights)
@@ -174,7 +174,7 @@ class _Writer:
             before.append(Op("sub", (compared, low), shifted, place=place))
             compared = shifted
         layers, input_axis = self.layers[spot.input], self.axes[spot.input]
-        whole = spot.input.shape[0] == spot.compared.shape[0] == 1
+        whole = spot.input.shape[:1] == spot.compared.shape[:1] == (1,)
         bound = activation.bound
         if bound is not None and bound.ndim and not whole:
             bound = bound[None]

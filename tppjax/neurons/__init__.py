@@ -88,7 +88,7 @@ def _as_python(value: Any) -> Any:
     """NumPy's numbers and arrays, lists and ranges, as numbers and tuples, which have a plain text and a hash."""
     if isinstance(value, np.generic | np.ndarray):
         value = value.tolist()
-    return tuple(map(_as_python, value)) if isinstance(value, list | tuple | range) else value
+    return tuple(map(_as_python, value)) if type(value) in (list, tuple, range) else value
 
 
 def _imported(path: str) -> type[Neuron]:

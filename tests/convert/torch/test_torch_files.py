@@ -130,7 +130,10 @@ def test_truncated_pickles_are_refused(torch, tmp_path, old_format):
         (lambda torch: {"model": {"a": torch.ones(1), "note": 1}}, "other things than weights: note$"),
         (lambda torch: {"a": torch.ones(1).to_sparse()}, "a is no plain array"),
         (lambda torch: {"model": {"a": torch.ones(1)}, "model_ema": {"a": torch.ones(1)}}, "several .*: model, model_"),
-        (lambda torch: {"a": torch.ones(1), "ema": {"a": torch.ones(1)}}, r"several .*: \(top level\), ema; say which"),
+        (
+            lambda torch: {"a.bias": torch.ones(1), "ema": {"a.bias": torch.ones(1)}},
+            r"several .*: \(top level\), ema; say which",
+        ),
         (lambda torch: {"net": {"a": torch.ones(1)}, "ema": {"shadow_params": [torch.ones(1)]}}, "net, ema/shadow_pa"),
     ],
 )
@@ -152,10 +155,13 @@ def test_an_entry_is_chosen_by_name(torch, tmp_path, entry):
 
 
 def test_weights_with_others_nested_beside_them(torch, tmp_path):
-    torch.save({"a": torch.ones(1), "n": torch.tensor(3), "ema": {"a": torch.zeros(1)}}, tmp_path / "net.pth")
-    for entry, value, keys in (("(top level)", 1.0, {"a", "n"}), ("ema", 0.0, {"a"})):
+    one, other = {"a.bias": torch.ones(1)}, {"a.bias": torch.zeros(1)}
+    torch.save(one | {"n": torch.tensor(3), "ema": other}, tmp_path / "net.pth")
+    for entry, value, keys in (("(top level)", 1.0, {"a.bias", "n"}), ("ema", 0.0, {"a.bias"})):
         read = files.read(tmp_path / "net.pth", entry)
-        assert (read["a"], read.keys()) == (value, keys)
+        assert (read["a.bias"], read.keys()) == (value, keys)
+    torch.save({"state_dict": one, "mean": torch.ones(3), "losses": torch.ones(20)}, tmp_path / "net.pth")
+    assert files.read(tmp_path / "net.pth").keys() == {"a.bias"}
 
 
 def test_settings_and_the_optimiser_beside_the_weights_are_left(torch, tmp_path):

@@ -240,6 +240,15 @@ def test_buffers_that_change_are_refused():
     assert module.n == 1
 
 
+def test_buffers_of_any_kind_stay():
+    module = of(lambda self, x: self.b(F.relu(self.a(x))), conv(), conv())
+    module.register_buffer("sparse", torch.eye(3).to_sparse())
+    module.register_buffer("elsewhere", torch.ones(3, device="meta"))
+    network = convert.from_torch(module, images(IMAGE, 1))
+    assert len(network.sites) == 1
+    assert (module.sparse.is_sparse, module.elsewhere.is_meta) == (True, True)
+
+
 def test_what_a_module_keeps_for_later_is_its_own():
     def forward(self, x):
         if self.kernel is None:

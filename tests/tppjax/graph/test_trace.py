@@ -312,8 +312,16 @@ REFUSED = {
         "branches by its input",
     ),
     "no activation": (lambda p, x: c(p, a(p, x)), X, "has no activation"),
-    "no batch axis": (lambda p, x: c(p, relu(a(p, x))).sum(), X, r"array of shape \(\), without a batch axis"),
-    "no batch axis for one": (lambda p, x: c(p, relu(a(p, x))).squeeze(), X, "without a batch axis: keep it, with squ"),
+    "no batch axis": (
+        lambda p, x: c(p, relu(a(p, x))).sum(),
+        X,
+        r"array of shape \(\), whose first axis is not the batch",
+    ),
+    "no batch axis for one": (
+        lambda p, x: c(p, relu(a(p, x))).squeeze(),
+        X,
+        "whose first axis is not the batch: keep it there, with squ",
+    ),
     "no input": (lambda p, x: c(p, relu(p["b"]["w"])), X, "does not depend on its input"),
     "batch statistics": (lambda p, x: c(p, relu(a(p, x - x.mean(0, keepdims=True)))), X, "mixes examples"),
     "a fixed batch": (
@@ -350,6 +358,16 @@ def test_half_precision():
     np.testing.assert_allclose(graph.apply(weights, x), c(half, relu(a(half, x))), rtol=0.05, atol=0.05)
     mixed, _ = trace(lambda p, x: c(P, relu(a(p, x.astype(jnp.bfloat16))).astype(jnp.float32)), half, X)
     assert kinds(mixed) == [("a", "relu")]
+
+
+def test_a_relu_of_halves_in_float16():
+    p = jax.tree.map(lambda a: np.asarray(a, np.float16), P)
+    graph, _ = trace(lambda p, x: c(p, x_and_abs(a(p, x))), p, X.astype(np.float16))
+    assert [site.kind for site in graph.sites.values()] == ["relu"]
+
+
+def x_and_abs(x):
+    return 0.5 * x + 0.5 * jnp.abs(x)
 
 
 def test_float16_has_room_for_the_numbers_that_tell_an_activation():
