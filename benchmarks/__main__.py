@@ -78,12 +78,13 @@ def _run(net: str, case: str) -> dict:
 def _about() -> dict:
     import jax
 
-    known = ("jax", "flax", "torch", "spikingjelly", "tppjax")
+    known = {"jax", "flax", "torch", "spikingjelly", "tppjax"}
+    installed = {distribution.name for distribution in metadata.distributions()}
     return {
         "command": "python -m benchmarks",
         "hardware": f"{jax.device_count()} x {jax.devices()[0].device_kind}, {os.cpu_count()} CPU cores",
         "python": platform.python_version(),
-        "versions": {name: metadata.version(name) for name in known},
+        "versions": {name: metadata.version(name) for name in sorted(known & installed)},
         "protocol": f"median of {cases.REPEATS} calls after two, each case in a process of its own, float32, "
         "random weights; ann_forwards: an SNN in turns with its ANN on the same images (peak memory is that of both)",
     }
