@@ -25,9 +25,7 @@ def stablehlo(
 ) -> None:
     """Writes the network as a program of `jax.export`, with all weights in it.
 
-    A script needs only jax to run it, on pixels (uint8) if the network has a preprocessing:
-
-        import jax.export
+    A script needs only `import jax.export` to run it, on pixels (uint8) if the network has a preprocessing:
 
         program = jax.export.deserialize(open(file, "rb").read())
         logits = program.call(x, jax.random.key_data(jax.random.key(0)))
