@@ -73,7 +73,8 @@ def evaluating(module: "torch.nn.Module") -> Iterator[None]:
     parts = [vars(part) for part in flags]
     changeable = [d for part in parts for d in (part, *(v for v in part.values() if type(v) in (dict, OrderedDict)))]
     kept = [dict(d) for d in changeable]
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers() if not _lazy(buffer)]
+    known = (buffer for buffer in module.buffers() if not torch.nn.parameter.is_lazy(buffer))  # those with a shape
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in known]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch warns about itself
         try:
@@ -84,19 +85,12 @@ def evaluating(module: "torch.nn.Module") -> Iterator[None]:
             for d, old in zip(changeable, kept, strict=True):
                 for key in d.keys() - old.keys():
                     del d[key]
-                d.update({key: value for key, value in old.items() if key not in d or d[key] is not value})
+                d.update(old)
             for part, flag in flags.items():
                 part.training = flag
             for buffer, version, old in buffers:
                 if buffer._version != version:
                     buffer.copy_(old)
-
-
-def _lazy(tensor: "torch.Tensor") -> bool:
-    """Whether a tensor has no shape before the first call."""
-    import torch
-
-    return torch.nn.parameter.is_lazy(tensor)
 
 
 def traced(module: "torch.nn.Module", example: "torch.Tensor") -> "torch.export.ExportedProgram":
