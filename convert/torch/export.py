@@ -44,7 +44,15 @@ def unwrapped(module: Any) -> "torch.nn.Module":
     if not isinstance(module, torch.nn.Module):
         kind = "a class: make an instance" if isinstance(module, type) else f"a {type(module).__name__}"
         raise InputError(f"the network must be a torch.nn.Module, with its weights loaded; got {kind}")
-    return module
+    if isinstance(module, torch.jit.ScriptModule):
+        problem = "is compiled by torch.jit: give the torch.nn.Module that it was compiled from"
+    elif any(map(torch.nn.parameter.is_lazy, (*module.parameters(), *module.buffers()))):
+        problem = "has lazy layers, whose weights have no shape yet: run it once on the example first"
+    elif any(weight.is_meta for weight in module.parameters()):
+        problem = "has weights without numbers, on the device meta: make it on another device, and load its weights"
+    else:
+        return module
+    raise InputError(f"{type(module).__name__} {problem}")
 
 
 def placed(example: "torch.Tensor | Array | list", module: "torch.nn.Module") -> "torch.Tensor":
@@ -53,6 +61,8 @@ def placed(example: "torch.Tensor | Array | list", module: "torch.nn.Module") ->
 
     if not isinstance(example, torch.Tensor):
         array = np.array(example)  # PyTorch lacks some of NumPy's half types
+        if array.dtype.kind in "OSU":
+            raise InputError(f"the example must be an array of numbers, [1, ...]; got a {type(example).__name__}")
         example = torch.as_tensor(array.astype(np.float32) if jnp.issubdtype(array.dtype, jnp.floating) else array)
     if example.ndim == 0 or example.shape[0] != 1:
         raise InputError(f"the example must be one input, [1, ...]; got {tuple(example.shape)}: give x[:1]")
@@ -109,7 +119,7 @@ def _exported(module: "torch.nn.Module", example: "torch.Tensor") -> "torch.expo
     """The program, in operations of the table and of core ATen."""
     import torch
 
-    with evaluating(module), _every_frame(), _silent():
+    with evaluating(module), _every_frame(), silent():
         program = torch.export.export(module, (example,), strict=False)
         rules: Any = torch.export.default_decompositions()  # less those of operations in the table
         for target in [target for target in rules if operation(target)]:
@@ -131,7 +141,7 @@ def _every_frame() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silent() -> Iterator[None]:
+def silent() -> Iterator[None]:
     """Hides the output of PyTorch, which logs and prints the whole program where it fails."""
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -51,10 +51,10 @@ def attention(
 def batch_norm(
     x: Array, w: Array | None, b: Array | None, mean: Array, var: Array, momentum: float, eps: float
 ) -> tuple[Array]:
-    """Batch norm as one multiplication and one addition; the first of three results."""
+    """Batch norm as one multiplication and one addition, in float32 at least; the first of three results."""
     scale = lax.rsqrt(wide(var) + eps) * (1 if w is None else w)
     shift = (0 if b is None else b) - mean * scale
-    return (x * of_channels(scale, x).astype(x.dtype) + of_channels(shift, x).astype(x.dtype),)
+    return (wide(x) * of_channels(scale, x) + of_channels(shift, x),)
 
 
 def wide(x: Array) -> Array:

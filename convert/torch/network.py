@@ -81,6 +81,8 @@ def _batch(example: "torch.Tensor") -> np.ndarray:
     if not example.is_floating_point():
         return np.concatenate([example.numpy()] * 2)
     x = example.float().numpy()
+    if not np.isfinite(x).all():
+        raise InputError("the example has numbers that are not finite: give an input of the usual kind")
     noise = x.mean() + (x.std() or 1) * np.random.default_rng(0).normal(size=x.shape)
     return np.concatenate([x, noise.astype(np.float32)])
 
@@ -100,13 +102,13 @@ def _compare(module: "torch.nn.Module", example: "torch.Tensor", x: np.ndarray, 
             together = _outputs(module, batch)
         except Exception:  # of the user's own code, if it takes one example at a time
             together = None
-        if together is not None and _difference(together, outputs) <= tolerance:
+        if together is not None and _largest(together, outputs) <= tolerance:
             return
         alone = [_outputs(module, batch[i : i + 1]) for i in range(len(batch))]
-    difference = _difference([np.concatenate(ys) for ys in zip(*alone, strict=True)], outputs)
-    if not difference <= tolerance:
+    largest = _largest([np.concatenate(ys) for ys in zip(*alone, strict=True)], outputs)
+    if largest > tolerance:
         raise InputError(
-            f"the traced network gives other outputs than {name} in PyTorch, by {difference:.2g} of the largest: one "
+            f"the traced network gives other outputs than {name} in PyTorch, by {largest:.2g} of the largest: one "
             "of its operations is translated wrongly; please report it. convert.from_torch of its parts shows which"
         )
     if together is not None:
@@ -120,12 +122,5 @@ def _outputs(module: "torch.nn.Module", x: "torch.Tensor") -> list[np.ndarray]:
     return [np.asarray(as_array(y), np.float32) for y in jax.tree.leaves(known_to_jax(module(x)))]
 
 
-def _difference(expected: list[np.ndarray], outputs: list[np.ndarray]) -> float:
-    """The largest difference of two arrays in any example, relative to the largest number of the expected array."""
-    differences = [0.0]
-    for a, b in zip(expected, outputs, strict=True):
-        if a.shape != b.shape:
-            return np.inf
-        each = np.abs(a - b).reshape(len(a), -1).max(axis=1, initial=0) / max(np.abs(a).max(initial=0), 1e-6)
-        differences.append(float(each.max()))
-    return max(differences)
+def _largest(expected: list[np.ndarray], outputs: list[np.ndarray]) -> float:
+    return max(map(build.difference, expected, outputs), default=0.0)

@@ -10,7 +10,7 @@ import itertools
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from convert.torch.export import evaluating, line_of, shown
+from convert.torch.export import evaluating, line_of, shown, silent
 from tppjax.errors import InputError
 from tppjax.graph.linear import INTRODUCTION, REMEDY
 
@@ -57,7 +57,7 @@ def screen(module: "torch.nn.Module", example: "torch.Tensor") -> None:
 
     recorder = _recorder(module)
     try:
-        with evaluating(module), FakeTensorMode(allow_non_fake_inputs=True) as fake, recorder:
+        with evaluating(module), silent(), FakeTensorMode(allow_non_fake_inputs=True) as fake, recorder:
             x = fake.from_tensor(example)
             recorder.begin(x)
             outputs = tree_leaves(module(x))

@@ -149,6 +149,8 @@ def adaptive_avg_pool(x: Array, size: Sequence[int]) -> jax.Array:
 
 def adaptive_max_pool(x: Array, size: Sequence[int]) -> tuple[Array]:
     """Maxima over `size` bins of each of the last axes; the first of ATen's two results, as in `max_pool`."""
+    if all(n % m == 0 for n, m in zip(x.shape[-len(size) :], size, strict=True)):
+        return max_pool(x, [n // m for n, m in zip(x.shape[-len(size) :], size, strict=True)])
     for axis, m in zip(range(x.ndim - len(size), x.ndim), size, strict=True):
         parts = [lax.slice_in_dim(x, b.start, b.stop, axis=axis) for b in bins(x.shape[axis], m)]
         x = jnp.concatenate([part.max(axis, keepdims=True) for part in parts], axis)
@@ -183,7 +185,8 @@ def nearest(shift: float) -> Resize:
     def upsample(x: Array, size: Sequence[int] | None = None, *scales: Any) -> jax.Array:
         y = jnp.asarray(x)
         for axis, (m, n, step) in enumerate(new_sizes(y, size, scales), 2):
-            indices = np.minimum(np.floor((np.arange(m) + shift) * np.float32(step)), n - 1).astype(int)
+            at = (np.arange(m, dtype=np.float32) + np.float32(shift)) * np.float32(step)  # as PyTorch rounds it
+            indices = np.minimum(np.floor(at), n - 1).astype(int)
             whole = m % n == 0 and (indices == np.arange(m) // (m // n)).all()
             y = jnp.repeat(y, m // n, axis) if whole else jnp.take(y, indices, axis, mode="clip")
         return y
@@ -233,7 +236,10 @@ def padded(mode: str) -> Callable[..., jax.Array]:
         pairs = [(0, 0)] * (x.ndim - len(pads) // 2) + list(zip(pads[::2], pads[1::2], strict=True))[::-1]
         if mode == "constant":
             return lax.pad(x, jnp.asarray(value or 0, x.dtype), [(*pair, 0) for pair in pairs])
-        return jnp.pad(x, pairs, mode)
+        y = jnp.pad(x, [(max(before, 0), max(after, 0)) for before, after in pairs], mode)
+        return y[
+            tuple(slice(max(-before, 0), n - max(-after, 0)) for n, (before, after) in zip(y.shape, pairs, strict=True))
+        ]
 
     return pad
 

@@ -1,6 +1,8 @@
 """The user's own module: made by their function, with the weights of a file."""
 
+import contextlib
 import importlib
+import inspect
 import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -27,6 +29,8 @@ def make(spec: str, arguments: str | None = None) -> "torch.nn.Module":
     Raises:
       InputError: if there is no such function, or its result is not a `torch.nn.Module`.
     """
+    import torch
+
     path, _, name = spec.partition(":")
     if not path or not name:
         raise InputError(f"--module is pkg.models:make, where make() gives the network; got {spec}")
@@ -40,10 +44,16 @@ def make(spec: str, arguments: str | None = None) -> "torch.nn.Module":
         if not hasattr(function, part):
             raise InputError(f"--module {spec}: {path} has no {name}")
         function = getattr(function, part)
-    if not callable(function):
+    if not callable(function) or isinstance(function, torch.nn.Module):
         kind = type(function).__name__
         raise InputError(f"--module {spec}: {name} is a {kind}; name a function that makes the network")
-    return unwrapped(function(**_keywords(arguments)))
+    keywords = _keywords(arguments)
+    try:
+        with contextlib.suppress(ValueError):  # of what has no signature
+            inspect.signature(function).bind(**keywords)
+    except TypeError as e:
+        raise InputError(f"--module {spec}: {name} does not take these --module_args: {e}") from e
+    return unwrapped(function(**keywords))
 
 
 def _keywords(arguments: str | None) -> dict[str, Any]:
@@ -72,14 +82,19 @@ def load(module: "torch.nn.Module", state: Mapping[str, np.ndarray]) -> list[str
     """
     import torch
 
-    own = module.state_dict()
+    own = _tensors(module)
     prefix = _prefix([key for key in own if not _is_counter(key)], state)
     weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
     weights = {key: value for key, value in weights.items() if key in own or not _is_counter(key)}
     _check(own, weights)
-    with torch.no_grad():
-        for key, value in weights.items():
-            own[key].copy_(torch.from_numpy(np.array(value)))
+    found = {key: torch.from_numpy(np.array(value)) for key, value in weights.items()}
+    module.load_state_dict(found, strict=False)
+    loaded = _tensors(module)
+    if kept := [key for key in found.keys() & own.keys() if not _holds(loaded[key], found[key])]:
+        raise InputError(
+            f"{type(module).__name__} does not take weights into {shown(sorted(kept))}: its own state_dict or "
+            "load_state_dict changes them; let --module's function load them, without --weights"
+        )
     return [key for key in state if not key.startswith(prefix) and not _is_counter(key)]
 
 
@@ -105,6 +120,19 @@ def _common(state: Mapping[str, Any]) -> str:
     """The first word of all keys with its dot, for a message about the rest of the keys; "" if they differ in it."""
     first = {key.partition(".")[0] for key in state}
     return f"{first.pop()}." if len(first) == 1 and all("." in key for key in state) else ""
+
+
+def _tensors(module: "torch.nn.Module") -> "dict[str, torch.Tensor]":
+    """The entries of `state_dict` that are tensors."""
+    import torch
+
+    return {key: value for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
+
+
+def _holds(tensor: "torch.Tensor", weight: "torch.Tensor") -> bool:
+    import torch
+
+    return torch.equal(tensor.cpu(), weight.to(tensor.dtype)) or bool(weight.isnan().any())
 
 
 def _check(own: "Mapping[str, torch.Tensor]", weights: Mapping[str, np.ndarray]) -> None:

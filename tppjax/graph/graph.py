@@ -15,7 +15,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from tppjax.activations import qcfs
-from tppjax.errors import InputError
 from tppjax.graph.operations import ALL
 from tppjax.graph.values import Place
 from tppjax.types import Array, Weights
@@ -265,15 +264,3 @@ def _without_place(item: Op | Site) -> tuple:
         return fields
     before = Site._fields.index("before")
     return (*fields[:before], tuple(op[:-1] for op in item.before), *fields[before + 1 :])
-
-
-def check_same(expected: Any, traced: Any, tolerance: float) -> None:
-    """Raises InputError unless the trees are equal up to `tolerance`, relative to the largest number of each array."""
-    for a, b in zip(jax.tree.leaves(expected), jax.tree.leaves(traced), strict=True):
-        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
-        difference = np.abs(a - b).max(initial=0) if a.shape == b.shape else np.inf
-        if not difference <= tolerance * max(np.abs(a).max(initial=0), 1e-6):
-            raise InputError(
-                f"a batch gives other results than its examples one by one (by {difference:.2g}): the network mixes "
-                "examples, as batch norm does in training mode, or was written for one batch size"
-            )

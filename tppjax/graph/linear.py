@@ -121,6 +121,8 @@ def _recognise(out: Value) -> None:
         outputs = (equation.output for equation in equations if equation.output is not out)
         sites = [output.site for output in outputs if output.role == "site"]
         same = [s.output for s in sites if s.compared is value and _same(s.activation, activation)]
+        if same and same[0].dtype != out.dtype:
+            return  # a cast of a site is linear
         if same:
             out.role, out.causes, out.same_as = "linear", (), same[0]
         else:

@@ -295,6 +295,40 @@ def test_a_wrong_translation_is_found(monkeypatch):
         convert.from_torch(randomise(nn.Sequential(conv(3, 4), head(4))), images(IMAGE, 1))
 
 
+def test_numbers_that_are_not_finite_are_compared_too(monkeypatch):
+    """Masked logits must not hide an error in the others, and NaN is no agreement."""
+    module = randomise(nn.Sequential(conv(3, 4), head(4)))
+    masked = of(lambda self, x: self.m(x).masked_fill(torch.arange(5) == 2, -torch.inf))
+    masked.m = module
+    network = convert.from_torch(masked, images(IMAGE, 1))
+    assert np.isneginf(network.apply(images(IMAGE, 2))[:, 2]).all()
+    right = TABLE["linear"]
+    for wrong, by in ((lambda y: y * 1.001, r"0\.001"), (lambda y: y * np.nan, "inf")):
+        monkeypatch.setitem(TABLE, "linear", lambda x, w, b, wrong=wrong: wrong(right(x, w, b)))
+        with pytest.raises(InputError, match=f"other outputs than .* in PyTorch, by {by} of"):
+            convert.from_torch(masked, images(IMAGE, 1))
+
+
+def test_a_body_in_half_precision_with_a_head_in_float32():
+    module = of(lambda self, x: self.head(self.body(x.half()).float().mean((2, 3))))
+    module.body, module.head = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).half(), nn.Linear(4, 3)
+    x = 20 * images((3, 64, 64), 2)  # sums over the image are beyond float16
+    network = convert.from_torch(module, x[:1])
+    assert len(network.sites) == 1
+    np.testing.assert_allclose(network.apply(x), module(torch.from_numpy(x)).detach(), rtol=1e-2, atol=1e-2)
+
+
+def test_batch_norm_of_half_precision_does_not_overflow():
+    module = nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.ReLU(), head(4)).eval()
+    module[1].running_mean += 200
+    module[1].running_var *= 1e-8
+    module[0].weight.data *= 0.1
+    x = images(IMAGE, 2)
+    network = convert.from_torch(module.half(), x[:1])
+    expected = module(torch.from_numpy(x).half()).detach().float()
+    np.testing.assert_allclose(network.apply(x).astype(np.float32), expected, rtol=1e-2, atol=1e-2)
+
+
 CIFAR = data.info("cifar10")
 
 
@@ -305,12 +339,22 @@ CIFAR = data.info("cifar10")
         ((nn.ReLU, images(IMAGE, 1)), "must be a torch.nn.Module, .*; got a class: make an instance"),
         (({"weight": 0}, images(IMAGE, 1)), "must be a torch.nn.Module, .*; got a dict"),
         ((nn.ReLU(), images(IMAGE, 2)), r"must be one input, \[1, ...\]; got \(2, 3, 8, 8\)"),
+        ((nn.ReLU(), "image.png"), "must be an array of numbers, .*; got a str"),
+        ((nn.ReLU(), np.full((1, 3), np.nan, np.float32)), "the example has numbers that are not finite"),
+        ((nn.Sequential(nn.LazyLinear(3), nn.ReLU()), images((4,), 1)), "has lazy layers, .* run it once on the exam"),
+        ((nn.Linear(4, 3, device="meta"), images((4,), 1)), "has weights without numbers, .* load its weights"),
         ((nn.ReLU(), images((3, 32, 32), 1), CIFAR), "set its channels_first=True"),
     ],
 )
 def test_arguments_that_do_not_fit_are_refused(arguments, said):
     with pytest.raises(InputError, match=said):
         convert.from_torch(*arguments)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_what_torch_jit_compiled_is_refused():
+    with pytest.raises(InputError, match=r"is compiled by torch\.jit: give the torch\.nn\.Module"):
+        convert.from_torch(torch.jit.script(nn.ReLU()), images((4,), 1))
 
 
 def test_pixels_stay_as_they_are_and_the_module_gets_its_own_axes():

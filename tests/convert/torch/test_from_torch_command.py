@@ -26,6 +26,7 @@ def make(channels=3, classes=10, act="ReLU6"):
     return nn.Sequential(*norm, nn.AdaptiveAvgPool2d(1), nn.Flatten(), head)
 
 number, dict = 3, dict
+net = nn.Sequential(nn.ReLU())
 """
 
 
@@ -133,6 +134,34 @@ def test_weights_that_do_not_fit_are_refused_by_name(change, said, folder):
         user_module.load(user_module.make("mine.models:make"), change(state))
 
 
+class Copied(nn.Sequential):
+    """Gives copies of its weights."""
+
+    def state_dict(self, *args, **kwargs):
+        return {key: value.clone() for key, value in super().state_dict(*args, **kwargs).items()}
+
+
+class Stubborn(nn.Sequential):
+    """Takes no weights."""
+
+    def load_state_dict(self, *args, **kwargs):
+        pass
+
+
+class WithMore(nn.Linear):
+    def get_extra_state(self):
+        return {"version": 2}
+
+
+def test_weights_arrive_in_the_module_or_are_refused():
+    state = {"0.weight": np.full((2, 2), 3, np.float32), "0.bias": np.zeros(2, np.float32)}
+    for module in (Copied(nn.Linear(2, 2)), nn.Sequential(WithMore(2, 2))):
+        user_module.load(module, state)
+        assert module[0].weight.eq(3).all()
+    with pytest.raises(InputError, match=r"Stubborn does not take weights into 0\.bias, 0\.weight"):
+        user_module.load(Stubborn(nn.Linear(2, 2)), state)
+
+
 def test_ema_weights_without_names_are_refused(folder):
     torch.save({"decay": 0.9, "shadow_params": [torch.ones(2, 2)]}, folder / "ema.pth")
     with pytest.raises(InputError, match="weights without names in shadow_params, which can't be told apart"):
@@ -200,6 +229,11 @@ IMAGES = {"dataset": "cifar10"}
         ({"module": "mine.models:dict", **IMAGES}, "must be a torch.nn.Module, with its weights loaded; got a dict"),
         ({"module": "mine.models:make", "module_args": "{depth: 20}", **IMAGES}, "--module_args is JSON, such as"),
         ({"module": "mine.models:make", "module_args": "[3]", **IMAGES}, "--module_args is an object"),
+        ({"module": "mine.models:net", **IMAGES}, "net is a Sequential; name a function that makes the network"),
+        (
+            {"module": "mine.models:make", "module_args": '{"depth": 20}', **IMAGES},
+            "make does not take these --module_args: .* unexpected keyword argument 'depth'",
+        ),
         ({"module": "mine.models:make", "weights": "none.pth", **IMAGES}, "there is no file .*none.pth"),
         ({"module": "mine.models:make", "module_args": '{"act": "SiLU"}', **IMAGES}, "SiLU at .* in 2"),
         ({"module": "mine.models:nn.ReLU", **IMAGES}, r"for networks that return logits \[B, classes\]"),
