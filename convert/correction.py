@@ -118,6 +118,8 @@ def correct(
         targets, correct_one = places(reference), partial(_at_place, weights=method == "weights", ridge=ridge)
     for target in tqdm(targets, desc=progress, disable=None if progress else True, leave=False):
         snn = snn.replace(network=correct_one(reference, snn, target, in_batches))
+        for compiled in (_equations, *sent.COMPILED):  # for this site alone; hundreds exceed what a process may map
+            compiled.clear_cache()
     step = f"{METHODS[method]} corrected site by site at T={T} for {snn.mode}, on {len(images)} images"
     return snn.network.replace(history=(*network.history, step))
 

@@ -106,6 +106,9 @@ def _stepwise(reference: Network, snn: Snn, site: Site, x: Array, key: Key | Non
     return jax.lax.scan(once, offset, length=ROUNDS)[0]
 
 
+COMPILED = _difference, _stepwise
+
+
 def _by_channel(site: Site, x: Array) -> Array:
     """The mean of each channel over examples and positions, `[C]`."""
     axes = tuple(i for i in range(x.ndim) if site.axis is None or i != site.axis + 1)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import convert
-from convert import evaluate
+from convert import correction, evaluate, sent
 from convert.correction import METHODS, places
 from convert.experiments.options import Experiment
 from tests.convert.networks import images, mlp
@@ -239,3 +239,16 @@ def test_refusals(digits_test):
 def test_the_option_knows_every_method():
     (option,) = (f for f in dataclasses.fields(Experiment) if f.name == "correct")
     assert {name for kind in get_args(option.type) for name in get_args(kind)} == METHODS.keys()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_compiled_programs_are_not_kept(method):
+    """A program of each site, method and T would exceed the memory maps of a process: Linux allows 65,530."""
+    convert.correct(
+        convert.calibrate(mlp(ReLU()), images(30), T=4, mode="baseline"),
+        images(30),
+        T=4,
+        mode="baseline",
+        method=method,
+    )
+    assert not any(compiled._cache_size() for compiled in (correction._equations, *sent.COMPILED))
