@@ -118,7 +118,7 @@ def correct(
         targets, correct_one = places(reference), partial(_at_place, weights=method == "weights", ridge=ridge)
     for target in tqdm(targets, desc=progress, disable=None if progress else True, leave=False):
         snn = snn.replace(network=correct_one(reference, snn, target, in_batches))
-        for compiled in (_equations, *sent.COMPILED):  # for this site alone; hundreds exceed what a process may map
+        for compiled in COMPILED:  # for this site alone; hundreds exceed what a process may map
             compiled.clear_cache()
     step = f"{METHODS[method]} corrected site by site at T={T} for {snn.mode}, on {len(images)} images"
     return snn.network.replace(history=(*network.history, step))
@@ -202,6 +202,9 @@ def _equations(
     x = jnp.concatenate([*columns, jnp.ones((len(y), groups, 1))], axis=2) * known[:, None]
     y = y.reshape(len(y), groups, -1)
     return jnp.einsum("ngi,ngj->gij", x, x), jnp.einsum("ngi,ngc->gic", x, y)
+
+
+COMPILED: tuple[Any, ...] = _equations, *sent.COMPILED
 
 
 def _rows(x: jax.Array, axis: int | None) -> jax.Array:
