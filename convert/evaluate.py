@@ -76,9 +76,13 @@ def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]
     print(f"{settings['dataset']}, {len(images)} test images, ANN {measured.ann:.2f} %", flush=True)
     for mode, T in itertools.product(config.modes, config.T):
         version = source(mode)
-        old, report = measured.find(mode=mode, T=T, **version), out / f"report-{_file_name(mode)}.txt"
+        case = {"mode": mode, **version}
+        old, report = measured.find(T=T, **case), out / f"report-{_file_name(mode)}.txt"
         enough = old and len(old["accuracy"]) >= (config.seeds if parse(mode).random else 1)
-        reported = T != min(config.T) or (enough and report.is_file())
+        least = min({*config.T} | {r["T"] for r in measured.rows if case.items() <= r.items()})
+        reported = T != least or (
+            enough and report.is_file() and report.read_text(errors="replace").startswith(f"{mode}: T={T}, ")
+        )
         if enough and reported:
             continue
         snn = setup.conversion.snn(T, mode)

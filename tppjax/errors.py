@@ -69,7 +69,8 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def check_count(name: str, value: Any, least: int = 1) -> None:
-    """Raises InputError unless `value`, called `name`, is a whole number of at least `least`."""
+def check_count(name: str, value: Any, least: int = 1, most: float = math.inf) -> None:
+    """Raises InputError unless `value`, called `name`, is a whole number from `least` to `most`."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise InputError(f"{name} must be a whole number of at least {least}; got {value!r}")
+    check_number(name, value, least, most)

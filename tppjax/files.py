@@ -89,12 +89,14 @@ def reading_folder(folder: Path) -> Iterator[Path]:
 
     That is `folder`, or a path beside it if `replacing_folder` was killed between its renames.
     """
+    folder = _target(folder)
     with _held(folder.parent, fcntl.LOCK_SH) if folder.parent.is_dir() else nullcontext():
         yield whole_folder(folder)
 
 
 def whole_folder(folder: Path) -> Path:
     """`folder`, or the path at which `replacing_folder` left its content if it was killed between its renames."""
+    folder = _target(folder)
     paths = folder, _beside(folder, "made"), _beside(folder, "old")
     return next((path for path in paths if path.exists()), folder)
 
@@ -110,6 +112,7 @@ def replacing_folder(folder: Path, *, writes: bool = True) -> Iterator[Path]:
       folder: the folder to make or replace.
       writes: whether this process renames and removes; false on all hosts but one.
     """
+    folder = _target(folder)
     making = _beside(folder, "making")
     if not writes:
         yield making
@@ -137,6 +140,11 @@ def _settle(folder: Path) -> None:
             folder.rename(old)
         made.rename(folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _target(folder: Path) -> Path:
+    """The folder itself if `folder` is a link to it, so that the link stays."""
+    return folder.resolve() if folder.is_symlink() else folder
 
 
 def _beside(folder: Path, state: str) -> Path:

@@ -73,7 +73,7 @@ def fit(network: Ann, images: Examples, config: Training, augment: Callable) -> 
     tx = optimizer(config, steps)
     step = partial(train_step, network, tx, augment, config)
     feed = (input_pipeline.resident if isinstance(train, Images) else input_pipeline.streamed)(step, train, mesh)
-    with Run.open(config) as run, stop_requests() as stop:
+    with Run.open(config, images) as run, stop_requests() as stop:
         state = run.restore(sharding.replicate(initial_state(network, tx), mesh), steps)
         for epoch in range(int(state.step) // steps, config.epochs):
             started = time.perf_counter()

@@ -15,6 +15,7 @@ import jax
 
 from configs.training import Training
 from tppjax import files, saved, sharding
+from tppjax.data import Examples
 from tppjax.errors import InputError, brief, extra
 
 with extra("train"):
@@ -42,15 +43,19 @@ class Run:
 
     @classmethod
     @contextmanager
-    def open(cls, config: Training) -> Iterator["Run"]:
+    def open(cls, config: Training, images: Examples) -> Iterator["Run"]:
         """Starts a run in `config.out`, or continues the one there; within this context, no other process can.
+
+        Args:
+          config: the options.
+          images: all training images; a run is continued only on the same ones.
 
         Raises:
           FileExistsError: if the folder is not empty and neither --resume nor --overwrite was given.
           FileNotFoundError: on --resume if there is no run.
-          InputError: on --resume of a run with other options, or if another process trains there.
+          InputError: on --resume of a run with other options or images, or if another process trains there.
         """
-        folder, described = config.out.absolute(), _described(config)
+        folder, described = config.out.absolute(), {**_described(config), "images": images.digest()}
         checkpoints, first = folder / "checkpoints", sharding.primary()
         with ExitStack() as open_:
 
@@ -184,7 +189,7 @@ def _check_same(folder: Path, described: dict) -> None:
     changed = {k for k in before.keys() | described.keys() if before.get(k) != described.get(k)}
     if changed:
         changes = "; ".join(f"{k} was {before.get(k)}, is {described.get(k)}" for k in sorted(changed))
-        raise InputError(f"--resume needs the options with which the run in {folder} was started: {changes}")
+        raise InputError(f"--resume needs the options and images with which the run in {folder} was started: {changes}")
 
 
 def _check_free(folder: Path, overwrite: bool) -> None:

@@ -71,7 +71,7 @@ Config = TypeVar("Config")
 
 
 def checked(config: Config) -> Config:
-    """The options, with each mode written in its standard form, `str(neuron)`.
+    """The options, each T and mode once, with each mode written in its standard form, `str(neuron)`.
 
     Args:
       config: a dataclass of options with `T`, one number or several, and perhaps `mode` or `modes`.
@@ -86,6 +86,9 @@ def checked(config: Config) -> Config:
         raise InputError(f"--modes and --T need at least one entry; got {modes}, {steps}")
     for T in steps:
         check_steps(T, "--T")
-    if not hasattr(options, "modes"):
-        return replace(options, mode=str(parse(modes))) if hasattr(options, "mode") else config
-    return replace(options, modes=tuple(str(parse(mode)) for mode in modes))
+    changed: dict[str, Any] = {"T": tuple(dict.fromkeys(steps))} if isinstance(options.T, tuple) else {}
+    if hasattr(options, "modes"):
+        changed["modes"] = tuple(dict.fromkeys(str(parse(mode)) for mode in modes))
+    elif hasattr(options, "mode"):
+        changed["mode"] = str(parse(modes))
+    return replace(options, **changed)

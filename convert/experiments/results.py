@@ -75,7 +75,8 @@ class Results:
         if not (self.folder / FILE).is_file():
             return []
         before, rows = read(self.folder / FILE, self.entries)
-        if other := _differences(before, self.settings):
+        known = {"model": self.settings.get("model")}  # the network is compared by its fingerprint, not by its name
+        if other := _differences({**before, **known}, {**self.settings, **known}):
             listed = "; ".join(other)
             raise FileExistsError(
                 f"{self.folder} holds results of other settings, choose another --out or give --overwrite: {listed}"

@@ -14,13 +14,13 @@ from convert.experiments.options import Experiment, checked
 from convert.experiments.plots import Figure
 from convert.experiments.setup import Setup, set_up
 from convert.studies import spikes, study
-from convert.studies.spikes import ACCUMULATE, MULTIPLY_ACCUMULATE
 from convert.studies.study import Section, Study
 from tppjax.errors import InputError, check_number
 from tppjax.neurons import parse
 
 METHODS = (
-    *("baseline(v_init=0)", "baseline(v_init=0.5)", "shuffle", "snm", "burst(gamma=2)", "burst", "srp"),
+    *("baseline(v_init=0)", "baseline(v_init=0.5)", "shuffle", "snm", "snm(v_init=0.5)"),
+    *("burst(gamma=2)", "burst", "burst(v_init=0.5)", "srp"),
     *("baseline+rates", "baseline+potential", "baseline+steps"),
     *("tpp", "unbiased", "rounded", "rounded+weights", "graded", "graded+weights"),
 )
@@ -69,7 +69,7 @@ def main(config: Methods) -> Section:
         raise InputError("--correct is not for all methods here: name what is to be corrected, as in baseline+steps")
     if config.limit_stepped is not None:
         check_number("--limit_stepped", config.limit_stepped, 1)
-    checked(config)
+    config = checked(config)
     setup = set_up(config, tuple(mode for mode, _ in methods.values()), trained=True)
 
     def run(method: str, T: int, seeds: int, n: int) -> dict:
@@ -101,14 +101,15 @@ def main(config: Methods) -> Section:
 def _records(rows: list[dict], setup: Setup, config: Methods) -> list[dict]:
     """For each row: accuracy over seeds, points lost to the ANN, bits per step, and energy as a share of the ANN's."""
     macs, analog = multiply_adds(setup.network)
+    of_ann = macs * spikes.MULTIPLY_ACCUMULATE
     return [
         {
             **{name: r[name] for name in ("method", "T", "latency", "n", "ann", "spikes_per_neuron")},
             "accuracy": (accuracy := float(np.mean(r["accuracy"]))),
             "std": float(np.std(r["accuracy"], ddof=1)) if len(r["accuracy"]) > 1 else None,
             "lost": r["ann"] - accuracy,
-            "bits": parse(_parts(r["method"])[0]).bits,
-            "energy": (analog * MULTIPLY_ACCUMULATE + r["additions"] * ACCUMULATE) / (macs * MULTIPLY_ACCUMULATE),
+            "bits": parse(mode := _parts(r["method"])[0]).bits,
+            "energy": spikes.picojoules(setup.network, analog, mode, r["T"], r["additions"]) / of_ann,
         }
         for r in rows
     ]

@@ -15,6 +15,7 @@ from convert.experiments.plots import Figure
 from convert.experiments.setup import Setup, set_up
 from convert.studies import study
 from convert.studies.study import Section, Study
+from tppjax.neurons import parse
 from tppjax.types import Array, Key
 
 MULTIPLY_ACCUMULATE, ACCUMULATE = 4.6, 0.9  # picojoules, float32 at 45 nm (Horowitz, ISSCC 2014)
@@ -63,9 +64,25 @@ def energy(network: convert.Network, rows: list[dict]) -> dict[Any, Any]:
     cost: dict[Any, Any] = {"ann": {"operations": macs, "energy": macs * MULTIPLY_ACCUMULATE}, "analog": analog}
     for r in rows:
         operations = sum(r["additions"].values())
-        spent = analog * MULTIPLY_ACCUMULATE + operations * ACCUMULATE
+        spent = picojoules(network, analog, r["mode"], r["T"], operations)
         cost[r["mode"], r["T"]] = {"operations": operations, "energy": spent}
     return cost
+
+
+def picojoules(network: convert.Network, analog: float, mode: str, T: int, additions: float) -> float:
+    """The energy of an SNN for one image, or for a recording.
+
+    Args:
+      network: the network, whose preprocessing has the number of frames of a recording.
+      analog: multiply-adds of the layers that take pixels. Two-phase neurons need them once, for the mean of the
+        frames; other neurons need them for each frame, but not more than T times.
+      mode: the neurons.
+      T: number of time steps.
+      additions: number of additions for spikes.
+    """
+    frames = (network.preprocessing and network.preprocessing.frames) or 1
+    times = 1 if parse(mode).two_phase else min(frames, T)
+    return times * analog * MULTIPLY_ACCUMULATE + additions * ACCUMULATE
 
 
 def difference(rows: list[dict], sites: Iterable[str], mode: str, reference: str) -> dict[int, list[float]]:
@@ -107,10 +124,10 @@ def _text(rows: list[dict], setup: Setup, config: Spikes) -> str:
         f"{study.about(setup, config.seeds)} {total:,} neurons. For one image:\n\n{study.table(header, lines)}\n\n"
         f"Energy: {MULTIPLY_ACCUMULATE} pJ for a multiply-add, {ACCUMULATE} pJ for an addition (float32, 45 nm; "
         f"Horowitz, ISSCC 2014). The first layer, {cost['analog'] / 1e6:.2f} M multiply-adds, takes pixels and is "
-        "computed once. A spike that passes an average pool of k x k counts as 1/k^2 addition, as if the pool were "
-        "computed first. Memory, biases, the neurons themselves, random numbers and shortcuts without weights are not "
-        "counted. These are the field's assumptions, not measurements; where data must be moved they can be far "
-        "off."
+        "computed once; in recordings, neurons that are not two-phase need it for each frame. A spike that passes an "
+        "average pool of k x k counts as 1/k^2 addition, as if the pool were computed first. Memory, biases, the "
+        "neurons themselves, random numbers and shortcuts without weights are not counted. These are the field's "
+        "assumptions, not measurements; where data must be moved they can be far off."
     )
     reference, *others = config.modes
     for mode in others:

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+import re
 import statistics
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -102,8 +103,8 @@ def measure(
     results.ann = setup.accuracy
     rows = []
     for case in tqdm(cases, desc=name, disable=None, leave=False):
-        modes = [case[name].rpartition("+")[0] or case[name] for name in ("mode", "method") if name in case]
-        version = source(modes[0]) if modes else {}
+        mode = case.get("mode") or case.get("method")
+        version = source(re.sub(r"\+\w+$", "", mode)) if mode else {}  # without the correction of a method
         rows.append(results.find(**case, **version) or results.add(case, run(**case) | version))
     return rows
 

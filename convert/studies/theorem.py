@@ -47,7 +47,7 @@ class Theorem:
 
 def main(config: Theorem) -> Section:
     """Runs the study."""
-    checked(config)
+    config = checked(config)
     if not all(2 <= T <= 128 for T in config.T):
         raise InputError(f"--T is 2 to 128 here: 1 has nothing to show, and more needs too much memory; got {config.T}")
     check_number("--draws", config.draws, 1, 10**6)

@@ -77,6 +77,17 @@ def test_every_mode_has_a_report_at_the_smallest_T(evaluated, digits_ann, digits
     assert (evaluated[1] / "report-rounded.txt").read_text() == f"rounded: {report}\n"
 
 
+def test_a_report_is_that_of_the_smallest_T_in_the_folder(digits_run, tmp_path):
+    report = tmp_path / "report-rounded.txt"
+    for T, reported in ((8, 8), (4, 4), (16, 4)):
+        evaluate.main(Evaluate(ann=digits_run, modes=("rounded", "rounded"), T=(T, T), limit=10, out=tmp_path))
+        assert report.read_text().startswith(f"rounded: T={reported}, ")
+    report.write_text("rounded: T=16, 10 images\n")  # of an earlier version
+    results = evaluate.main(Evaluate(ann=digits_run, modes=("rounded",), T=(4,), limit=10, out=tmp_path))
+    assert report.read_text().startswith("rounded: T=4, ")
+    assert [r["T"] for r in results["rows"]] == [4, 8, 16]
+
+
 def test_seeds_are_reproduced_whatever_the_batch(evaluated, digits_ann, digits_test):
     results, _ = evaluated
     row = next(r for r in results["rows"] if (r["mode"], r["T"]) == ("tpp", 4))

@@ -145,6 +145,13 @@ class Choice(TwoPhase):
         return jnp.clip(jnp.floor(u), 0, T)
 
 
+class Ahead(TwoPhase):
+    lead = 2
+
+    def count(self, u, T, key):
+        return jnp.clip(jnp.floor(u), 0, T)
+
+
 class Nothing(OnePhase):
     """Has no methods."""
 
@@ -163,6 +170,7 @@ class Nothing(OnePhase):
         (Choice("shape"), r"has shape \(4,\) for an input of \(8,\)"),
         (Choice("range"), r"can't be run on a few numbers: T"),
         (Choice("draws"), r"can't be run on a few numbers: .* \(set random = True in its class, if it draws\)"),
+        (Ahead(), r"Ahead waits for T steps and has a lead of 2"),
         (Nothing(), r"Nothing can't be run on a few numbers: NotImplementedError"),
     ],
     ids=str,

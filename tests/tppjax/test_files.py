@@ -85,6 +85,16 @@ def test_a_folder_is_never_without_a_whole_content(after, tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_a_link_to_a_folder_stays_one(tmp_path):
+    folder, link = tmp_path / "real", tmp_path / "link"
+    link.symlink_to("real")
+    for text in ("first", "second", "third"):
+        put(link, text)
+        assert (folder / "a").read_text() == (files.whole_folder(link) / "a").read_text() == text
+    assert link.is_symlink()
+    assert sorted(tmp_path.iterdir()) == [link, folder]
+
+
 def test_who_reads_a_folder_waits_for_who_replaces_it(tmp_path):
     folder, seen = tmp_path / "net", []
     put(folder, "first")

@@ -21,12 +21,14 @@ from configs.digits import Digits
 from tests.tppjax.data.test_cifar import make_archive
 from tppjax import ann, cli, data, models, sharding
 from tppjax.activations import QCFS
+from tppjax.data import Images
 from tppjax.data import cifar as cifar_data
 from tppjax.errors import InputError
 from train import cifar, digits, input_pipeline, loop
 from train.run import Run, stop_requests
 
 SMALL = Digits(limit_train=256, epochs=3, L=4)
+IMAGES = Images(np.zeros((2, 8, 8, 1), np.uint8), np.zeros(2, np.int32))
 
 
 def files(folder):
@@ -148,18 +150,28 @@ def test_a_signal_ends_training_after_the_step_and_resume_goes_on_bit_for_bit(tm
 
 def test_two_processes_cannot_train_in_one_folder(tmp_path):
     config = replace(SMALL, out=tmp_path / "run")
-    with Run.open(config):
+    with Run.open(config, IMAGES):
         for again in (replace(config, resume=True), replace(config, overwrite=True), config):
-            with pytest.raises(InputError, match="another process trains in"), Run.open(again):
+            with pytest.raises(InputError, match="another process trains in"), Run.open(again, IMAGES):
                 pass
-    with Run.open(replace(config, resume=True)):
+    with Run.open(replace(config, resume=True), IMAGES):
+        pass
+
+
+def test_a_run_is_not_continued_on_other_images(tmp_path):
+    config = replace(SMALL, out=tmp_path / "run")
+    with Run.open(config, IMAGES):
+        pass
+    others = Images(255 - IMAGES.images, IMAGES.labels)
+    refused = rf"the options and images .*: images was {IMAGES.digest()}, is {others.digest()}"
+    with pytest.raises(InputError, match=refused), Run.open(replace(config, resume=True), others):
         pass
 
 
 def test_what_a_kill_leaves_before_a_run_has_begun_is_in_nobodys_way(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     (tmp_path / "run" / ".config.json.77.new").write_text("{")
-    with Run.open(replace(SMALL, out=tmp_path / "run")):
+    with Run.open(replace(SMALL, out=tmp_path / "run"), IMAGES):
         assert (tmp_path / "run" / "config.json").is_file()
 
 

@@ -171,16 +171,21 @@ def _listed(folder: Path, classes: list[str]) -> list[tuple[Path, int]]:
 
 def _known(folder: Path, preprocessing: Preprocessing) -> list[str]:
     """The classes in the order of the network's labels."""
-    classes = class_names(folder)
-    if preprocessing.class_names == tuple(map(str, range(len(classes)))):
-        return classes  # for a network whose classes have no names, even if the folders are numbered
-    if unknown := [name for name in classes if name not in preprocessing.class_names]:
-        names = ", ".join(preprocessing.class_names[:NAMED]) + ", ..." * (len(preprocessing.class_names) > NAMED)
+    classes, known = class_names(folder), list(preprocessing.class_names)
+    unnamed = known == [str(i) for i in range(len(known))]
+    unknown = [name for name in classes if name not in known]
+    if unnamed and not unknown and len(known) > 10:
         raise InputError(
-            f"{folder} has the class {unknown[0]}, which the network does not know; its "
-            f"{len(preprocessing.class_names)} classes are {names}"
+            f"{folder} has numbered folders, and the network's classes have no names, so it can't be known whether 10 "
+            "comes after 9 or after 1: rename the folders to 00, 01, ... in the order of the network's labels"
         )
-    return list(preprocessing.class_names)
+    if unnamed and len(classes) == len(known):
+        return classes
+    if unknown:
+        names = ", ".join(known[:NAMED]) + ", ..." * (len(known) > NAMED)
+        problem = f"{folder} has the class {unknown[0]}, which the network does not know"
+        raise InputError(f"{problem}; its {len(known)} classes are {names}")
+    return known
 
 
 def _header(file: Path) -> tuple[tuple[int, int], str]:

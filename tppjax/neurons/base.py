@@ -42,7 +42,7 @@ class Neuron:
       waits: whether the neuron takes the input of all T steps before it fires.
       levels: the largest number of spikes in a step; T steps of several levels are not T binary steps.
       weight: weight of a spike as a fraction of the site's threshold; potentials are measured in this unit.
-      lead: number of steps that the network runs before the T steps that count.
+      lead: number of steps that the network runs before the T steps that count; 0 for neurons that wait.
     """
 
     name: ClassVar[str] = "neuron"

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from tppjax.errors import check_count, check_number
-from tppjax.neurons.base import OnePhase
+from tppjax.neurons.base import MAX_STEPS, OnePhase
 from tppjax.types import Key
 
 
@@ -40,7 +40,7 @@ class Burst(OnePhase):
     capped: bool | None = None
 
     def __post_init__(self) -> None:
-        check_count("gamma", self.gamma)
+        check_count("gamma", self.gamma, most=MAX_STEPS)
         check_number("v_init", self.v_init, -math.inf)
 
     @property

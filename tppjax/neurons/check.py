@@ -30,6 +30,10 @@ def check_neuron(neuron: Neuron, T: int) -> None:
             f"{neuron} has {', '.join(sorted(more))}, which are not fields: put @dataclass(frozen=True) above its "
             "class, and let no __init__ set them, so that neurons with other values are other neurons"
         )
+    if neuron.waits and neuron.lead:
+        raise InputError(
+            f"{neuron} waits for T steps and has a lead of {neuron.lead}: only neurons that don't wait can"
+        )
     try:
         hash(neuron)
     except TypeError as e:

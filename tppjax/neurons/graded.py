@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import jax
 
 from tppjax.errors import check_count
-from tppjax.neurons.base import Steps, TwoPhase
+from tppjax.neurons.base import MAX_STEPS, Steps, TwoPhase
 from tppjax.neurons.rounded import nearest
 from tppjax.types import Array, Key
 
@@ -25,7 +25,7 @@ class Graded(TwoPhase):
     levels: int = 8
 
     def __post_init__(self) -> None:
-        check_count("levels", self.levels)
+        check_count("levels", self.levels, most=MAX_STEPS)
 
     @property
     def weight(self) -> float:

@@ -65,6 +65,13 @@ def test_settings_that_another_changes_meanwhile(tmp_path):
         one.add({"mode": "tpp", "T": 8}, measured())
 
 
+def test_a_network_that_was_renamed_keeps_its_results(tmp_path):
+    opened(tmp_path).add({"mode": "tpp", "T": 4}, measured())
+    renamed = opened(tmp_path, {**SETTINGS, "model": {"name": "mine"}})
+    renamed.add({"mode": "tpp", "T": 8}, measured())
+    assert cases(tmp_path) == [("tpp", 4, 2), ("tpp", 8, 2)]
+
+
 def test_overwriting_replaces_what_was_there_in_the_beginning(tmp_path):
     opened(tmp_path, {**SETTINGS, "n": 10}).add({"mode": "tpp", "T": 4}, measured())
     one, two = opened(tmp_path, overwrite=True), opened(tmp_path, overwrite=True)

@@ -65,14 +65,14 @@ def test_anytime(setup, known, tmp_path):
 @pytest.mark.slow
 def test_methods(setup, known, tmp_path):
     """Accuracy lost, spikes and latency of methods of each kind against plain NumPy, on the images asked for."""
-    names = ("baseline(v_init=0.5)", "graded(levels=2)", "srp(tau=2)", "baseline+steps", "tpp")
-    options = methods.Methods(**setup, methods=names, T=(2,), limit_stepped=40, out=tmp_path)
+    names = ("baseline(v_init=0.5)", "graded(levels=2)", "srp(tau=2)", "baseline+steps", "tpp", "burst(v_init=1e+16)")
+    options = methods.Methods(**setup, methods=names, T=(2, 2), limit_stepped=40, out=tmp_path)
     section = methods.main(options)
     plain, x, labels, network = known
     rows = {r["method"]: r for r in rows_of("methods", tmp_path)}
     assert {name: (r["n"], r["latency"]) for name, r in rows.items()} == {
         "baseline(v_init=0.5)": (40, 2), "srp(tau=2)": (40, 4), "baseline+steps": (40, 2),
-        "graded(levels=2)": (60, 6), "tpp": (60, 6),
+        "graded(levels=2)": (60, 6), "tpp": (60, 6), "burst(v_init=1e+16)": (40, 2),
     }  # fmt: skip
     logits, _, _, sent = plain.run(x[:40], 2)
     found = rows["baseline(v_init=0.5)"]
@@ -180,6 +180,10 @@ def test_spikes(setup, known, tmp_path):
     assert cost["ann"]["operations"] == whole
     spent = 4.6 * analog + 0.9 * sum(additions.values())
     assert cost["baseline", 4]["energy"] == pytest.approx(spent)
+    recordings = dataclasses.replace(network.preprocessing, frames=3)
+    for_frames = spikes.energy(convert.trace(network).replace(preprocessing=recordings), [baseline, tpp])
+    assert for_frames["baseline", 4]["energy"] == pytest.approx(spent + 2 * 4.6 * analog)  # of each frame
+    assert for_frames["tpp", 4]["energy"] == pytest.approx(4.6 * analog + 0.9 * sum(tpp["additions"].values()))
     found = np.mean([np.asarray(drawn(known, 4, "tpp", seed).spikes[SITES[0]]).sum() / N for seed in (0, 1)])
     assert tpp["spikes"][SITES[0]] == pytest.approx(found, rel=0.05)  # the folded network draws in another way
     percents = spikes.difference([baseline, tpp], list(baseline["spikes"]), "tpp", "baseline")[4]

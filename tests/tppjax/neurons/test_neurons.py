@@ -166,6 +166,7 @@ def test_modes_as_text(mode, neuron):
         ("baseline(0.5)", "fields are given by name, as in burst\\(gamma=2\\)"),
         ("baseline(v=1)", "unexpected keyword argument 'v'"),
         ("baseline(v_init=nan)", "mode .* can't be made: "),
+        ("graded(levels=4097)", "levels must be at most 4096"),
         ("nowhere:Name", "no neuron nowhere:Name: No module named 'nowhere'"),
         ("json:loads", "json:loads is not a neuron, a subclass of"),
         ("tppjax.neurons:Name", "no neuron tppjax.neurons:Name: .*has no attribute 'Name'"),
