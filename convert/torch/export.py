@@ -34,7 +34,7 @@ def unwrapped(module: Any) -> "torch.nn.Module":
     """The module without DataParallel and torch.compile around it.
 
     Raises:
-      InputError: if it is not a `torch.nn.Module`.
+      InputError: if it is not a `torch.nn.Module`, or one without numbers to read.
     """
     import torch
 
