@@ -89,10 +89,10 @@ def load(module: "torch.nn.Module", state: Mapping[str, np.ndarray]) -> list[str
     _check(own, weights)
     found = {key: torch.from_numpy(np.array(value)) for key, value in weights.items()}
     module.load_state_dict(found, strict=False)
-    loaded = _tensors(module)
-    if kept := [key for key in found.keys() & own.keys() if not _holds(loaded[key], found[key])]:
+    loaded = ((key, tensor.cpu()) for key, tensor in _tensors(module).items() if key in found)
+    if kept := [key for key, a in loaded if not torch.allclose(a, found[key].to(a.dtype), 0, 0, equal_nan=True)]:
         raise InputError(
-            f"{type(module).__name__} does not take weights into {shown(sorted(kept))}: its own state_dict or "
+            f"{type(module).__name__} does not take weights into {shown(kept)}: its own state_dict or "
             "load_state_dict changes them; let --module's function load them, without --weights"
         )
     return [key for key in state if not key.startswith(prefix) and not _is_counter(key)]
@@ -127,12 +127,6 @@ def _tensors(module: "torch.nn.Module") -> "dict[str, torch.Tensor]":
     import torch
 
     return {key: value for key, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
-
-
-def _holds(tensor: "torch.Tensor", weight: "torch.Tensor") -> bool:
-    import torch
-
-    return torch.equal(tensor.cpu(), weight.to(tensor.dtype)) or bool(weight.isnan().any())
 
 
 def _check(own: "Mapping[str, torch.Tensor]", weights: Mapping[str, np.ndarray]) -> None:

@@ -158,7 +158,7 @@ def test_weights_arrive_in_the_module_or_are_refused():
     for module in (Copied(nn.Linear(2, 2)), nn.Sequential(WithMore(2, 2))):
         user_module.load(module, state)
         assert module[0].weight.eq(3).all()
-    with pytest.raises(InputError, match=r"Stubborn does not take weights into 0\.bias, 0\.weight"):
+    with pytest.raises(InputError, match=r"Stubborn does not take weights into 0\.weight, 0\.bias"):
         user_module.load(Stubborn(nn.Linear(2, 2)), state)
 
 
