@@ -312,7 +312,7 @@ def test_numbers_that_are_not_finite_are_compared_too(monkeypatch):
 def test_a_body_in_half_precision_with_a_head_in_float32():
     module = of(lambda self, x: self.head(self.body(x.half()).float().mean((2, 3))))
     module.body, module.head = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).half(), nn.Linear(4, 3)
-    x = 20 * images((3, 64, 64), 2)  # sums over the image are beyond float16
+    x = 20 * images((3, 160, 160), 2)  # sums over the image are beyond float16
     network = convert.from_torch(module, x[:1])
     assert len(network.sites) == 1
     np.testing.assert_allclose(network.apply(x), module(torch.from_numpy(x)).detach(), rtol=1e-2, atol=1e-2)
