@@ -26,6 +26,12 @@ def dense(x: Array, w: Array, b: Array | None = None) -> Array:
     return y if b is None else aligned(jnp.add)(y, b)
 
 
+def addmm(b: Array, x: Array, w: Array, beta: float = 1, alpha: float = 1) -> Array:
+    """`beta b + alpha x w`; with a beta of 0, b is left out even where it is not finite."""
+    y = x @ w if alpha == 1 else alpha * (x @ w)
+    return y if beta == 0 else aligned(jnp.add)(beta * b, y)
+
+
 def attention(
     q: Array,
     k: Array,
@@ -146,12 +152,10 @@ def variance(x: Array, axes: Any = None, correction: float | None = 1, keepdim: 
     return jnp.var(x, None if axes is None else tuple(axes), ddof=correction or 0, keepdims=keepdim)  # pyright: ignore[reportArgumentType] - JAX takes floats
 
 
-def vector_norm(x: Array, order: float = 2, axes: Any = None, keepdim: bool = False) -> Array:
-    """`(sum |x|^order)^(1/order)`."""
-    if math.isinf(order):
-        return reduction(jnp.max if order > 0 else jnp.min)(jnp.abs(x), axes, keepdim)
-    total = reduction(jnp.sum)(x * x if order == 2 else jnp.abs(x) ** order, axes, keepdim)
-    return jnp.sqrt(total) if order == 2 else total ** (1 / order)
+def vector_norm(x: Array, order: Any = 2, axes: Any = None, keepdim: bool = False) -> Array:
+    """`(sum |x|^order)^(1/order)`; of order 0, the number of elements that are not 0."""
+    axes = None if not axes else tuple(np.ravel(axes).tolist())
+    return jnp.linalg.vector_norm(x, axis=axes, keepdims=keepdim, ord=order)
 
 
 def with_indices(f: Callable, index: Callable) -> Callable:
@@ -237,3 +241,19 @@ def split(x: Array, sizes: Sequence[int], axis: int = 0) -> Sequence[Array]:
 def index(x: Array, indices: Sequence[Any]) -> Array:
     """`x` at arrays of indices; None takes a whole axis."""
     return x[tuple(slice(None) if i is None else i for i in indices)]
+
+
+def index_put(x: Array, indices: Sequence[Any], new: Array, accumulate: bool = False) -> Array:
+    """`x` with `new` at arrays of indices, or where a mask is true; with `accumulate`, `new` is added there."""
+    mask = indices[0]
+    if len(indices) == 1 and mask.dtype == bool and new.size == 1 and not accumulate:  # y[y < 0] = 0, a ReLU
+        return jnp.where(lax.expand_dims(mask, range(mask.ndim, x.ndim)), new.reshape(()), x)
+    at = jnp.asarray(x).at[tuple(slice(None) if i is None else i for i in indices)]
+    return at.add(new) if accumulate else at.set(new)
+
+
+def gather(x: Array, axis: int, indices: Array) -> Array:
+    """`x` at `indices` along an axis; along the others, where the indices may end earlier, each at its own place."""
+    axis %= x.ndim
+    sizes = [n if i == axis else m for i, (n, m) in enumerate(zip(x.shape, indices.shape, strict=True))]
+    return jnp.take_along_axis(lax.slice(x, [0] * x.ndim, sizes), indices, axis)

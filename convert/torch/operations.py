@@ -14,6 +14,7 @@ import numpy as np
 from jax import lax
 
 from convert.torch.functions import (
+    addmm,
     aligned,
     attention,
     batch_norm,
@@ -23,8 +24,10 @@ from convert.torch.functions import (
     dense,
     divide,
     expand,
+    gather,
     group_norm,
     index,
+    index_put,
     layer_norm,
     prelu,
     reduction,
@@ -88,7 +91,7 @@ TABLE = {
     "channel_shuffle": channel_shuffle,
     # Dense layers and normalisation
     "linear": dense,
-    "addmm": lambda b, x, w, beta=1, alpha=1: aligned(jnp.add)(beta * b, alpha * (x @ w)),
+    "addmm": addmm,
     "mm": jnp.matmul,
     "bmm": jnp.matmul,
     "scaled_dot_product_attention": attention,
@@ -190,7 +193,9 @@ TABLE = {
     "index": index,
     "_unsafe_index": index,
     "index_select": lambda x, axis, i: jnp.take(x, i, axis, mode="clip"),
-    "gather": lambda x, axis, i: jnp.take_along_axis(x, i, axis),
+    "index_put": index_put,
+    "_unsafe_index_put": index_put,
+    "gather": gather,
     "copy": lambda x, new, *_: expand(new, x.shape),
     "fill": lambda x, value: jnp.full(x.shape, value),
     # Constants

@@ -28,6 +28,17 @@ def in_place(x):
     return F.relu_(y.sub_(0.5)) + x
 
 
+def assigned(mask, value):
+    """A function that assigns a value where a mask is true."""
+
+    def f(x):
+        y = x * 1
+        y[mask(y)] = value
+        return y
+
+    return f
+
+
 def tensor(*shape):
     return torch.tensor(np.sin(np.arange(np.prod(shape)) + 1).reshape(shape).astype(np.float32))
 
@@ -159,6 +170,7 @@ FAMILIES = {
             "no bias": nn.Linear(6, 4, bias=False),
             "matmul": lambda x: x @ tensor(6, 3) + tensor(3),
             "addmm": lambda x: torch.addmm(tensor(3), x, tensor(6, 3), beta=0.5, alpha=2),
+            "addmm, beta 0": lambda x: torch.addmm(torch.full((3,), torch.nan), x, tensor(6, 3), beta=0),
             "matrix, vector": lambda x: x @ tensor(6),
             "einsum": lambda x: torch.einsum("bi,ijk->bkj", x, tensor(6, 2, 3)),
             "batch norm": nn.BatchNorm1d(6),
@@ -201,6 +213,9 @@ FAMILIES = {
             "mask": lambda x: x * (x > 0),
             "threshold": nn.Threshold(0.1, -1),
             "masked_fill": lambda x: x.masked_fill(x < 0, 0.0),
+            "assigned": assigned(lambda y: y < 0, 0.0),
+            "assigned, axes": assigned(lambda y: y[..., 0, 0] < 0, 0.5),
+            "assigned, indices": assigned(lambda y: (slice(None), torch.tensor([4, 1])), 2.0),
             "leaky": nn.LeakyReLU(0.2),
             "prelu": nn.PReLU(),
             "prelu, channels": nn.PReLU(6, init=0.3),
@@ -246,6 +261,8 @@ FAMILIES = {
             "prod": lambda x: x.prod(1),
             "any": lambda x: ((x > 2).any(1), (x > -9).all(1)),
             "norm": lambda x: x.norm(dim=1) + torch.linalg.vector_norm(x, 1, 1),
+            "norms": lambda x: [torch.linalg.vector_norm(x, p, (2, 3)) for p in (0, 0.5, 3, torch.inf, -torch.inf)],
+            "norm of all": lambda x: torch.linalg.vector_norm(x),
             "logsumexp": lambda x: x.logsumexp(1),
             "cumsum": lambda x: x.cumsum(2),
             "sort": lambda x: x.sort(1, descending=True),
@@ -272,6 +289,7 @@ FAMILIES = {
             "option A": lambda x: F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 3, 3)),
             "indices": lambda x: x[:, [3, 0, 0]] + x.index_select(1, torch.tensor([1, 2, 1])),
             "gather": lambda x: x.gather(1, x.argsort(1)),
+            "gather, smaller": lambda x: x.gather(-1, x[:, 1:4, :7].argsort(-1)[..., :2]),
             "flip": lambda x: x.flip((2, 3)),
             "roll": lambda x: x.roll((1, -2), (2, 3)),
             "shuffle": lambda x: x.view(-1, 2, 3, 10, 9).transpose(1, 2).contiguous().view(-1, 6, 10, 9),
