@@ -8,6 +8,7 @@ trace.
 import inspect
 import itertools
 import traceback
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from convert.torch.export import evaluating, line_of, shown, silent
@@ -98,7 +99,7 @@ def _recorder(module: "torch.nn.Module") -> Any:
                 if isinstance(y, torch.Tensor):
                     self.kept.append(y)  # so that its id is not used again
                     self.sources[id(y)] = self.sources.get(id(y), set()) | set(map(id, inputs))
-                    if description := _description(name, inputs):
+                    if description := _description(name, inputs, args):
                         self.uses.setdefault(id(y), (description, *_place(names)))
             return outputs
 
@@ -116,8 +117,10 @@ def _reached(sources: dict[int, set[int]], outputs: list) -> set[int]:
     return reached
 
 
-def _description(name: str, inputs: "list[torch.Tensor]") -> str:
+def _description(name: str, inputs: "list[torch.Tensor]", args: Sequence[Any]) -> str:
     """The operation in words, if it is in `KNOWN` or a product of values that depend on the input; else ""."""
+    if name == "leaky_relu":  # with a slope of 0 it is a ReLU
+        return "" if args[1:] == (0,) else "leaky ReLU"
     if name in PRODUCTS and len(inputs) == 2:  # with one shape it may be part of a ReLU: x * (x > 0)
         both = all(x.is_floating_point() for x in inputs)
         return PRODUCT if both and ("mm" in name or inputs[0].shape != inputs[1].shape) else ""

@@ -238,7 +238,7 @@ def test_the_module_stays_in_training_mode_and_is_read_in_eval_mode():
         (lambda: of(lambda self, x: x * torch.sigmoid(x.mean((2, 3), keepdim=True))), "a sigmoid", "1"),
         (lambda: nn.Sequential(nn.Flatten(2), nn.LSTM(64, 4)), "a recurrent layer|tanh", "1.1"),
         (lambda: nn.Sequential(nn.Flatten(2), nn.TransformerEncoderLayer(64, 2, 8)), "layer norm|attention", "1.1"),
-        (lambda: nn.LeakyReLU(0.1), "leaky ReLU", "1"),
+        (lambda: nn.LeakyReLU(0.1), "leaky ReLU at", "1"),
         (lambda: of(lambda self, x: x * F.hardsigmoid(x.mean((2, 3), keepdim=True))), "both depend .* gate", "1"),
         (lambda: of(lambda self, x: x @ x.transpose(2, 3)), "both depend .* attention", "1"),
     ],
@@ -267,7 +267,7 @@ def test_all_places_are_in_one_message_with_the_users_lines():
 def test_what_the_output_does_not_need_is_not_refused():
     def forward(self, x):
         self.seen = torch.sigmoid(self.a(x)).mean()
-        y = self.a(x)
+        y = F.leaky_relu(self.a(x), 0)
         return y * (y > 0) * torch.sigmoid(self.b.weight.sum()) * torch.ones_like(y[..., :1])
 
     convert.from_torch(of(forward, conv(3, 4), nn.Linear(2, 2)), images(IMAGE, 1))
