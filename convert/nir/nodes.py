@@ -111,9 +111,11 @@ class Nodes(Values):
         values = {v: self.read(v) for v in op.values}
 
         def run(arrays: dict[int, np.ndarray], fill: Any = None) -> np.ndarray:
-            env: dict = {name: self.network.weights[name] for name in op.weights}
+            env: dict = self.weights(op)
             if fill is not None and op.name == "pad":
                 env[op.inputs[1]] = fill
+            if fill is not None and op.name == "concatenate":
+                env = {name: np.full(np.shape(weights), fill) for name, weights in env.items()}
             env |= arrays
             op.run(env)
             return np.asarray(env[op.output])
@@ -180,31 +182,31 @@ class Nodes(Values):
 
     def _pooled(self, op: Op) -> Value:
         options, value = dict(op.options), self.read(op.values[0])
-        rank = value.constant.ndim
+        shape, plain, still = value.constant.shape, True, (1, 1, (0, 0))
         if op.name == "reduce_sum":
-            window = [n if i in options["axes"] else 1 for i, n in enumerate(value.constant.shape)]
-            strides, padding, plain = window, [(0, 0)] * rank, True
+            windows = [(n, n, (0, 0)) if i in options["axes"] else still for i, n in enumerate(shape)]
         else:
-            window, strides = options["window_dimensions"], options["window_strides"]
-            padding = options["padding"]
+            windows = [*zip(options["window_dimensions"], options["window_strides"], options["padding"], strict=True)]
             plain = {*options["base_dilation"], *options["window_dilation"]} == {1}
-        space = [i for i in range(rank) if (window[i], strides[i], *padding[i]) != (1, 1, 0, 0)]
-        if rank != 4 or not plain or 0 in space or len(space) > 2:
+        single = [i for i, n in enumerate(shape) if i and n == 1 and windows[i] == still]  # Equinox's pools have one
+        single = single[: max(len(shape) - 4, 0)]
+        windows = [window for i, window in enumerate(windows) if i not in single]
+        if len(windows) != 4 or not plain or windows[0] != still or still not in windows[1:]:
             raise self.refusal(op, "it sums over windows of two dimensions")
-        channel = next(i for i in (3, 1, 2) if i not in space)
-        space = [i for i in (1, 2, 3) if i != channel]
+        value = value.each(lambda a: np.squeeze(a, tuple(single)))
+        channel = next(i for i in (3, 1, 2) if windows[i] == still)
+        sizes, steps, padding = zip(*(windows[i] for i in (1, 2, 3) if i != channel), strict=True)
         if np.any(padding) and np.any(value.constant):
             value = self.carried(op, value, channel)
         terms = []
         for term in value.terms:
             seen = term.each(lambda a: np.moveaxis(a, channel, 1)[0])
             seen, part = self.part(op, seen, all_channels=True)
-            sizes, steps = ([a[i] for i in space] for a in (window, strides))
-            name = self.layers.sum_pool(op.name, seen.node, sizes, steps, [padding[i] for i in space])
+            name = self.layers.sum_pool(op.name, seen.node, sizes, steps, padding)
             whole = self.layers.whole(name, lambda indices: np.moveaxis(indices, 1, channel))
             weights = np.broadcast_to(np.moveaxis(part.weights[None, :, None, None], 1, channel), whole.indices.shape)
             terms.append(replace(whole, weights=weights).each(lambda a: a.reshape(self.sizes[op.output])))
-        return Value(terms, self.ran(op, value.constant))
+        return Value(terms, self.ran(op, value.constant.reshape(self.sizes[op.values[0]])))
 
 
 def _label(op: Op) -> str:

@@ -15,6 +15,7 @@ from tppjax.graph.operations import LAYOUT
 from tppjax.network import Network
 
 Change = Callable[[np.ndarray], np.ndarray]
+AXES_STAY = ("convert_element_type", "add", "sub", "mul", "div", "pad", "concatenate")
 
 
 @dataclass
@@ -139,17 +140,17 @@ def input_axis(network: Network) -> int | None:
         return 0 if preprocessing.channels_first else 2
     indices: dict[Any, Any] = {0: np.arange(np.prod(shape), dtype=np.int32).reshape(1, *shape)}
     for item in network.graph.items:
-        if isinstance(item, Site) or item.inputs[0] not in indices:
+        if isinstance(item, Site) or item.values[0] not in indices:
             continue
         if item.name == "conv_general_dilated":
-            seen = np.transpose(indices[item.inputs[0]], dict(item.options)["dimension_numbers"][0])[0]
+            seen = np.transpose(indices[item.values[0]], dict(item.options)["dimension_numbers"][0])[0]
             step = abs(int(seen[1, 0, 0] - seen[0, 0, 0])) if len(seen) > 1 else 0
             steps = [int(np.prod(shape[i + 1 :])) if n == len(seen) else -1 for i, n in enumerate(shape)]
             return steps.index(step) if step in steps else shape.index(1) if step == 0 else 2
         if item.name in LAYOUT - {"convert_element_type", "take"}:
             item.run(indices)
-        elif len(item.inputs) == 2 and item.name in ("add", "sub", "mul", "div", "pad"):
-            indices[item.output] = indices[item.inputs[0]]
+        elif item.name in AXES_STAY and len(item.values) == 1:
+            indices[item.output] = indices[item.values[0]]
     return None
 
 

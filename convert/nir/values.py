@@ -2,7 +2,9 @@
 
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from convert.nir.layers import Layers
@@ -56,17 +58,23 @@ class Values:
             assert part is not None  # of what an image node sends
         return seen, part
 
+    def weights(self, op: Op) -> dict[str, Any]:
+        """The weights of an operation by name, in single precision."""
+        weights = {name: self.network.weights[name] for name in op.weights}
+        return {k: w.astype(np.float32) if jnp.issubdtype(w.dtype, jnp.floating) else w for k, w in weights.items()}
+
     def ran(self, op: Op, constant: np.ndarray) -> np.ndarray:
         """The result of an operation on the constant of its input."""
-        env: dict = {name: self.network.weights[name] for name in op.weights}
+        env: dict = self.weights(op)
         env[op.values[0]] = constant.astype(np.float32)
         op.run(env)
         return np.asarray(env[op.output], np.float64)
 
     def arrangement(self, site: Site) -> tuple[tuple[int, ...], np.ndarray]:
         """`(shape, indices [1, ...])` of the neurons of a site: a vector, or an image with channels first."""
-        if len(site.shape) == 1:
-            return site.shape, np.arange(1, 1 + site.shape[0])[None]
+        size = int(np.prod(site.shape))
+        if len(site.shape) != 3 and size == max(site.shape, default=1):  # Equinox's vectors are [C, 1]
+            return (size,), np.arange(1, 1 + size).reshape(1, *site.shape)
         if len(site.shape) != 3:
             raise self.refusal(site, "its tools have vectors and images")
         axis = site.axis or 0

@@ -17,6 +17,7 @@ from convert.nir.agreement import compare
 from convert.nir.writing import build
 from tests.convert.networks import Mlp, Pooled, cnn, images, mlp, traced
 from tests.convert.test_fold import X, network
+from tests.convert.test_unusual_networks import Mixed
 from tppjax import models
 from tppjax.activations import QCFS, ReLU
 from tppjax.errors import InputError
@@ -64,6 +65,26 @@ class First(nn.Module):
         return nn.Dense(3)(x.mean((1, 2)))
 
 
+class Beside(nn.Module):
+    """Constants beside channels: a channel of ones, a shortcut filled with zeros, and a one beside a vector."""
+
+    @nn.compact
+    def __call__(self, x):
+        one, zeros = jnp.ones((*x.shape[:3], 1)), jnp.zeros((*x.shape[:3], 1))
+        x = nn.relu(nn.Conv(4, (3, 3))(jnp.concatenate([one, x], -1)))
+        x = nn.relu(nn.Conv(6, (3, 3))(x) + jnp.concatenate([zeros, x, zeros], -1))
+        return nn.Dense(3)(jnp.concatenate([x.mean((1, 2)), jnp.ones((len(x), 1))], -1))
+
+
+def equinox():
+    eqx, keys = pytest.importorskip("equinox"), jax.random.split(jax.random.key(0), 4)
+    relu = eqx.nn.Lambda(jax.nn.relu)
+    convolutions = eqx.nn.Conv2d(3, 4, 3, padding=1, key=keys[0]), relu, eqx.nn.AvgPool2d(2, 2, 1)
+    dense = eqx.nn.Linear(100, 8, key=keys[1]), relu, eqx.nn.Linear(8, 3, key=keys[2])
+    module = eqx.nn.Sequential([*convolutions, eqx.nn.Lambda(jnp.ravel), *dense])
+    return convert.calibrate(module, np.moveaxis(X, -1, 1))
+
+
 NETWORKS = {
     "vgg": lambda: network(models.create("vgg_small", 4, ReLU(), hidden=(9,), stages=((4, 4), (6,)))),
     "resnet": lambda: network(models.create("resnet20", 4, ReLU(), blocks=(1, 2), channels=4)),
@@ -71,8 +92,11 @@ NETWORKS = {
     "regnet": lambda: network(models.create("regnetx_4gf", 4, ReLU(), blocks=(1, 2), widths=(4, 8), group=2, stem=3)),
     "blocks": lambda: network(Blocks()),
     "branches": lambda: network(Branches()),
+    "constants beside": lambda: network(Beside()),
     "channels first": lambda: network(First(), np.moveaxis(X, -1, 1)),
+    "equinox": equinox,
 }
+CHANNELS_FIRST = "channels first", "equinox"
 
 
 def rates_apart(snn, again, x, x_again):
@@ -95,17 +119,27 @@ def test_read_back_it_is_the_same_network(name, tmp_path):
     """Layer by layer, though the file knows neither our layouts nor what stood in the code."""
     original = NETWORKS[name]()
     snn = convert.to_snn(original, 8, "baseline(v_init=0.5)")
-    x = X if name != "channels first" else np.moveaxis(X, -1, 1)
+    x = np.moveaxis(X, -1, 1) if name in CHANNELS_FIRST else X
     export.nir(snn, file := tmp_path / "a.nir")
     again = convert.from_nir(file)
     assert {float(np.max(theta)) for theta in again.thetas.values()} == {1.0}
-    y = x if name == "channels first" else np.moveaxis(x, -1, 1)
+    y = x if name in CHANNELS_FIRST else np.moveaxis(x, -1, 1)
     with jax.default_matmul_precision("highest"):
         apart = rates_apart(snn, convert.to_snn(again, 8, "baseline(v_init=0.5)"), x, y)
         if not {"clip", "qcfs"} & original.kinds:  # of which the file does not know the bounds
             np.testing.assert_allclose(again.apply(y), original.apply(x), rtol=1e-4, atol=1e-4)
     assert max(different for _, different in apart.values()) < 2e-3, apart
     assert min(spikes for spikes, _ in apart.values()) > 0, apart
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision(dtype, tmp_path):
+    """A file has single precision."""
+    original = network(Mixed(dtype=dtype))
+    export.nir(convert.to_snn(original, 8, "baseline(v_init=0.5)"), file := tmp_path / "a.nir")
+    expected = np.asarray(original.apply(X))
+    outputs = convert.from_nir(file).apply(np.moveaxis(X, -1, 1))
+    np.testing.assert_allclose(outputs, expected, atol=0.02 * np.abs(expected).max())
 
 
 def test_what_the_file_says(tmp_path, digits_ann):
