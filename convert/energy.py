@@ -99,7 +99,8 @@ def _pass_on(op: Op, values: dict[int | str, Array], summed: bool) -> None:
     What divides a sum (`summed`) makes a mean of it, and so does a scalar that multiplies it.
     """
     mean = summed and (op.name == "div" or all(jnp.size(values[v]) == 1 for v in op.weights))
-    if len(op.values) == 1 and (op.name in ("add", "sub", "neg") or (op.name in ("mul", "div") and not mean)):
+    unchanged = ("add", "sub", "neg", "convert_element_type")
+    if len(op.values) == 1 and (op.name in unchanged or (op.name in ("mul", "div") and not mean)):
         values[op.output] = values[op.values[0]]
     elif op.name == "sub":
         op._replace(name="add").run(values)

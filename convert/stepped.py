@@ -127,10 +127,12 @@ class _Run(NamedTuple):
             return (total, state), (sent if self.traced and not until else (), traced)
 
         start = {name: self.at_rest(network.sites[name], name in accumulated, name == until) for name in names}
-        zero = None if until else jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), self.outputs(x, frames))
+        like = None if until else self.outputs(x, frames)
+        zero = jax.tree.map(lambda a: jnp.zeros(a.shape, jnp.promote_types(a.dtype, jnp.float32)), like)
         (total, state), over_time = jax.lax.scan(step, (zero, start), (jnp.arange(-lead, T), frames))
         sent, traced = jax.tree.map(lambda a: a[lead:], over_time)
-        return state, (None if until else jax.tree.map(lambda a: a / T, total), sent), traced
+        mean = jax.tree.map(lambda sum, a: (sum / T).astype(jnp.result_type(a.dtype, 1.0)), total, like)
+        return state, (mean, sent), traced
 
     def outputs(self, x: Array, frames: Array | None) -> Any:
         """The shapes of the network's outputs."""

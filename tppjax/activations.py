@@ -40,8 +40,9 @@ def qcfs(x: Float[Array, "*shape"], theta: ArrayLike, L: int) -> Float[jax.Array
     Returns:
       Array of the shape of `x`.
     """
-    u = jax.lax.clamp(0.0, in_thresholds(L * x, theta), float(L))
-    level = jax.lax.stop_gradient(nearest(in_thresholds(L * x, theta), L))
+    v = in_thresholds(L * x, theta)
+    u = jax.lax.clamp(jnp.zeros((), v.dtype), v, jnp.full((), L, v.dtype))
+    level = jax.lax.stop_gradient(nearest(v, L))
     return jnp.multiply(theta, level + (u - jax.lax.stop_gradient(u))) / L
 
 

@@ -3,6 +3,8 @@
 Every case was wrong without an error, or failed with one that explained nothing.
 """
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -86,10 +88,12 @@ def test_sites_of_parts_of_an_example(name, tmp_path):
 class Mixed(nn.Module):
     """Convolutions in half precision, of images in single precision."""
 
+    dtype: Any = jnp.bfloat16
+
     @nn.compact
     def __call__(self, x):
-        x = nn.relu(nn.Conv(4, (3, 3), dtype=jnp.bfloat16)(x))
-        x = nn.relu(nn.Conv(5, (3, 3), dtype=jnp.bfloat16)(x))
+        x = nn.relu(nn.Conv(4, (3, 3), dtype=self.dtype)(x))
+        x = nn.relu(nn.Conv(5, (3, 3), dtype=self.dtype)(x))
         return nn.Dense(3)(x.mean((1, 2)))
 
 
@@ -103,6 +107,19 @@ def test_mixed_precision(mode):
     assert snn.trace(IMAGES).logits.shape == (64, 8, 3)
     folded = fold_thresholds(network).apply(IMAGES)
     np.testing.assert_allclose(folded, expected, atol=0.03 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_many_steps_in_half_precision(dtype):
+    """The output is summed in single precision; in half precision, this sum would stop growing or overflow."""
+    weights, x = (
+        jax.tree.map(lambda a: jnp.asarray(a, dtype), {**P, "b": np.full((1, 3), 100.0)}),
+        jnp.asarray(X, dtype),
+    )
+    network = convert.calibrate((lambda v, x: relu(x @ v["w"]) @ v["v"] + v["b"], weights), x, "max")
+    mean = convert.to_snn(network, 2048, "baseline(v_init=0.5)").apply(x)
+    assert mean.dtype == dtype
+    np.testing.assert_allclose(np.float32(mean), np.float32(network.apply(x)), rtol=0.02)
 
 
 def token(v, x):
@@ -265,6 +282,17 @@ def test_additions_and_multiply_adds(name):
     spikes = sum(np.asarray(a).sum(1) for a in counts.values())
     np.testing.assert_allclose(energy.additions(network, counts)["b"], 3 * fraction * spikes, rtol=1e-5)
     assert energy.multiply_adds(network)[0] == multiply_adds
+
+
+def test_operations_in_mixed_precision():
+    """Counts stay in single precision, in which whole numbers are exact."""
+    single = Mixed(dtype=jnp.float32)
+    variables = single.init(jax.random.key(0), IMAGES)
+    networks = [convert.calibrate((module, variables), IMAGES) for module in (Mixed(), single)]
+    ones = {name: jnp.ones((8, *site.shape)) for name, site in networks[0].sites.items()}
+    mixed, expected = (energy.additions(network, ones) for network in networks)
+    jax.tree.map(np.testing.assert_array_equal, mixed, expected)
+    assert energy.multiply_adds(networks[0]) == energy.multiply_adds(networks[1])
 
 
 def test_weights_without_names_of_layers():

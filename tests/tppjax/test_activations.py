@@ -17,6 +17,19 @@ def test_qcfs_is_its_formula(L, theta):
     np.testing.assert_allclose(activations.qcfs(jnp.array(x), theta, L), expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.float32])
+def test_qcfs_in_other_precisions(dtype):
+    x, enabled = jnp.linspace(-0.5, 1.5, 64, dtype=dtype), jax.config.jax_enable_x64
+    jax.config.update("jax_enable_x64", dtype == jnp.float32)
+    try:
+        y, slope = jax.vmap(jax.value_and_grad(lambda x: activations.qcfs(x, 1.0, 4)))(x)
+    finally:
+        jax.config.update("jax_enable_x64", enabled)
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(np.float32(y), np.clip(np.floor(np.float32(x) * 4 + 0.5), 0, 4) / 4)
+    np.testing.assert_array_equal(np.float32(slope), (x > 0) & (x < 1))
+
+
 def test_qcfs_gradients_pass_straight_through():
     """In x: 1 inside the clip, 0 outside. In theta: quantised value over theta, less x / theta inside."""
     theta, L = 2.0, 4
