@@ -12,7 +12,7 @@ from tppjax.checks import check_examples
 from tppjax.errors import InputError, check_count, check_number
 from tppjax.histogram import Histogram
 from tppjax.network import Network
-from tppjax.neurons import Neuron, check_steps, parse
+from tppjax.neurons import Neuron, check_neuron, check_steps, parse
 from tppjax.tracing import trace
 from tppjax.types import Array, ImagesLike
 
@@ -55,8 +55,10 @@ def calibrate(
     """
     _check_choice(method, per, T, percentile)
     network, images = _checked(network, images)
+    neuron = parse(mode).at(network.kinds)
+    check_neuron(neuron, T)
     observed = _observe(network, images, batch_size) if observed is None else observed
-    thetas = choose(observed, method, per, T=T, neuron=parse(mode).at(network.kinds), percentile=percentile)
+    thetas = choose(observed, method, per, T=T, neuron=neuron, percentile=percentile)
     detail = {"max": "", "percentile": f" {percentile}", "mse": f" at T={T} for {parse(mode)}"}[method]
     history = (*network.history, f"thresholds: {method}{detail} per {per}, from {len(images)} images")
     return network.replace(thetas=network.thetas | thetas, history=history)

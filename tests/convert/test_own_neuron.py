@@ -17,7 +17,7 @@ from convert.studies import accuracy, anytime, methods, misalignment, potentials
 from tests.convert.networks import images, mlp
 from tppjax.activations import ReLU
 from tppjax.errors import InputError
-from tppjax.neurons import Delayed, OnePhase, TwoPhase, parse, simulate
+from tppjax.neurons import Delayed, Graded, OnePhase, TwoPhase, parse, simulate
 
 KEY, T = jax.random.key(3), 4
 
@@ -124,6 +124,19 @@ class Annotated(TwoPhase):
         return jnp.clip(jnp.floor(u + self.more), 0, T)
 
 
+class Coarse(Graded):
+    """Its number of levels has no effect, since it is no dataclass."""
+
+    levels: int = 2
+
+
+@dataclass(frozen=True)
+class Untyped(Graded):
+    """Its number of levels has no effect, since it is no field."""
+
+    levels = 2
+
+
 @dataclass(frozen=True)
 class Choice(TwoPhase):
     """Wrong in a way of its choice."""
@@ -161,6 +174,8 @@ class Nothing(OnePhase):
     [
         (Forgetful(0.5), r"test_own_neuron:Forgetful has more, which are not fields: put @dataclass\(frozen=True\)"),
         (Annotated(), r"Annotated has more, which are not fields: put @dataclass"),
+        (Coarse(), r"Coarse has levels, which are not fields: put @dataclass.*, give each a type \(such as"),
+        (Untyped(), r"Untyped has levels, which are not fields"),
         (
             Choice({1}),
             r"the fields of .*Choice\(wrong=\{1\}\) can't be hashed .*: let them be numbers",
@@ -178,6 +193,8 @@ class Nothing(OnePhase):
 def test_neurons_that_cannot_be(neuron, said):
     with pytest.raises(InputError, match=said):
         convert.to_snn(mlp(), T, neuron)
+    with pytest.raises(InputError, match=said):
+        convert.calibrate(mlp(ReLU()), images(4), T=T, mode=neuron)
 
 
 class Coin(OnePhase):

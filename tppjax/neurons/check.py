@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import inspect
 from typing import Any
 
 import jax
@@ -24,11 +25,12 @@ def check_neuron(neuron: Neuron, T: int) -> None:
     kind = type(neuron)
     fields = {f.name for f in dataclasses.fields(neuron)}
     annotated = {name for name, of in vars(kind).get("__annotations__", {}).items() if "ClassVar" not in str(of)}
-    more = {*vars(neuron), *annotated} - fields
+    more = {*vars(neuron), *annotated} - fields | {name for name in fields if _overridden(kind, name)}
     if more:
         raise InputError(
             f"{neuron} has {', '.join(sorted(more))}, which are not fields: put @dataclass(frozen=True) above its "
-            "class, and let no __init__ set them, so that neurons with other values are other neurons"
+            "class, give each a type (such as leak: float = 0.1), and let no __init__ set them, so that neurons with "
+            "other values are other neurons"
         )
     if neuron.waits and neuron.lead:
         raise InputError(
@@ -39,6 +41,13 @@ def check_neuron(neuron: Neuron, T: int) -> None:
     except TypeError as e:
         raise InputError(f"the fields of {neuron} can't be hashed ({e}): let them be numbers, texts or tuples") from e
     _tried(neuron, T)
+
+
+def _overridden(kind: type, field: str) -> bool:
+    """Whether a class gives a field another value in a way that has no effect: without a type, or no dataclass."""
+    typed = inspect.get_annotations
+    nearest = next(of for of in kind.__mro__ if field in vars(of) or field in typed(of))
+    return field not in typed(nearest) or "__dataclass_fields__" not in vars(nearest)
 
 
 @functools.cache
