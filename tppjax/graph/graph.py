@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tppjax.activations import qcfs
-from tppjax.graph.operations import ALL
+from tppjax.graph.operations import ALL, MAXIMA
 from tppjax.graph.values import Place
 from tppjax.types import Array, Weights
 
@@ -245,7 +245,7 @@ class Graph:
         rows = [("site", "kind", "shape", "channels", "fed by")]
         for site in self.sites.values():
             kind = f"{site.kind} {site.levels}" if site.levels else site.kind
-            pooled = ", after max-pool" if site.before else ""
+            pooled = ", after max-pool" if any(op.name in MAXIMA for op in site.before) else ""
             shape = " x ".join(map(str, site.shape))
             rows.append((site.name, kind + pooled, shape, str(site.channels), ", ".join(site.layers) or "the input"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]

@@ -48,7 +48,9 @@ REWRITTEN = {
 
 
 def source_indices(eqn: Any, inputs: list[Any], i: int) -> np.ndarray | None:
-    """The pixel of the flattened input `i` that each pixel of the output is; -1 for none, None if some are summed.
+    """The pixel of the flattened input `i` that each pixel of the output is; -1 for none, where the output is 0.
+
+    None if some pixels are summed, or others are filled with another number.
 
     The operation itself finds it, on indices of pixels.
 
@@ -73,7 +75,9 @@ def source_indices(eqn: Any, inputs: list[Any], i: int) -> np.ndarray | None:
 
     numbers = np.arange(math.prod(inputs[i]))
     if not added:
-        return output(numbers)
+        indices = output(numbers)
+        filled = (indices < 0).any() and eqn.params.get("fill_value", 0) != 0
+        return None if filled else indices
     once = numbers.size < 2**24 and output(np.ones_like(numbers)).max() <= 1
     return output(numbers + 1) - 1 if once else None
 

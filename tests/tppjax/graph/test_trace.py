@@ -276,6 +276,7 @@ def two_things(p, x):
     return c(p, jnp.tanh(b(p, x)))
 
 
+FAR = np.r_[99, 1:16]  # the first is beyond the last pixel
 LINEAR = "not linear between its activations"
 REFUSED = {
     "softmax": (attention, X3, f"{LINEAR}.*softmax"),
@@ -298,6 +299,7 @@ REFUSED = {
     "x relu(x)": (lambda p, x: c(p, a(p, x) * relu(a(p, x))), X, f"{LINEAR}.*product of two values"),
     "argmax": (lambda p, x: c(p, jax.nn.one_hot(a(p, x).argmax(-1), 16)), X, f"{LINEAR}.*choice by the largest"),
     "whole numbers": (whole_numbers, X, f"{LINEAR}.*rounding to whole numbers"),
+    "a fill of ones": (lambda p, x: c(p, relu(jnp.take(a(p, x), FAR, 1, mode="fill", fill_value=1.0))), X, "gather at"),
     "max-pooling of anything": (lambda p, x: conv(p, max_pool(conv(p, x)), "deep"), IMAGES, f"{LINEAR}.*max-pooling"),
     "log softmax at the end": (lambda p, x: jax.nn.log_softmax(c(p, relu(a(p, x)))), X, LINEAR),
     "dropout": (dropout, X, "draws at random at .*test_trace.py.*switch dropout off"),
@@ -413,3 +415,4 @@ def test_the_table_of_sites():
         ["deep", "clip,", "after", "max-pool", "4", "x", "4", "x", "4", "4", "deep"],
         ["2", "sites,", "320", "neurons"],
     ]
+    assert "clip  16" in str(trace(lambda p, x: c(p, jax.nn.hard_tanh(a(p, x))), P, X)[0])  # not "after max-pool"
