@@ -95,10 +95,7 @@ def correct(
     check_method(method)
     snn = to_snn(fold_batch_norm(network) if method == "weights" else network, T, mode)
     check_method(method, snn.in_network.values())
-    if method in ("bias", "weights") and (by_step := [s for s, o in network.offsets.items() if np.ndim(o) == 2]):
-        raise InputError(
-            f"{by_step[0]} was corrected step by step, which {method!r} would undo: correct by {method!r} first"
-        )
+    _check_order(network, method)
     reference, images = snn.network, check_examples(network, images, "correction")
     check_number("ridge", ridge, 1e-6)
     check_count("seed", seed, 0)
@@ -132,6 +129,14 @@ def check_method(method: str, neurons: Iterable[Neuron] = ()) -> None:
         raise InputError(
             f"method 'steps' is for neurons that fire in the step in which their input comes, and {', '.join(others)} "
             "does not, or runs ahead: use 'bias'"
+        )
+
+
+def _check_order(network: Network, method: str) -> None:
+    """Raises InputError if the method would undo an earlier correction."""
+    if method in ("bias", "weights") and (by_step := [s for s, o in network.offsets.items() if np.ndim(o) == 2]):
+        raise InputError(
+            f"{by_step[0]} was corrected step by step, which {method!r} would undo: correct by {method!r} first"
         )
 
 
