@@ -32,7 +32,8 @@ def _introduction(about: dict[str, Any], rows: Rows, kinds: dict[str, list[str]]
         + (f" {left} more networks of timm are not measured yet." if left else ""),
         "",
         "Weights are random, and so are the scales and shifts of batch norm, whose statistics come from random images. "
-        f"Images have {SMALL} x {SMALL} pixels if the network takes them, else the size that it was made for.",
+        f"Images have {SMALL} x {SMALL} pixels, or the size that the network was made for if it does not take these. "
+        "A network without *activations* has no modules for them: it calls functions instead.",
         "",
         "- *apart*: the largest difference between the logits of the traced network and PyTorch's, relative to the "
         f"largest logit, over {IMAGES} images; at most {max(near, default=0):.1e}. `from_torch` refuses "
