@@ -95,7 +95,7 @@ def correct(
     check_method(method)
     snn = to_snn(fold_batch_norm(network) if method == "weights" else network, T, mode)
     check_method(method, snn.in_network.values())
-    _check_order(network, method)
+    _check_earlier(network, method)
     reference, images = snn.network, check_examples(network, images, "correction")
     check_number("ridge", ridge, 1e-6)
     check_count("seed", seed, 0)
@@ -132,7 +132,7 @@ def check_method(method: str, neurons: Iterable[Neuron] = ()) -> None:
         )
 
 
-def _check_order(network: Network, method: str) -> None:
+def _check_earlier(network: Network, method: str) -> None:
     """Raises InputError if the method would undo an earlier correction."""
     if method in ("bias", "weights") and (by_step := [s for s, o in network.offsets.items() if np.ndim(o) == 2]):
         raise InputError(

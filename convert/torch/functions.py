@@ -240,7 +240,11 @@ def split(x: Array, sizes: Sequence[int], axis: int = 0) -> Sequence[Array]:
 
 def index(x: Array, indices: Sequence[Any]) -> Array:
     """`x` at arrays of indices; None takes a whole axis."""
-    return x[tuple(slice(None) if i is None else i for i in indices)]
+    return x[_at(indices)]
+
+
+def _at(indices: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(slice(None) if i is None else i for i in indices)
 
 
 def index_put(x: Array, indices: Sequence[Any], new: Array, accumulate: bool = False) -> Array:
@@ -248,7 +252,7 @@ def index_put(x: Array, indices: Sequence[Any], new: Array, accumulate: bool = F
     mask = indices[0]
     if len(indices) == 1 and mask.dtype == bool and new.size == 1 and not accumulate:  # y[y < 0] = 0, a ReLU
         return jnp.where(lax.expand_dims(mask, range(mask.ndim, x.ndim)), new.reshape(()), x)
-    at = jnp.asarray(x).at[tuple(slice(None) if i is None else i for i in indices)]
+    at = jnp.asarray(x).at[_at(indices)]
     return at.add(new) if accumulate else at.set(new)
 
 
