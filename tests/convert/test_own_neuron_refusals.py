@@ -80,7 +80,7 @@ class Nothing(OnePhase):
 @pytest.mark.parametrize(
     ("neuron", "said"),
     [
-        (Forgetful(0.5), r"test_own_neuron_refusals:Forgetful has more, which are not fields: put @dataclass\(frozen=True\)"),
+        (Forgetful(0.5), r"refusals:Forgetful has more, which are not fields: put @dataclass\(frozen=True\)"),
         (Annotated(), r"Annotated has more, which are not fields: put @dataclass"),
         (Coarse(), r"Coarse has levels, which are not fields: put @dataclass.*, give each a type \(such as"),
         (Untyped(), r"Untyped has levels, which are not fields"),
