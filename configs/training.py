@@ -61,7 +61,8 @@ class Training:
     first), JAX_NUM_PROCESSES and JAX_PROCESS_ID."""
 
     checkpoint_every: int | None = None
-    """Steps between checkpoints [default: those of an epoch]."""
+    """Steps between checkpoints; more than an epoch's where writing one takes as long as an epoch [default: an
+    epoch's]."""
 
     validation: int = 2500
     """Training images held out to choose the best epoch."""

@@ -211,10 +211,9 @@ def _check_variables(model: nn.Module, variables: Any, preprocessing: Preprocess
     saved.check_variables(variables, traverse_util.flatten_dict(required, sep="/"))
 
 
-def _largest(network: Ann | Network, pixels: Array) -> int:
-    """Bytes of the largest array in the network, for one image."""
-    closed = jax.make_jaxpr(network.apply)(jax.ShapeDtypeStruct((1, *pixels.shape[1:]), pixels.dtype))
-    return max(4 * math.prod(v.aval.shape) for eqn in closed.jaxpr.eqns for v in eqn.outvars)
+def _largest(jaxpr: Any) -> int:
+    """Bytes of the largest array in a network's `jaxpr`."""
+    return max(4 * math.prod(v.aval.shape) for eqn in jaxpr.eqns for v in eqn.outvars)
 
 
 def accuracy(network: Ann | Network, images: Examples, batch_size: int | None = None) -> float:
@@ -235,16 +234,23 @@ def accuracy(network: Ann | Network, images: Examples, batch_size: int | None = 
     images = Images(pixels, images.labels) if in_memory else images  # pyright: ignore[reportArgumentType] - of JAX too
     if batch_size is not None:
         check_count("batch_size", batch_size)
-    logits = jax.eval_shape(network.apply, pixels[:1])
+    traced = _logits.trace(network, jax.ShapeDtypeStruct((1, *pixels.shape[1:]), pixels.dtype))
+    logits = traced.out_info
     if not hasattr(logits, "shape") or len(logits.shape) != 2:
         raise InputError(f"accuracy needs a network that returns one array of logits [B, K]; this one returns {logits}")
-    batch_size = batch_size or min(250, sharding.batch_size(4 * _largest(network, pixels)))
+    batch_size = batch_size or min(250, sharding.batch_size(4 * _largest(traced.jaxpr.jaxpr)))
     return 100 * float(np.mean(map_examples(functools.partial(_correct, network), images, batch_size)))
 
 
 @jax.jit
+def _logits(network: Ann | Network, pixels: jax.Array) -> jax.Array:
+    """As `apply`, but traced once for all variables of the same shapes: the validation of each epoch comes here."""
+    return network.apply(pixels)
+
+
+@jax.jit
 def _correct(network: Ann | Network, pixels: jax.Array, labels: jax.Array, index: jax.Array) -> jax.Array:
-    return network.apply(pixels).argmax(-1) == labels
+    return _logits(network, pixels).argmax(-1) == labels
 
 
 def fingerprint(network: Ann | Network) -> str:

@@ -84,9 +84,11 @@ def fit(network: Ann, images: Examples, config: Training, augment: Callable) -> 
             state = state.replace(**sharding.replicate({"best": best, "sums": jnp.zeros(2)}, mesh))
             measured = {"loss": loss, "train": 100 * correct, **measured}
             run.log(epoch + 1, **measured, seconds=time.perf_counter() - started)
-            run.checkpoint(state)
-            if epoch + 1 < config.epochs:
-                _stop_if_asked(stop, f"after epoch {epoch + 1}")
+            stopping, last = stop(), epoch + 1 == config.epochs
+            if stopping or last or _checkpoint_due(epoch, steps, config.checkpoint_every or steps):
+                run.checkpoint(state)
+            if stopping and not last:
+                raise _stopped(stopping, f"after epoch {epoch + 1}")
     return ann.load(config.out)
 
 
@@ -137,11 +139,12 @@ def one_epoch(
                 done, state = finished, latest
                 if done % CHECKED_EVERY == 0 or done == until:
                     _check_finite(state.sums, epoch)
-                if stop() and done < steps:
+                if (stopping := stop()) and done < steps:
                     break
             if done < steps:  # the last checkpoint of an epoch comes after its validation
                 run.checkpoint(state)
-                _stop_if_asked(stop, f"after step {done} of epoch {epoch + 1}")
+                if stopping:
+                    raise _stopped(stopping, f"after step {done} of epoch {epoch + 1}")
     return state
 
 
@@ -157,9 +160,13 @@ def _check_usable(network: Ann, epoch: int) -> None:
         raise InputError(f"after epoch {epoch + 1} {e}: give a lower --lr; the epoch is not kept") from e
 
 
-def _stop_if_asked(stop: Callable[[], int | None], point: str) -> None:
-    if signum := stop():
-        raise Stopped(f"stopped {point}: the same command with --resume continues from there", signum)
+def _checkpoint_due(epoch: int, steps: int, every: int) -> bool:
+    """Whether a multiple of `every` steps ended in this epoch."""
+    return (epoch + 1) * steps // every > epoch * steps // every
+
+
+def _stopped(signum: int, point: str) -> Stopped:
+    return Stopped(f"stopped {point}: the same command with --resume continues from there", signum)
 
 
 def _median_theta(network: Ann) -> float:

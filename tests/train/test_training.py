@@ -23,7 +23,7 @@ from tppjax import ann, cli, data, models, sharding
 from tppjax.activations import QCFS
 from tppjax.data import Images
 from tppjax.data import cifar as cifar_data
-from tppjax.errors import InputError
+from tppjax.errors import InputError, Stopped
 from train import cifar, digits, input_pipeline, loop
 from train.run import Run, stop_requests
 
@@ -92,6 +92,30 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(tmp_pat
     before = files(tmp_path / "cut")
     digits.main(replace(SMALL, out=tmp_path / "cut", resume=True))
     assert files(tmp_path / "cut") == before
+
+
+def test_checkpoints_may_be_rarer_than_epochs_but_a_stop_always_leaves_one(tmp_path, monkeypatch):
+    config = replace(SMALL, out=tmp_path / "run", epochs=5, checkpoint_every=8)  # steps, of which an epoch has four
+    written, checkpoint, log = [], Run.checkpoint, Run.log
+
+    def recorded(run, state):
+        written.append(int(state.step))
+        checkpoint(run, state)
+
+    def signalled(run, epoch, **metrics):
+        log(run, epoch, **metrics)
+        if epoch == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(Run, "checkpoint", recorded)
+    monkeypatch.setattr(Run, "log", signalled)
+    with pytest.raises(Stopped, match="stopped after epoch 1"):
+        digits.main(config)
+    digits.main(replace(config, resume=True))
+    assert written == [4, 8, 16, 20]
+    assert [json.loads(line)["epoch"] for line in (config.out / "metrics.jsonl").read_text().splitlines()] == [
+        *range(1, 6)
+    ]
 
 
 def test_runs_are_not_mixed_up_or_lost(digits_run, tmp_path, capsys):
