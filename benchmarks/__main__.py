@@ -69,7 +69,8 @@ def _before(out: Path) -> list[dict]:
 
 def _run(net: str, case: str) -> dict:
     command = [sys.executable, "-m", "benchmarks.cases", net, *case.split()]
-    done = subprocess.run(command, capture_output=True, text=True)
+    environment = {**os.environ, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}  # leaves a GPU's memory to PyTorch, too
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
     return json.loads(done.stdout.splitlines()[-1])

@@ -60,13 +60,18 @@ class Qcfs(nn.Module):
 
 def augmented(pixels: torch.Tensor, pad: int = 4, hole: int = 16) -> torch.Tensor:
     """Random crop, flip and cutout of a batch of `pixels` `[B, C, H, W]`, uint8; returns normalised floats."""
+    with pixels.device:  # where new tensors go
+        return _augmented(pixels, pad, hole)
+
+
+def _augmented(pixels: torch.Tensor, pad: int, hole: int) -> torch.Tensor:
     b, _, h, w = pixels.shape
     padded = nn.functional.pad(pixels, (pad, pad, pad, pad))
     top, left, row, column = (torch.randint(n, (b, 1)) for n in (2 * pad + 1, 2 * pad + 1, h, w))
     rows, columns = top + torch.arange(h), left + torch.arange(w)
     columns = torch.where(torch.rand(b, 1) < 0.5, columns.flip(1), columns)
     x = padded[torch.arange(b)[:, None, None], :, rows[:, :, None], columns[:, None, :]]  # [B, H, W, C]
-    x = (x.permute(0, 3, 1, 2) / 255 - MEAN) / STD
+    x = (x.permute(0, 3, 1, 2) / 255 - MEAN.to(x.device)) / STD.to(x.device)
     outside = [((torch.arange(n) - at + hole // 2) // hole != 0) for n, at in ((h, row), (w, column))]
     return x * (outside[0][:, None, :, None] | outside[1][:, None, None, :])
 
@@ -132,8 +137,9 @@ def network(
     neuron: Callable | None = None,
     thetas: list[np.ndarray] | None = None,
     T: int = 1,
+    device: str = "cpu",
 ) -> Callable:
-    """The network with `state` as its weights: with ReLU, or with a `neuron` for each threshold over `T` steps.
+    """The network on `device` with `state` as its weights: with ReLU, or a `neuron` for each threshold over `T` steps.
 
     It takes images `[B, C, H, W]`, repeats them `T` times, and returns the mean of the logits over time, `[B, K]`.
     """
@@ -149,5 +155,5 @@ def network(
     missing, _ = net.load_state_dict(tensors, strict=False)
     if lost := [key for key in missing if not key.endswith(("theta", "num_batches_tracked"))]:
         raise ValueError(f"no weights for {lost}")
-    net.eval()
+    net.eval().to(device)
     return net if neuron is None else lambda x: net(x.repeat(T, 1, 1, 1)).unflatten(0, (T, -1)).mean(0)

@@ -8,9 +8,10 @@ import pytest
 import convert
 from benchmarks.__main__ import LONG, Bench, cases_of, main, table
 from tests.convert.torch.torch_states import akamaster_state
-from tppjax import files
+from tppjax import files, sharding
 from tppjax.activations import qcfs
 from tppjax.neurons.tpp import mean_count
+from train import input_pipeline
 
 
 @pytest.fixture
@@ -106,6 +107,15 @@ def test_every_case_runs_once(net, case, torch, monkeypatch):
     call, n = getattr(cases, name)(net, *options)
     call()
     assert n == (4 if name == "seeds" else 2)
+
+
+def test_an_accelerator_gets_larger_batches_and_many_steps_a_call(monkeypatch):
+    from benchmarks import cases
+
+    assert (cases.scaled(25), cases.steps_a_call()) == (25, 1)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(sharding, "loops_are_fast", lambda mesh: True)
+    assert (cases.scaled(25), cases.steps_a_call()) == (250, input_pipeline.SCANNED)
 
 
 @pytest.mark.slow
