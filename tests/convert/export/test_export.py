@@ -59,6 +59,8 @@ def test_T_left_open(mode, tmp_path):
         snn = convert.to_snn(network, T, mode)
         expected = np.asarray(snn.apply(x, jax.random.key(5)))
         np.testing.assert_allclose(run(tmp_path, x, snn.random, T)[1], expected, rtol=1e-6)
+    for T in (0, 17):
+        assert np.isnan(run(tmp_path, x, snn.random, T)[1]).all()
 
 
 def test_pixels_enter_where_there_is_preprocessing(digits_ann, digits_test, tmp_path):
