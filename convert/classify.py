@@ -11,6 +11,7 @@ import tyro
 from jaxtyping import Float
 
 import convert
+from convert.experiments.inputs import check_outputs
 from tppjax import cli, prng
 from tppjax.batching import batches
 from tppjax.data import Preprocessing, folder
@@ -79,6 +80,7 @@ def _network(config: Classify) -> tuple[convert.Snn, Preprocessing]:
     preprocessing = snn.network.preprocessing
     if preprocessing is None or preprocessing.frames is not None:
         raise InputError(f"the network in {config.network} has no preprocessing for pictures: it was saved without one")
+    check_outputs(snn.network, config.network)
     return snn, preprocessing
 
 

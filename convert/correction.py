@@ -94,8 +94,7 @@ def correct(
     network = trace(network, images)
     check_method(method)
     snn = to_snn(fold_batch_norm(network) if method == "weights" else network, T, mode)
-    check_method(method, snn.in_network.values())
-    _check_earlier(network, method)
+    check_correction(method, snn)
     reference, images = snn.network, check_examples(network, images, "correction")
     check_number("ridge", ridge, 1e-6)
     check_count("seed", seed, 0)
@@ -132,8 +131,15 @@ def check_method(method: str, neurons: Iterable[Neuron] = ()) -> None:
         )
 
 
-def _check_earlier(network: Network, method: str) -> None:
-    """Raises InputError if the method would undo an earlier correction."""
+def check_correction(method: str, snn: Snn) -> None:
+    """As `check_method`; also if it would undo an earlier correction, or aim at an ANN whose weights were changed."""
+    check_method(method, snn.in_network.values())
+    network = snn.network
+    if any(step.startswith(f"{METHODS['weights']} corrected") for step in network.history):
+        raise InputError(
+            "the network's weights were corrected, so it is not the ANN any more that a correction aims at: correct "
+            "the network from before"
+        )
     if method in ("bias", "weights") and (by_step := [s for s, o in network.offsets.items() if np.ndim(o) == 2]):
         raise InputError(
             f"{by_step[0]} was corrected step by step, which {method!r} would undo: correct by {method!r} first"

@@ -1,6 +1,7 @@
 """`python -m convert.evaluate`: the accuracy of a network's spiking versions, mode by mode and T by T."""
 
 import csv
+import hashlib
 import itertools
 import re
 import time
@@ -92,7 +93,8 @@ def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]
         if not reported and sharding.primary():
             files.write_text(report, f"{mode}: {convert.report(snn, images[:REPORTED].images, ann=setup.network)}\n")
     sharding.wait_for_all("all rows are in the file")
-    results = _plot(measured, str(setup)) if sharding.primary() else _ordered(measured)
+    primary = sharding.primary()
+    results = _plot(measured, config.modes, str(setup)) if primary else _ordered(measured, config.modes)
     rows_of_paper = published(setup)
     print(table(results, rows_of_paper))
     print(f"wrote to {out}: {', '.join((FILE, *PICTURES))} and a report for each mode")
@@ -174,9 +176,14 @@ def _cell(row: dict | None) -> str:
     return f"{row['mean']:.2f}" + (f" ({row['std']:.2f})" if len(row["accuracy"]) > 1 else "")
 
 
-def _ordered(measured: Results) -> dict:
-    """The content of results.json, with the rows of other processes, by mode and T."""
-    rows = sorted(measured.all_rows(), key=lambda r: (_place(r["mode"]), r["T"]))
+def _ordered(measured: Results, modes: tuple[str, ...]) -> dict:
+    """The content of results.json, with the rows of other processes, by mode and T.
+
+    Rows of another version of a neuron in `modes` are left out.
+    """
+    now = {mode: source(mode).get("source") for mode in modes}
+    rows = [r for r in measured.all_rows() if r.get("source") == now.get(r["mode"], r.get("source"))]
+    rows.sort(key=lambda r: (_place(r["mode"]), r["T"]))
     return {"ann": measured.ann, **measured.settings, "rows": rows}
 
 
@@ -187,13 +194,14 @@ def _place(mode: str) -> tuple[int, str]:
 
 
 def _file_name(mode: str) -> str:
-    return re.sub(r"[^\w.=]+", "-", mode).strip("-")
+    name = re.sub(r"[^\w.=]+", "-", mode).strip("-")
+    return name if len(name) <= 100 else f"{name[:80]}-{hashlib.sha256(mode.encode()).hexdigest()[:12]}"
 
 
-def _plot(measured: Results, title: str) -> dict:
-    """Writes the table and the plot of all rows, and returns the content of results.json."""
+def _plot(measured: Results, modes: tuple[str, ...], title: str) -> dict:
+    """Writes the table and the plot of all rows, and returns what `_ordered` does."""
     with all_or_none(measured.folder) as new:
-        results = _ordered(measured)
+        results = _ordered(measured, modes)
         with (new / "accuracy.csv").open("w", newline="") as f:
             writer = csv.writer(f)
             writer.writerow(["mode", "T", "seed", "accuracy"])

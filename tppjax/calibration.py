@@ -67,10 +67,6 @@ def calibrate(
 def _checked(network: Any, images: ImagesLike) -> tuple[Network, Array]:
     network = trace(network, images)
     check_untrained(network)
-    if network.offsets or network.potentials:
-        raise InputError(
-            "the network was corrected for its present thresholds: calibrate the network before correction"
-        )
     return network, check_examples(network, images, "calibration")
 
 
@@ -118,6 +114,11 @@ def choose(
                 theta = histogram.percentile(percentile)
             case _:
                 theta = least_error(histogram, T, neuron)
+        if not theta.max() > 0 and histogram.largest.max() > 0:
+            raise InputError(
+                f"the percentile {percentile:g} of the activations at {site} is 0, since few of them are positive: "
+                "give a higher one, or another method"
+            )
         if not theta.max() > 0:
             raise InputError(f"nothing ever fires at {site} on the calibration images: are they those of the network?")
         theta = np.where(theta > 0, theta, theta.max()).astype(np.float32)
@@ -153,5 +154,9 @@ def _check_choice(method: str, per: str, T: int, percentile: float) -> None:
 
 def check_untrained(network: Network) -> None:
     """Raises InputError if every site was trained with its threshold."""
+    if network.offsets or network.potentials:
+        raise InputError(
+            "the network was corrected for its present thresholds: calibrate the network before correction"
+        )
     if all(site.kind == "qcfs" for site in network.sites.values()):
         raise InputError("a network with qcfs already has its thresholds: there is nothing to calibrate")

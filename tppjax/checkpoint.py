@@ -57,6 +57,8 @@ def save(
         **({"converted": converted} if converted else {}),
     }
     existing = files.whole_folder(folder)
+    if existing.is_file():
+        raise FileExistsError(f"{folder} is a file, not a folder; choose another one")
     if existing.exists() and not {p.name for p in existing.iterdir()} <= {GRAPH, WEIGHTS}:
         raise FileExistsError(f"{folder} holds something other than a saved network; choose another folder")
     with files.replacing_folder(folder) as new:

@@ -1,10 +1,11 @@
 """The spiking versions of a network, with thresholds and corrections chosen by the options of an experiment."""
 
+import itertools
+
 import numpy as np
 
 import convert
-from convert.checks import check_thresholds, neurons_of
-from convert.correction import check_method
+from convert.correction import check_correction
 from convert.experiments.options import Experiment
 from tppjax import calibration, data
 from tppjax.histogram import Histogram
@@ -83,8 +84,8 @@ def check(network: convert.Network, config: Experiment, modes: tuple[str, ...]) 
     if config.calibrate:
         calibration.check_untrained(network)
         network = network.replace(thetas=dict.fromkeys(network.sites, np.float32(1)) | network.thetas)
-    check_thresholds(network)
-    for mode in modes:
-        neurons = neurons_of(mode, network)
+    steps = np.ravel(vars(config)["T"]).tolist()  # every experiment has a T, or several
+    for mode, T in itertools.product(modes, steps):
+        snn = convert.to_snn(network, T, mode)
         if config.correct:
-            check_method(config.correct, neurons.values())
+            check_correction(config.correct, snn)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -66,13 +67,13 @@ def test_images(preprocessing: data.Preprocessing, config: Experiment) -> data.E
     return _load(name, "test", preprocessing, config, lambda n: np.arange(n)[: config.limit])
 
 
-def check_outputs(network: convert.Network, config: Experiment) -> None:
+def check_outputs(network: convert.Network, folder: Path) -> None:
     """Raises InputError unless the network takes what its preprocessing gives, and returns a number for each class."""
     preprocessing = network.preprocessing
     assert preprocessing is not None  # by `with_preprocessing`
     if network.graph.shape != preprocessing.network_shape:
         raise InputError(
-            f"the network in {config.ann} takes inputs of shape {network.graph.shape}, and its preprocessing gives "
+            f"the network in {folder} takes inputs of shape {network.graph.shape}, and its preprocessing gives "
             f"{preprocessing.network_shape}"
         )
     x = jax.ShapeDtypeStruct((1, *network.graph.shape), network.graph.dtype)
@@ -80,8 +81,8 @@ def check_outputs(network: convert.Network, config: Experiment) -> None:
     classes = len(preprocessing.class_names)
     if returned != (classes,):
         raise InputError(
-            f"the network in {config.ann} returns {returned} for an image; accuracy needs a number for each of its "
-            f"{classes} classes"
+            f"the network in {folder} returns {returned} for an image; what is needed is a number for each of "
+            f"its {classes} classes"
         )
 
 

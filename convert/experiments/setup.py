@@ -79,7 +79,7 @@ def set_up(config: Experiment, modes: tuple[str, ...], trained: bool = False) ->
     assert preprocessing is not None  # by `with_preprocessing`
     images = inputs.test_images(preprocessing, config)
     network = convert.trace(stored)  # takes seconds for an `Ann`, so missing data is reported before
-    inputs.check_outputs(network, config)
+    inputs.check_outputs(network, config.ann)
     check(network, config, modes)
     training = inputs.training_images(network, config) if config.calibrate or config.correct or trained else None
     model = getattr(stored, "model", None)

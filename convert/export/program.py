@@ -14,7 +14,7 @@ import numpy as np
 from convert.execution import example_keys, run_one
 from convert.snn import Snn
 from tppjax import files
-from tppjax.errors import InputError, check_number
+from tppjax.errors import InputError, check_count
 from tppjax.neurons import MAX_STEPS
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -30,7 +30,7 @@ def stablehlo(
         program = jax.export.deserialize(open(file, "rb").read())
         logits = program.call(x, jax.random.key_data(jax.random.key(0)))
 
-    The program takes a batch `[B, ...]` of any size; the two words of a key, if the network draws at random; and T, if
+    The program takes a batch `[B, ...]` of one or more, the two words of a key if the network draws at random, and T if
     it is open. It returns the result of `snn.apply` with that key, except for the rounding of another platform.
 
     Args:
@@ -42,13 +42,20 @@ def stablehlo(
       platforms: the platforms on which the program can run.
 
     Raises:
-      InputError: if T can't be open for this network, or flatbuffers is not installed.
+      InputError: if T can't be open for this network, a platform is unknown, or flatbuffers is not installed.
       OSError: if the file can't be written.
     """
+    if not isinstance(snn, Snn):
+        raise InputError(f"stablehlo takes a spiking network, as convert.to_snn returns it; got {type(snn).__name__}")
+    if unknown := [p for p in platforms if p not in PLATFORMS]:
+        raise InputError(f"unknown platform {unknown[0]!r}; known: {', '.join(PLATFORMS)}")
     if most_T is not None:
-        check_number("most_T", most_T, 1, MAX_STEPS)
+        check_count("most_T", most_T, 1, MAX_STEPS)
         if not snn.folded:
             raise InputError(f"mode {snn.mode} needs a program for each T: leave most_T out")
+        if any(np.ndim(offset) == 2 for offset in snn.network.offsets.values()):
+            raise InputError(f"the network was corrected step by step for T={snn.T}: leave most_T out")
+    snn = jax.tree.map(jnp.asarray, snn)  # the program may index them by a traced step
     (batch,) = jax.export.symbolic_shape("batch")
     arguments = [jax.ShapeDtypeStruct((batch, *_shape(snn)), _dtype(snn))]
     arguments += [jax.ShapeDtypeStruct((2,), np.uint32)] * snn.random

@@ -1,5 +1,6 @@
 """Pictures classified on the command line."""
 
+import dataclasses
 import sys
 
 import jax
@@ -56,11 +57,28 @@ def test_refusals(digits_ann, pictures, tmp_path):
     convert.to_snn(digits_ann, 4).save(tmp_path / "snn")
     ann.save(digits_ann, tmp_path / "ann")
     convert.to_snn(convert.trace(digits_ann).replace(preprocessing=None), 4).save(tmp_path / "bare")
+    preprocessing = digits_ann.preprocessing
+    for name, changed in (
+        ("nine", {"class_names": preprocessing.class_names[:9]}),
+        ("larger", {"input_shape": (9, 9, 1)}),
+        ("two", {"input_shape": (8, 8, 2), "mean": (0.0, 0.0), "std": (1.0, 1.0)}),
+    ):
+        other = dataclasses.replace(preprocessing, **changed)
+        convert.to_snn(convert.trace(digits_ann).replace(preprocessing=other), 4).save(tmp_path / name)
     (tmp_path / "text.png").write_text("no picture")
     for options, said in (
         ({"network": tmp_path / "ann"}, "is not spiking yet: give --T and --mode"),
         ({"network": tmp_path / "snn", "T": 4}, "has its T and neurons: leave --T and --mode out"),
         ({"network": tmp_path / "bare"}, "has no preprocessing for pictures"),
+        (
+            {"network": tmp_path / "nine"},
+            r"returns \(10,\) for an image; what is needed is a number for each of its 9 classes",
+        ),
+        (
+            {"network": tmp_path / "larger"},
+            r"takes inputs of shape \(8, 8, 1\), and its preprocessing gives \(9, 9, 1\)",
+        ),
+        ({"network": tmp_path / "two"}, r"takes inputs of shape \(8, 8, 1\), and its preprocessing gives \(8, 8, 2\)"),
         ({"network": tmp_path / "snn", "pictures": ()}, "give at least one picture"),
         ({"network": tmp_path / "snn", "pictures": (tmp_path / "text.png",)}, r"text\.png can't be read"),
         ({"network": tmp_path / "snn", "top": 0}, "--top must be at least 1"),

@@ -236,6 +236,13 @@ def test_refusals(digits_test):
             call()
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_network_with_corrected_weights_is_no_aim_of_another_correction(method, tmp_path):
+    convert.correct(mlp(), images(30), T=2, mode="baseline", method="weights").save(tmp_path / "corrected")
+    with pytest.raises(InputError, match=r"weights were corrected, .*: correct the network from before"):
+        convert.correct(convert.load(tmp_path / "corrected"), images(30), T=2, mode="baseline", method=method)
+
+
 def test_the_option_knows_every_method():
     (option,) = (f for f in dataclasses.fields(Experiment) if f.name == "correct")
     assert {name for kind in get_args(option.type) for name in get_args(kind)} == METHODS.keys()

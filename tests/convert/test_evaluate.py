@@ -77,6 +77,13 @@ def test_every_mode_has_a_report_at_the_smallest_T(evaluated, digits_ann, digits
     assert (evaluated[1] / "report-rounded.txt").read_text() == f"rounded: {report}\n"
 
 
+def test_a_long_mode_has_a_file_name_that_is_short_and_its_own():
+    orders = (f"ordered(order={order})".replace(" ", "") for order in (tuple(range(128)), (*range(126), 127, 126)))
+    first, second = map(evaluate._file_name, orders)
+    assert first != second
+    assert max(len(first), len(second)) <= 100
+
+
 def test_a_report_is_that_of_the_smallest_T_in_the_folder(digits_run, tmp_path):
     report = tmp_path / "report-rounded.txt"
     for T, reported in ((8, 8), (4, 4), (16, 4)):
@@ -217,6 +224,11 @@ def test_fields_reach_the_neurons(digits_run, digits_ann, digits_test, tmp_path)
 def test_every_mode_is_checked_before_the_first_runs(digits_ann, tmp_path, monkeypatch):
     pooled = digits_ann.replace(model=digits_ann.model.clone(pool="max"))
     ann.save(pooled, tmp_path / "pooled")
+    network = convert.trace(digits_ann)
+    site, by_step = next(iter(network.sites)), np.zeros((4, 1), np.float32)
+    network.replace(offsets={site: np.broadcast_to(by_step, (4, network.sites[site].channels))}).save(
+        tmp_path / "by_step"
+    )
     ann.save(pooled.replace(preprocessing=replace(pooled.preprocessing, dataset="faces")), tmp_path / "faces")
     monkeypatch.setattr(evaluate, "row", lambda *_: pytest.fail("began"))
     for name, options, message in (
@@ -226,6 +238,9 @@ def test_every_mode_is_checked_before_the_first_runs(digits_ann, tmp_path, monke
             {"modes": ("rounded",), "calibrate": "mse"},
             "with qcfs already has its thresholds: there is nothing to calibrate",
         ),
+        ("by_step", {"modes": ("baseline",), "T": (4, 8)}, f"{site} was corrected step by step for T=4; got T=8"),
+        ("by_step", {"T": (4,), "correct": "bias"}, "which 'bias' would undo"),
+        ("pooled", {"modes": ("ordered(order=(1,0))",), "T": (2, 4)}, "order"),
         ("faces", {}, r"is for faces, which is not one .* --dataset npz --data_dir FILE\.npz"),
     ):
         with pytest.raises(ValueError, match=message):

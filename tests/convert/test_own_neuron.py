@@ -1,5 +1,6 @@
 """Neurons defined here go through every public function and every study."""
 
+import dataclasses
 import importlib
 import json
 import linecache
@@ -158,16 +159,23 @@ def test_rows_of_a_neuron_that_has_changed_are_measured_again(setup, tmp_path, m
     (tmp_path / "changing.py").write_text(VERSION.format(more=0.5))
     monkeypatch.syspath_prepend(tmp_path)
     options = accuracy.Accuracy(**setup, out=tmp_path / "out", modes=("changing:Changing", "rounded"), T=(2,))
-    accuracy.main(options)
+    accuracy.main(dataclasses.replace(options, T=(2, 4)))
     file = tmp_path / "out" / "accuracy" / "results.json"
-    first = json.loads(file.read_text())["rows"]
+    first = [r for r in json.loads(file.read_text())["rows"] if r["T"] == 2]
     (tmp_path / "changing.py").write_text(VERSION.format(more=0.0) + "\n# another file\n")
     linecache.clearcache()
     importlib.reload(sys.modules["changing"])
     accuracy.main(options)
     second = json.loads(file.read_text())["rows"]
+    assert len(second) == 4
+    second = [r for r in second if r["T"] == 2]
     at = lambda rows: {r["mode"]: r for r in rows}  # noqa: E731
-    assert len(second) == 2
+    table = (file.parent / "accuracy.csv").read_text().splitlines()[1:]  # without the row of the old version at T=4
+    assert {tuple(line.split(",")[:2]) for line in table} == {
+        ("rounded", "2"),
+        ("rounded", "4"),
+        ("changing:Changing", "2"),
+    }
     assert at(first)["rounded"] == at(second)["rounded"]
     assert at(first)["changing:Changing"]["spikes_per_neuron"] > at(second)["changing:Changing"]["spikes_per_neuron"]
 

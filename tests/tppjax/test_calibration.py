@@ -244,5 +244,7 @@ def test_a_corrected_network_is_not_calibrated_anew(network, images):
 
 def test_a_network_that_never_fires_is_refused(network, images):
     bias = np.full_like(network.weights["params/conv1_1/bias"], -1e6)
+    with pytest.raises(InputError, match=r"the percentile 0\.1 of the activations at conv1_1 is 0, since few of them"):
+        calibrate(network, images, "percentile", "layer", percentile=0.1)
     with pytest.raises(InputError, match="nothing ever fires at conv1_1 on the calibration images"):
         calibrate(network.replace(weights=network.weights | {"params/conv1_1/bias": bias}), images)

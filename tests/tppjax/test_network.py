@@ -1,5 +1,7 @@
 """A network as it is traced from models of several libraries, and what it takes."""
 
+import pickle
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -234,6 +236,25 @@ def test_batches_that_do_not_fit(x, message):
     for call in (mlp().apply, mlp().inputs, convert.to_snn(mlp(), 2, "rounded").apply):
         with pytest.raises(InputError, match=message):
             call(x)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_other_floats_become_the_networks_own(dtype):
+    network, x = mlp(), np.asarray(jnp.asarray(images(3), dtype)) if dtype != "float64" else images(3).astype(dtype)
+    expected = convert.to_snn(network, 4, "rounded").apply(x.astype(np.float32))
+    np.testing.assert_array_equal(convert.to_snn(network, 4, "rounded").apply(x), expected)
+    np.testing.assert_array_equal(network.apply(x), network.apply(x.astype(np.float32)))
+
+
+def test_a_network_can_be_pickled():
+    """With a constant of the program, which JAX keeps in a class of its own."""
+
+    def model(p, x):
+        return jnp.maximum(x.mean(axis=(1, 2)) @ p, 0) @ p.T
+
+    network = convert.trace((model, np.eye(2, 3, dtype=np.float32)), images(3))
+    again = pickle.loads(pickle.dumps(network))
+    np.testing.assert_array_equal(again.apply(images(3)), network.apply(images(3)))
 
 
 def test_bounds_that_are_no_threshold():

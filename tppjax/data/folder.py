@@ -74,10 +74,6 @@ def load(
       FileNotFoundError: if there are no pictures of this split.
       InputError: if pictures are damaged, or do not fit `preprocessing` or the memory; names them.
     """
-    if preprocessing.frames is not None or preprocessing.input_shape[2] not in (1, 3):
-        raise InputError(
-            f"pictures have 1 or 3 channels and no frames; the network takes inputs of shape {preprocessing.shape}"
-        )
     folder = split_folder(_root(data_dir), SPLITS[split])
     labelled = _listed(folder, _known(folder, preprocessing))
     indices = np.random.default_rng(0).permutation(len(labelled))[select(len(labelled))]
@@ -216,8 +212,13 @@ def read(
     """Pictures as a network takes them, one array `[N, H, W, C]` of uint8.
 
     Raises:
-      InputError: if pictures can't be read, or do not have 8 bits per channel; names all of them, or the first few.
+      InputError: if the network takes no pictures; or if some can't be read, or do not have 8 bits per channel, and
+        names all of them, or the first few.
     """
+    if preprocessing.frames is not None or preprocessing.input_shape[2] not in (1, 3):
+        raise InputError(
+            f"pictures have 1 or 3 channels and no frames; the network takes inputs of shape {preprocessing.shape}"
+        )
     shape = (len(files), *preprocessing.input_shape)
     remedy = "give a smaller --size, or prepare them for train.imagenet by python -m tppjax.data.jpegs"
     check_memory(f"{len(files)} pictures of {preprocessing.input_shape}", int(np.prod(shape, dtype=float)), remedy)

@@ -163,7 +163,7 @@ class _Writer:
         """The name of a weight, which is added to the weights."""
         if (v, compact) not in self.names:
             name = free_name(v.leaf.replace(".", "/") or "constant", self.weights)
-            self.names[v, compact], self.weights[name] = name, v.compact if compact else v.value
+            self.names[v, compact], self.weights[name] = name, _of_numpy(v.compact if compact else v.value)
         return self.names[v, compact]
 
     def same(self, value: Value, other: Value) -> None:
@@ -248,3 +248,8 @@ def free_name(name: str, taken: Iterable[str], mark: str = "~") -> str:
     """`name`, numbered if it is taken."""
     numbered = (f"{name}{mark}{i}" for i in range(2, len(list(taken)) + 3))
     return next(free for free in (name, *numbered) if free not in taken)
+
+
+def _of_numpy(value: Any) -> Any:
+    """The value, but as NumPy's if it is a constant in an array class of JAX's own, which can't be pickled."""
+    return np.asarray(value) if type(value).__name__ == "TypedNdArray" else value

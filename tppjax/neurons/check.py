@@ -58,7 +58,7 @@ def _tried(neuron: Neuron, T: int) -> None:
         raise
     except Exception as e:  # of any type, from the user's code
         hint = "" if neuron.random else " (set random = True in its class, if it draws)"
-        raise InputError(f"{neuron} can't be run on a few numbers: {type(e).__name__}: {brief(e)}{hint}") from e
+        raise InputError(f"{neuron} can't be run on a few numbers: {brief(e)}{hint}") from e
     for name, (spikes, low, high) in outputs.items():
         if jnp.shape(spikes)[-1:] != POTENTIALS.shape:
             raise InputError(f"{name} of {neuron} has shape {jnp.shape(spikes)} for an input of {POTENTIALS.shape}")

@@ -50,6 +50,17 @@ def test_a_program_returns_what_apply_does(mode, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if "program" in p.name] == ["program"]
 
 
+def test_tables_of_steps_are_in_the_program(tmp_path):
+    """The order of spikes, and a correction for each step, are looked up by the step."""
+    network, x = mlp(), images(5)
+    corrected = convert.correct(network, x, T=4, mode="baseline", method="steps")
+    for snn in (convert.to_snn(corrected, 4, "baseline"), convert.to_snn(network, 4, "ordered(order=(3,1,0,2))")):
+        export.stablehlo(snn, tmp_path / "program")
+        np.testing.assert_allclose(run(tmp_path, x, False)[1], snn.apply(x), rtol=1e-6, atol=1e-6)
+    with pytest.raises(InputError, match="was corrected step by step for T=4: leave most_T out"):
+        export.stablehlo(convert.to_snn(corrected, 4, "rounded"), tmp_path / "program", most_T=8)
+
+
 @pytest.mark.parametrize("mode", ["tpp", "rounded"])
 @pytest.mark.slow
 def test_T_left_open(mode, tmp_path):
@@ -72,6 +83,13 @@ def test_pixels_enter_where_there_is_preprocessing(digits_ann, digits_test, tmp_
 def test_refusals(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="mode baseline needs a program for each T: leave most_T out"):
         export.stablehlo(convert.to_snn(mlp(), 4, "baseline"), tmp_path / "program", most_T=8)
+    for most_T in (4.5, 10.0):
+        with pytest.raises(InputError, match=f"most_T must be a whole number of at least 1; got {most_T}"):
+            export.stablehlo(convert.to_snn(mlp(), 4), tmp_path / "program", most_T=most_T)
+    with pytest.raises(InputError, match="unknown platform 'gpu'; known: cpu, cuda, rocm, tpu"):
+        export.stablehlo(convert.to_snn(mlp(), 4), tmp_path / "program", platforms=("gpu",))
+    with pytest.raises(InputError, match=r"a spiking network, as convert\.to_snn returns it; got Network"):
+        export.stablehlo(mlp(), tmp_path / "program")
     with pytest.raises(InputError, match="most_T must be at most 4096"):
         export.stablehlo(convert.to_snn(mlp(), 4), tmp_path / "program", most_T=10**6)
     monkeypatch.setattr(jax.export.Exported, "serialize", lambda *_, **__: (_ for _ in ()).throw(ImportError("no")))
