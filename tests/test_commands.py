@@ -3,6 +3,7 @@
 import re
 import runpy
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -64,6 +65,7 @@ def made(tmp_path_factory, torch):
     make_data(folder)
     state = {f"module.{key}": torch.from_numpy(np.abs(a) / a.size) for key, a in akamaster_state(channels=16).items()}
     torch.save({"state_dict": state}, folder / "resnet20-12fca82f.th")
+    shutil.copytree(ROOT / "networks", folder / "networks")
     (folder / "mypackage").mkdir()
     make = "import torch\nfrom benchmarks import pytorch\n\n\ndef make():\n    return pytorch.ResNet20(torch.nn.ReLU)\n"
     (folder / "mypackage" / "models.py").write_text(make)
