@@ -5,7 +5,8 @@ import itertools
 import numpy as np
 
 import convert
-from convert.correction import check_correction
+from convert.checks import check_thresholds, neurons_of
+from convert.correction import check_correction, check_method
 from convert.experiments.options import Experiment
 from tppjax import calibration, data
 from tppjax.histogram import Histogram
@@ -84,7 +85,12 @@ def check(network: convert.Network, config: Experiment, modes: tuple[str, ...]) 
     if config.calibrate:
         calibration.check_untrained(network)
         network = network.replace(thetas=dict.fromkeys(network.sites, np.float32(1)) | network.thetas)
-    steps = np.ravel(vars(config)["T"]).tolist()  # every experiment has a T, or several
+    check_thresholds(network)
+    for mode in modes:
+        neurons = neurons_of(mode, network)
+        if config.correct:
+            check_method(config.correct, neurons.values())
+    steps = np.ravel(vars(config).get("T", ())).tolist()  # none for all studies, of which each has its own
     for mode, T in itertools.product(modes, steps):
         snn = convert.to_snn(network, T, mode)
         if config.correct:
