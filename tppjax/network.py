@@ -94,7 +94,8 @@ class Network(struct.PyTreeNode):
             made one (see `as_images`), with an axis of frames behind the batch if these are recordings.
         """
         x = self.batch(x)
-        return (x if self.preprocessing is None else self.preprocessing(jnp.asarray(x))).astype(self.graph.dtype)
+        x = x if self.preprocessing is None else self.preprocessing(jnp.asarray(x))
+        return x.astype(self.graph.dtype, copy=False)
 
     def batch(self, x: ImagesLike) -> Array:
         """The batch as an array, after the checks of `frames`; nothing is computed. Errors as `frames`."""

@@ -1,7 +1,5 @@
 """The spiking versions of a network, with thresholds and corrections chosen by the options of an experiment."""
 
-import itertools
-
 import numpy as np
 
 import convert
@@ -86,12 +84,12 @@ def check(network: convert.Network, config: Experiment, modes: tuple[str, ...]) 
         calibration.check_untrained(network)
         network = network.replace(thetas=dict.fromkeys(network.sites, np.float32(1)) | network.thetas)
     check_thresholds(network)
+    steps = np.ravel(vars(config).get("T", ())).tolist()  # none for all studies, of which each has its own
     for mode in modes:
         neurons = neurons_of(mode, network)
         if config.correct:
             check_method(config.correct, neurons.values())
-    steps = np.ravel(vars(config).get("T", ())).tolist()  # none for all studies, of which each has its own
-    for mode, T in itertools.product(modes, steps):
-        snn = convert.to_snn(network, T, mode)
-        if config.correct:
-            check_correction(config.correct, snn)
+        for T in steps:
+            snn = convert.to_snn(network, T, mode)
+            if config.correct:
+                check_correction(config.correct, snn)
