@@ -49,6 +49,8 @@ def load(folder: str | os.PathLike, neurons: Iterable[type[Neuron]] = ()) -> Snn
     if converted is None:
         return checkpoint.load(folder)
     network, described, arrays = converted
+    if isinstance(neurons, type) or not all(isinstance(kind, type) and issubclass(kind, Neuron) for kind in neurons):
+        raise InputError(f"neurons= takes classes of your own neurons, as in neurons=[MyNeuron]; got {neurons!r}")
     own = {f"{kind.__module__}:{kind.__qualname__}": kind for kind in neurons}
     try:
         T, modes = described["T"], {site: described["modes"][site] for site in network.sites}

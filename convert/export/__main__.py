@@ -1,6 +1,6 @@
 """`python -m convert.export ANN`: exports a converted network for other tools, and compares them with this library."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,7 +12,7 @@ from convert.export import nir, stablehlo
 from convert.nir.agreement import Agreement, compare
 from convert.nir.simulators import SIMULATORS
 from convert.snn import Snn
-from tppjax import cli
+from tppjax import checkpoint, cli
 from tppjax.errors import InputError
 
 
@@ -21,13 +21,14 @@ class Export(Experiment):
     """Write a converted network to a file for other tools, and run it in other simulators."""
 
     ann: tyro.conf.Positional[Path]
-    """Folder of the trained network: --out of its training, or the folder that Network.save wrote."""
+    """Folder of the trained network: --out of its training, or the folder that Network.save or Snn.save wrote."""
 
-    T: int = 32
-    """Number of time steps."""
+    T: int | None = None
+    """Number of time steps [default: that of a network which Snn.save wrote, else 32]."""
 
-    mode: str = "baseline"
-    """Neurons, written as for convert.evaluate; a NIR file needs baseline."""
+    mode: str | None = None
+    """Neurons, written as for convert.evaluate; a NIR file needs baseline [default: those of a network which Snn.save
+    wrote, else baseline]."""
 
     nir: Path | None = None
     """File to write for neuromorphic tools, by convention with the suffix .nir."""
@@ -61,15 +62,15 @@ def main(config: Export) -> dict[str, tuple[Agreement, Agreement]]:
     """
     if not (config.nir or config.stablehlo or config.check):
         raise InputError("nothing to do: give --nir FILE, --stablehlo FILE or --check SIMULATOR")
-    config = checked(config)
-    setup = set_up(config, (config.mode,))
-    snn = setup.conversion.snn(config.T, config.mode)
+    T, mode = _steps_and_mode(config)
+    setup = set_up(checked(replace(config, T=T, mode=mode)), (mode,))
+    snn = setup.conversion.snn(T, mode)
     if config.nir:
         nir(snn, config.nir, dt=config.dt, v_init=config.v_init)
         print(f"wrote {config.nir}: {len(snn.network.sites)} layers of neurons, T={snn.T}, dt={config.dt:g}")
     if config.stablehlo:
         stablehlo(snn, config.stablehlo)
-        print(f"wrote {config.stablehlo}: mode {config.mode}, T={snn.T}")
+        print(f"wrote {config.stablehlo}: mode {snn.mode}, T={snn.T}")
     agreements = {}
     for name in config.check:
         images, labels = setup.images.images, setup.images.labels
@@ -79,6 +80,15 @@ def main(config: Export) -> dict[str, tuple[Agreement, Agreement]]:
         print(_table(snn, imported, ready))
         print(f"\nset after the import: {SIMULATORS[name].settings}; see docs/hardware.md")
     return agreements
+
+
+def _steps_and_mode(config: Export) -> tuple[int, str]:
+    """T and mode of the options; by default those of a saved spiking network."""
+    _, saved, _ = checkpoint.converted(config.ann) or (None, {"T": 32, "modes": {"": "baseline"}}, None)
+    modes = {config.mode} if config.mode else set(saved["modes"].values())
+    if len(modes) > 1:
+        raise InputError(f"the network in {config.ann} has neurons of several modes: give one, --mode, or use Python")
+    return saved["T"] if config.T is None else config.T, modes.pop()
 
 
 def _table(snn: Snn, imported: Agreement, ready: Agreement) -> str:

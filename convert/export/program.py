@@ -50,25 +50,33 @@ def stablehlo(
     if unknown := [p for p in platforms if p not in PLATFORMS]:
         raise InputError(f"unknown platform {unknown[0]!r}; known: {', '.join(PLATFORMS)}")
     if most_T is not None:
-        check_count("most_T", most_T, 1, MAX_STEPS)
-        if not snn.folded:
-            raise InputError(f"mode {snn.mode} needs a program for each T: leave most_T out")
-        if any(np.ndim(offset) == 2 for offset in snn.network.offsets.values()):
-            raise InputError(f"the network was corrected step by step for T={snn.T}: leave most_T out")
+        _check_open(snn, most_T)
+    try:
+        content = _program(snn, most_T, platforms).serialize()
+    except ImportError as e:
+        raise InputError("jax.export needs flatbuffers to write a file: pip install 'tppjax[export]'") from e
+    with files.replacing(Path(file)) as new:
+        new.write_bytes(content)
+
+
+def _check_open(snn: Snn, most_T: int) -> None:
+    """Raises InputError unless one program can serve every T up to `most_T`."""
+    check_count("most_T", most_T, 1, MAX_STEPS)
+    if not snn.folded:
+        raise InputError(f"mode {snn.mode} needs a program for each T: leave most_T out")
+    if any(np.ndim(offset) == 2 for offset in snn.network.offsets.values()):
+        raise InputError(f"the network was corrected step by step for T={snn.T}: leave most_T out")
+
+
+def _program(snn: Snn, most_T: int | None, platforms: Sequence[str]) -> jax.export.Exported:
+    """The network as a program for batches of any size."""
     snn = jax.tree.map(jnp.asarray, snn)  # the program may index them by a traced step
     (batch,) = jax.export.symbolic_shape("batch")
     arguments = [jax.ShapeDtypeStruct((batch, *_shape(snn)), _dtype(snn))]
     arguments += [jax.ShapeDtypeStruct((2,), np.uint32)] * snn.random
     arguments += [jax.ShapeDtypeStruct((), np.int32)] * (most_T is not None)
-    program = jax.export.export(jax.jit(partial(_call, snn, _tables(snn, most_T), most_T)), platforms=platforms)(
-        *arguments
-    )
-    try:
-        content = program.serialize()
-    except ImportError as e:
-        raise InputError("jax.export needs flatbuffers to write a file: pip install 'tppjax[export]'") from e
-    with files.replacing(Path(file)) as new:
-        new.write_bytes(content)
+    computation = jax.jit(partial(_call, snn, _tables(snn, most_T), most_T))
+    return jax.export.export(computation, platforms=platforms)(*arguments)
 
 
 def _call(snn: Snn, tables: dict[str, Any] | None, most_T: int | None, x: jax.Array, *rest: jax.Array) -> Any:

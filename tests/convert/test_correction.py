@@ -13,8 +13,9 @@ import pytest
 
 import convert
 from convert import correction, evaluate
-from convert.correction import METHODS, places
+from convert.correction import METHODS
 from convert.experiments.options import Experiment
+from convert.least_squares import places
 from tests.convert.networks import images, mlp
 from tppjax import models
 from tppjax.activations import ReLU

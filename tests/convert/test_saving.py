@@ -16,7 +16,7 @@ import convert
 from tests.convert import elsewhere
 from tests.convert.networks import cnn, images, mlp
 from tppjax.errors import InputError
-from tppjax.neurons import TwoPhase
+from tppjax.neurons import Baseline, TwoPhase
 
 KEY = jax.random.key(5)
 
@@ -84,9 +84,14 @@ def test_the_network_of_a_folder_with_a_spiking_one(tmp_path):
 def test_neurons_of_ones_own_are_given_and_not_imported(tmp_path):
     snn = convert.to_snn(mlp(), 4, Up(levels=2))
     snn.save(tmp_path / "snn")
-    refused = r"test_saving:Up is a neuron of your own, which is not in the file: pass its class, neurons=\[\.\.\.\]"
-    with pytest.raises(InputError, match=refused):
+    refused = r"test_saving:Up is a neuron of your own, which is not in the file: pass neurons=\[its class\]"
+    with pytest.raises(InputError, match=refused + "$"):
         convert.load(tmp_path / "snn")
+    with pytest.raises(InputError, match=refused + "; given: tppjax.neurons.baseline:Baseline"):
+        convert.load(tmp_path / "snn", neurons=[Baseline])
+    for wrong in (Up, [Up()], ["Up"]):
+        with pytest.raises(InputError, match="neurons= takes classes of your own neurons"):
+            convert.load(tmp_path / "snn", neurons=wrong)
     loaded = convert.load(tmp_path / "snn", neurons=[Up])
     np.testing.assert_array_equal(loaded.apply(images(5)), snn.apply(images(5)))
     assert loaded.mode == f"{__name__}:Up(levels=2)"

@@ -69,7 +69,8 @@ def parse(mode: str | Neuron, own: dict[str, type[Neuron]] | None = None) -> Neu
         raise InputError(f"a mode is the name of a neuron, or a tppjax.neurons.Neuron; got {mode!r}{hint}")
     name, bracket, rest = mode.partition("(")
     if own is not None and ":" in name and name not in own:
-        raise InputError(f"{name} is a neuron of your own, which is not in the file: pass its class, neurons=[...]")
+        given = f"; given: {', '.join(own)}" if own else ""
+        raise InputError(f"{name} is a neuron of your own, which is not in the file: pass neurons=[its class]{given}")
     kind = (_imported(name) if own is None else own[name]) if ":" in name else NEURONS.get(name)
     if kind is None:
         raise InputError(

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import jax
 import jax.export
@@ -11,7 +12,9 @@ import pytest
 
 import convert
 from convert import export
+from convert.export.__main__ import Export, main
 from tests.convert.networks import cnn, images, mlp
+from tppjax import data
 from tppjax.errors import InputError
 
 SCRIPT = """
@@ -96,3 +99,17 @@ def test_refusals(tmp_path, monkeypatch):
     with pytest.raises(InputError, match=r"needs flatbuffers to write a file: pip install 'tppjax\[export\]'"):
         export.stablehlo(convert.to_snn(mlp(), 4), tmp_path / "program")
     assert not (tmp_path / "program").exists()
+
+
+def test_the_command_takes_T_and_mode_of_a_saved_spiking_network(tmp_path, capsys):
+    network = cnn((8, 8, 1)).replace(preprocessing=replace(data.info("digits"), class_names=("a", "b", "c")))
+    convert.to_snn(network, 4, "rounded").save(tmp_path / "snn")
+    x, y = np.arange(3 * 64, dtype=np.uint8).reshape(3, 8, 8, 1), np.arange(3)
+    np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    options = {"stablehlo": tmp_path / "program", "dataset": "npz", "data_dir": tmp_path / "a.npz"}
+    for chosen, said in (({}, "mode rounded, T=4"), ({"T": 2, "mode": "unbiased"}, "mode unbiased, T=2")):
+        main(Export(tmp_path / "snn", **options, **chosen))
+        assert capsys.readouterr().out.endswith(f"program: {said}\n")
+    convert.to_snn(network, 4, {"conv1_1": "rounded", "conv2_1": "baseline"}).save(tmp_path / "snn")
+    with pytest.raises(InputError, match="has neurons of several modes: give one"):
+        main(Export(tmp_path / "snn", **options))
