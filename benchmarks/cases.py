@@ -112,12 +112,12 @@ def training(net: str) -> Call:
     from tppjax import data, memory, sharding
     from tppjax.data import Images
     from train import cifar, input_pipeline, loop
-    from train.initial_network import initial_network
+    from train.initial_network import initial_network, new
 
     memory.keep()
     config = recipe(Cifar("", arch=net, shortcut="pad", batch_size=TRAIN_BATCH, validation=1))
     some = Images(pixels(10 * TRAIN_BATCH), np.zeros(10 * TRAIN_BATCH, np.int32))
-    network = initial_network(config, cifar.new(config, 10), data.info("cifar10"), some)
+    network = initial_network(config, new(config, 10), data.info("cifar10"), some)
     mesh, tx = sharding.device_mesh(), loop.optimizer(config, 371)  # steps of an epoch
     step = functools.partial(loop.train_step, network, tx, cifar.augmentation(config, network.preprocessing), config)
     batches = np.arange(steps_a_call() * TRAIN_BATCH).reshape(-1, TRAIN_BATCH) % len(some)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from configs.training import Training, with_defaults
+from configs.training import Training, with_defaults, with_network
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Dvs(Training):
     arch: Literal["resnet18", "resnet34", "vgg16"] = "resnet18"
     """Network."""
 
-    stem: Literal["imagenet", "cifar"] = "imagenet"
-    """resnets: 7x7 with stride 2 and a pool, or one 3x3."""
+    stem: Literal["imagenet", "cifar"] | None = None
+    """resnets: 7x7 with stride 2 and a pool, or one 3x3 [default: imagenet]."""
 
     lr: float = 0.1
     epochs: int = 100
@@ -53,5 +53,10 @@ class Dvs(Training):
 
 
 def recipe(config: Dvs) -> Dvs:
-    """`config` with every None filled in."""
-    return with_defaults(config, L=8 if config.act == "qcfs" else None)
+    """`config` with every None filled in.
+
+    Raises:
+      InputError: if the network has no --stem and one is given.
+    """
+    network = {"arch": config.arch} | ({} if config.arch == "vgg16" else {"stem": "imagenet"})
+    return with_defaults(with_network(config, ("stem",), network), L=8 if config.act == "qcfs" else None)

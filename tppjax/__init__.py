@@ -6,8 +6,8 @@ from types import ModuleType
 __version__ = metadata.version("tppjax")
 
 _MODULES = (
-    *("activations", "ann", "calibration", "checkpoint", "data", "errors", "graph", "models", "network"),
-    *("neurons", "prng", "sharding", "tracing"),
+    *("activations", "ann", "calibration", "checkpoint", "data", "errors", "graph", "memory", "models"),
+    *("network", "neurons", "prng", "sharding", "tracing"),
 )
 
 

@@ -6,6 +6,7 @@ windows of its input first: for an activation that never falls this equals pooli
 can do it too.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
@@ -46,13 +47,13 @@ def qcfs(x: Float[Array, "*shape"], theta: ArrayLike, L: int) -> Float[jax.Array
     return jnp.multiply(theta, level + (u - jax.lax.stop_gradient(u))) / L
 
 
-def max_pool(x: Array, window: tuple[int, int, int] | None) -> Any:
+def pooled(x: Array, window: tuple[int, int, int] | None, pool: Callable = nn.max_pool) -> Any:
     """Maximum over windows of `[..., H, W, C]`; `window` is (size, stride, padding) in pixels; None leaves `x`."""
     if window is None:
         return x
     size, stride, padding = window
     pairs: Any = [(padding, padding)] * 2  # which Flax takes, too
-    return nn.max_pool(x, (size, size), (stride, stride), pairs)
+    return pool(x, (size, size), (stride, stride), pairs)
 
 
 class ReLU(nn.Module):
@@ -63,7 +64,7 @@ class ReLU(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> jax.Array:
         """`max(x, 0)`, any shape."""
-        return nn.relu(max_pool(x, self.max_pool))
+        return nn.relu(pooled(x, self.max_pool))
 
 
 class ClippedReLU(nn.Module):
@@ -83,7 +84,7 @@ class ClippedReLU(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> jax.Array:
         """`clip(x, 0, theta)`, any shape."""
-        x = max_pool(x, self.max_pool)
+        x = pooled(x, self.max_pool)
         missing = not self.is_initializing() and not self.has_variable("params", "theta")
         theta = jnp.full(x.shape, self.bound, x.dtype) if missing else _theta(self, self.bound, x.shape)
         return clipped_relu(x, jax.lax.stop_gradient(theta))
@@ -108,7 +109,7 @@ class QCFS(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> jax.Array:
         """`qcfs(x, theta, L)`, any shape."""
-        x = max_pool(x, self.max_pool)
+        x = pooled(x, self.max_pool)
         return qcfs(x, _theta(self, self.theta_init, x.shape), self.L)
 
 

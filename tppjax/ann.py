@@ -3,7 +3,6 @@
 import functools
 import hashlib
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +19,9 @@ from tppjax import files, saved, sharding
 from tppjax.batching import map_examples
 from tppjax.checks import as_images, check_examples, check_prepared
 from tppjax.data import Examples, Images, Preprocessing
-from tppjax.errors import InputError, brief, check_count, extra
+from tppjax.errors import InputError, brief, check_count, extra, refusing
 from tppjax.network import Network
-from tppjax.types import Array, ImagesLike, Weights
+from tppjax.types import Array, ImagesLike, PathLike, Weights
 
 
 class Ann(struct.PyTreeNode):
@@ -67,20 +66,11 @@ class Ann(struct.PyTreeNode):
           InputError: if `images` is not a batch that the network takes: `[B, H, W, C]`, or recordings
             `[B, frames, H, W, C]`; an array without NaN, or what can be made one, see `as_images`.
         """
-        images = self.batch(images)
-        return images if self.preprocessing is None else self.preprocessing(jnp.asarray(images))
-
-    def batch(self, images: ImagesLike) -> Array:
-        """The images as an array, after the checks of `frames`; nothing is computed.
-
-        Raises:
-          InputError: as `frames`.
-        """
         images = as_images(images)
         if images.ndim not in (4, 5):
             raise InputError(f"the network takes a batch of images [B, H, W, C]; got shape {images.shape}")
         check_prepared(images, images.ndim == 5, self.preprocessing)
-        return images
+        return images if self.preprocessing is None else self.preprocessing(jnp.asarray(images))
 
 
 def thresholds(variables: dict) -> Weights:
@@ -96,7 +86,7 @@ def size(variables: Any) -> str:
     return f"thresholds={sum(path.endswith('/theta') for path in params)}, parameters={sum(params.values()):,}"
 
 
-def save(ann: Ann, folder: str | os.PathLike) -> None:
+def save(ann: Ann, folder: PathLike) -> None:
     """Writes `folder`: `ann.json` and the variables. If it is killed, `load` finds either the old network or the new.
 
     On several hosts, all must call it, and the first one writes.
@@ -115,10 +105,8 @@ def save(ann: Ann, folder: str | os.PathLike) -> None:
     folder = Path(folder).absolute()
     description = saved.describe(ann.model, ann.preprocessing, ann.history)
     assert ann.preprocessing is not None  # `describe` refuses that
-    try:
+    with refusing("the network can't be saved", kinds=InputError):
         _check_variables(ann.model, ann.variables, ann.preprocessing)
-    except InputError as e:
-        raise InputError(f"the network can't be saved: {e}") from e
     existing = files.whole_folder(folder)
     if existing.exists() and not {p.name for p in existing.iterdir()} <= {"ann.json", "variables"}:
         raise FileExistsError(f"{folder} holds something other than a saved network; choose another folder")
@@ -134,7 +122,7 @@ def save(ann: Ann, folder: str | os.PathLike) -> None:
     sharding.wait_for_all("the network is saved")
 
 
-def load(folder: str | os.PathLike) -> Ann:
+def load(folder: PathLike) -> Ann:
     """The network saved in `folder`, or in `folder/ann`, where training puts it.
 
     It is compared with the digest that `save` wrote beside it. Version 0.1 wrote none; its networks are accepted if
@@ -157,10 +145,8 @@ def _load(folder: Path) -> Ann:
     if "sha256" in described and described["sha256"] != saved.digest(described, folder / "variables"):
         raise InputError(f"{folder} is damaged: it is not as it was saved, by its digest; {saved.REMEDY}")
     variables = _read(folder / "variables")
-    try:
+    with refusing(f"{folder / 'ann.json'} and its variables don't fit together", saved.REMEDY, InputError):
         _check_variables(model, variables, preprocessing)
-    except InputError as e:
-        raise InputError(f"{folder / 'ann.json'} and its variables don't fit together ({e}): {saved.REMEDY}") from e
     return Ann(variables, model, preprocessing, history)
 
 
@@ -194,20 +180,16 @@ def _write(variables: Any, folder: Path) -> None:
 def _read(folder: Path) -> Any:
     with extra("train"):
         import orbax.checkpoint as ocp
-    try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return checkpointer.restore(folder)
-    except Exception as e:  # of many types, depending on the damage
-        raise InputError(f"{folder} is damaged or incomplete ({brief(e)}): {saved.REMEDY}") from e
+    with refusing(f"{folder} is damaged or incomplete", saved.REMEDY), ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore(folder)
 
 
 def _check_variables(model: nn.Module, variables: Any, preprocessing: Preprocessing) -> None:
     """Raises InputError unless the variables are those that the model would create."""
     x = jax.ShapeDtypeStruct((1, *preprocessing.input_shape), jnp.float32)
-    try:
+    kinds = ArithmeticError, TypeError, ValueError, FlaxError  # by what is wrong with a layer
+    with refusing(f"{model.name} can't be built for {preprocessing.input_shape}", kinds=kinds):
         required = jax.eval_shape(model.init, jax.random.key(0), x)
-    except (ArithmeticError, TypeError, ValueError, FlaxError) as e:  # by what is wrong with a layer
-        raise InputError(f"{model.name} can't be built for {preprocessing.input_shape}: {brief(e)}") from e
     saved.check_variables(variables, traverse_util.flatten_dict(required, sep="/"))
 
 
@@ -262,8 +244,3 @@ def fingerprint(network: Ann | Network) -> str:
         digest.update(f"{keystr(path)} {leaf.dtype} {leaf.shape}".encode())
         digest.update(leaf.tobytes())
     return digest.hexdigest()[:12]
-
-
-def to_host(tree: Any) -> Any:
-    """The tree with NumPy leaves."""
-    return jax.tree.map(np.asarray, tree)

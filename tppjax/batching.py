@@ -37,13 +37,8 @@ def map_examples(fn: Callable, images: Examples, batch_size: int, progress: str 
     batch_size = -(-min(batch_size, len(mine)) // devices) * devices
     filled = np.minimum(np.arange(-(-len(mine) // batch_size) * batch_size), len(mine) - 1)
     rows = mine[filled].reshape(-1, batch_size)
-    stream = tqdm(
-        zip(images.stream(rows), rows, strict=True),
-        total=len(rows),
-        desc=progress,
-        disable=None if progress else True,
-        leave=False,
-    )
+    bar = {"total": len(rows), "desc": progress, "disable": None if progress else True, "leave": False}
+    stream = tqdm(zip(images.stream(rows), rows, strict=True), **bar)
     parts = [jax.tree.map(np.asarray, fn(*arrays, index)) for arrays, index in stream]
     whole = jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(mine)], *parts)
     return jax.tree.map(lambda a: a[: len(images)], sharding.of_all_hosts(whole))

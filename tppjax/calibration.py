@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from tppjax.batching import batches
-from tppjax.checks import check_examples
+from tppjax.checks import as_images, check_examples
 from tppjax.errors import InputError, check_count, check_number
 from tppjax.histogram import Histogram
 from tppjax.network import Network
@@ -65,6 +65,7 @@ def calibrate(
 
 
 def _checked(network: Any, images: ImagesLike) -> tuple[Network, Array]:
+    images = as_images(images)  # once: pictures on a disk are read each time
     network = trace(network, images)
     check_untrained(network)
     return network, check_examples(network, images, "calibration")
@@ -72,9 +73,7 @@ def _checked(network: Any, images: ImagesLike) -> tuple[Network, Array]:
 
 def observe(network: Any, images: ImagesLike, batch_size: int | None = None) -> dict[str, Histogram]:
     """Histograms of the activations on `images` at each site except QCFS, in one pass. Arguments as `calibrate`."""
-    network = trace(network, images)
-    check_untrained(network)
-    return _observe(network, check_examples(network, images, "calibration"), batch_size)
+    return _observe(*_checked(network, images), batch_size)
 
 
 def _observe(network: Network, images: Array, batch_size: int | None) -> dict[str, Histogram]:

@@ -3,7 +3,6 @@
 import dataclasses
 import hashlib
 import json
-import os
 import platform
 from importlib import metadata
 from pathlib import Path
@@ -15,11 +14,11 @@ import safetensors.numpy
 
 from tppjax import ann, files, saved
 from tppjax.ann import Ann
-from tppjax.errors import InputError, brief
+from tppjax.errors import InputError, refusing
 from tppjax.graph.description import describe, graph_of
 from tppjax.network import Network
 from tppjax.tracing import trace
-from tppjax.types import Weights
+from tppjax.types import PathLike, Weights
 
 FORMAT = 1
 GRAPH, WEIGHTS = "graph.json", "weights.safetensors"
@@ -28,9 +27,7 @@ TIME = "time"  # the part with the arrays of a spiking version
 REMEDY = "save the network again, or copy its folder again from where it is whole"
 
 
-def save(
-    network: Network, folder: str | os.PathLike, converted: dict | None = None, time: Weights | None = None
-) -> None:
+def save(network: Network, folder: PathLike, converted: dict | None = None, time: Weights | None = None) -> None:
     """Writes `folder`: the graph as JSON, and all arrays as safetensors. A kill leaves the old content or the new.
 
     Args:
@@ -68,7 +65,7 @@ def save(
         files.write_json(new / GRAPH, {**described, "sha256": _digest(described, content)})
 
 
-def load(folder: str | os.PathLike) -> Network:
+def load(folder: PathLike) -> Network:
     """The network in a folder: a saved `Network`, or a saved `Ann` (such as that of a training run), which is traced.
 
     Raises:
@@ -78,7 +75,7 @@ def load(folder: str | os.PathLike) -> Network:
     return trace(stored(folder))
 
 
-def stored(folder: str | os.PathLike) -> Network | Ann:
+def stored(folder: PathLike) -> Network | Ann:
     """The network saved in `folder`, else in `folder/ann` or `folder/network`. Errors as `load`."""
     folder = Path(folder).absolute()
     for places in ((folder,), (folder / "ann", folder / "network")):
@@ -90,7 +87,7 @@ def stored(folder: str | os.PathLike) -> Network | Ann:
     raise FileNotFoundError(ann.nothing_at(folder))
 
 
-def converted(folder: str | os.PathLike) -> tuple[Network, dict, Weights] | None:
+def converted(folder: PathLike) -> tuple[Network, dict, Weights] | None:
     """The network, and the `converted` and `time` with which it was saved; None if no spiking version was saved.
 
     Errors as `load`, if there is a network.
@@ -119,10 +116,9 @@ def _load(folder: Path) -> tuple[Network, dict | None, Weights]:
         )
     if content.pop("sha256", None) != _digest(content, data):
         raise InputError(f"{folder} is damaged: it is not as it was saved, by its digest; {REMEDY}")
-    try:
+    kinds = KeyError, TypeError, ValueError, safetensors.SafetensorError
+    with refusing(f"{folder} does not describe a network of this library", REMEDY, kinds):
         return _network(content, data)
-    except (KeyError, TypeError, ValueError, safetensors.SafetensorError) as e:
-        raise InputError(f"{folder} does not describe a network of this library ({brief(e)}): {REMEDY}") from e
 
 
 def _network(content: dict, data: bytes) -> tuple[Network, dict | None, Weights]:

@@ -1,17 +1,14 @@
 """Checks of what a caller passes in: images, and networks of their own."""
 
-from collections.abc import Mapping
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.core
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from tppjax.data import Preprocessing, check_finite
-from tppjax.errors import InputError
+from tppjax.errors import InputError, refusing
 from tppjax.types import Array, ImagesLike
 
 
@@ -37,10 +34,8 @@ def as_images(images: ImagesLike) -> Array:
 
 def _converted(images: Any) -> np.ndarray:
     if hasattr(images, "__array__") or isinstance(images, list | tuple):
-        try:
+        with refusing("the images can't be made one array [N, ...]"):  # such as rows of different lengths
             return np.asarray(images)
-        except Exception as e:  # such as that of a tensor on another device, or of rows of different lengths
-            raise InputError(f"the images can't be made one array [N, ...]: {e}") from e
     raise InputError(
         f"images are one array [N, ...]; got {type(images).__name__}. From a loader whose batches are (x, labels): "
         "np.concatenate([np.asarray(x) for x, _ in loader]), with .transpose(0, 2, 3, 1) if the network takes channels "
@@ -83,25 +78,6 @@ def check_examples(network: Any, images: ImagesLike, purpose: str) -> Array:
         check_finite(np.asarray(images))
     jax.eval_shape(network.frames, images[:1])
     return images
-
-
-def check_ann(ann: Any) -> None:
-    """Checks that it is an `Ann`: a Flax module with variables that are finite.
-
-    Raises:
-      InputError: if not; says what to do.
-    """
-    bare = isinstance(ann, nn.Module)  # whose attributes can't be read outside of `apply`
-    model, variables = (None, None) if bare else (getattr(ann, name, None) for name in ("model", "variables"))
-    if not isinstance(model, nn.Module) or not isinstance(variables, Mapping) or "params" not in variables:
-        raise InputError(
-            "a network is tppjax.ann.Ann(variables, model), with variables {'params': ...} and a Flax module, "
-            f"or what tppjax.ann.load returns; got {type(ann).__name__}"
-        )
-    leaves = traverse_util.flatten_dict(dict(variables), sep="/")
-    known = {path: leaf for path, leaf in leaves.items() if not isinstance(leaf, jax.core.Tracer)}
-    for path, leaf in jax.device_get(known).items():
-        check_leaf(path, np.asarray(leaf))
 
 
 def check_leaf(path: str, leaf: np.ndarray, name: str | None = None) -> None:

@@ -41,6 +41,21 @@ def extra(name: str) -> Iterator[None]:
         raise InputError(f"{e.name} is not installed: pip install 'tppjax[{name}]'") from None
 
 
+@contextlib.contextmanager
+def refusing(problem: str, remedy: str = "", kinds: Any = Exception) -> Iterator[None]:
+    """A context in which errors of these kinds become one InputError: `problem (the error in brief): remedy`.
+
+    By default these are all errors except InputErrors, which are clear already, and a lack of memory.
+    """
+    try:
+        yield
+    except kinds as e:
+        if kinds is Exception and isinstance(e, InputError | MemoryError):
+            raise
+        text = str(e) if isinstance(e, InputError) else brief(e)
+        raise InputError(f"{problem} ({text}): {remedy}" if remedy else f"{problem}: {text}") from e
+
+
 def brief(e: Exception) -> str:
     """The error of another library in one short line: its type, and the first line of its text."""
     line = next(iter(str(e).strip().splitlines()), "")

@@ -12,11 +12,12 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from tppjax.errors import InputError
+from tppjax.errors import InputError, refusing
+from tppjax.types import PathLike
 
 
 @contextmanager
-def replacing(path: str | os.PathLike) -> Iterator[Path]:
+def replacing(path: PathLike) -> Iterator[Path]:
     """A path beside `path` to write a file to; if no error occurs, the file replaces `path` in the end.
 
     Raises:
@@ -34,7 +35,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
         new.unlink(missing_ok=True)
 
 
-def regular(path: str | os.PathLike) -> Path:
+def regular(path: PathLike) -> Path:
     """`path`, if it is an ordinary file; reading anything else, such as a pipe, may never end.
 
     Raises:
@@ -47,18 +48,18 @@ def regular(path: str | os.PathLike) -> Path:
     return path
 
 
-def write_text(path: str | os.PathLike, text: str) -> None:
+def write_text(path: PathLike, text: str) -> None:
     """Writes the complete file, or nothing."""
     with replacing(path) as new:
         new.write_text(text)
 
 
-def write_json(path: str | os.PathLike, content: Any) -> None:
+def write_json(path: PathLike, content: Any) -> None:
     """Writes the complete file, or nothing; NaN and infinity are refused with a ValueError."""
     write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: str | os.PathLike, remedy: str) -> dict:
+def read_json(path: PathLike, remedy: str) -> dict:
     """The object in a JSON file.
 
     Args:
@@ -74,12 +75,10 @@ def read_json(path: str | os.PathLike, remedy: str) -> dict:
         raise ValueError(f"{name} is not a number")
 
     path = regular(path)
-    try:
+    with refusing(f"{path} is damaged", remedy, (ValueError, RecursionError)):
         content = json.loads(path.read_bytes(), parse_constant=constant)
         if not isinstance(content, dict):
             raise ValueError(f"it holds a {type(content).__name__}, not an object")
-    except (ValueError, RecursionError) as e:
-        raise InputError(f"{path} is damaged ({e}): {remedy}") from e
     return content
 
 

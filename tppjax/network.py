@@ -1,7 +1,6 @@
 """A network that can be made spiking: its graph, its weights, and a threshold for each site."""
 
 import math
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,7 +15,7 @@ from tppjax.checks import as_images, check_prepared
 from tppjax.data import Preprocessing
 from tppjax.errors import InputError
 from tppjax.graph import Graph, Site
-from tppjax.types import Array, ImagesLike, Weights
+from tppjax.types import Array, ImagesLike, PathLike, Weights
 
 OUTPUT = "(output)"  # the name under which the output is corrected
 
@@ -137,7 +136,7 @@ class Network(struct.PyTreeNode):
             offset = jnp.mean(offset, axis=0) if t is None else offset[jnp.maximum(t, 0)]
         return x + offset.reshape([-1 if axis is not None and i == axis + 1 else 1 for i in range(x.ndim)])
 
-    def save(self, folder: str | os.PathLike) -> None:
+    def save(self, folder: PathLike) -> None:
         """Writes the network to a folder, which `convert.load` reads; see `tppjax.checkpoint.save`."""
         from tppjax import checkpoint  # which imports this module
 

@@ -18,7 +18,7 @@ from tppjax import files, models
 from tppjax.activations import ACTIVATIONS
 from tppjax.checks import check_leaf
 from tppjax.data import Preprocessing
-from tppjax.errors import InputError
+from tppjax.errors import InputError, refusing
 
 REMEDY = "train or import the network again, or copy its folder again from where it is whole"
 ENTRIES = {"model", "preprocessing", "history", "sha256"}
@@ -42,10 +42,8 @@ def describe(model: nn.Module, preprocessing: Preprocessing | None, history: tup
         "preprocessing": dataclasses.asdict(preprocessing),
         "history": history,
     }
-    try:
+    with refusing("the network can't be saved, since its description is more than plain numbers"):
         return json.loads(json.dumps(described, allow_nan=False))
-    except (TypeError, ValueError) as e:
-        raise InputError(f"the network can't be saved, since its description is more than plain numbers: {e}") from e
 
 
 def read(file: Path) -> tuple[nn.Module, Preprocessing, tuple[str, ...], dict]:

@@ -8,25 +8,20 @@ from jaxtyping import UInt8
 
 from configs.cifar import Cifar, recipe
 from configs.training import check
-from tppjax import ann, cli, data, models
+from tppjax import ann, cli, data
 from tppjax.ann import Ann
 from tppjax.data import Examples, Preprocessing, augment
 from tppjax.data.autoaugment import cifar10_policy
 from tppjax.types import Key
-from train.initial_network import activation, initial_network
+from train.initial_network import activation, initial_network, new
 from train.loop import fit
-
-
-def new(config: Cifar, classes: int) -> nn.Module:
-    """The network that a `recipe` describes."""
-    assert config.arch is not None
-    options = ("hidden",) if config.arch == "vgg16" else ("shortcut", "width")
-    return models.create(config.arch, classes, activation(config), **{name: getattr(config, name) for name in options})
+from train.run import check_folder
 
 
 def main(config: Cifar) -> Ann:
     """Trains the network that `config` describes."""
     check(config, side=32)
+    check_folder(config)
     model = ann.load(config.init_from).model if config.init_from else None
     config = recipe(config, model)
     preprocessing = data.info(config.dataset, config.data_dir)

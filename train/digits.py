@@ -7,11 +7,13 @@ from tppjax.ann import Ann
 from tppjax.data import augment
 from train.initial_network import activation, initial_network
 from train.loop import fit
+from train.run import check_folder
 
 
 def main(config: Digits) -> Ann:
     """Trains the network that `config` describes; augmentation is a random shift by one pixel."""
     check(config)
+    check_folder(config)
     preprocessing = data.info("digits")
     model = models.create("vgg_small", len(preprocessing.class_names), activation(config))
     images = data.load("digits", "train")

@@ -1,28 +1,23 @@
 """`python -m train.dvs`: train on the event recordings of CIFAR10-DVS."""
 
-import flax.linen as nn
 import jax
 from jaxtyping import UInt8
 
 from configs.dvs import Dvs, recipe
 from configs.training import check
-from tppjax import cli, data, models
+from tppjax import cli, data
 from tppjax.ann import Ann
 from tppjax.data import augment
 from tppjax.types import Key
-from train.initial_network import activation, initial_network
+from train.initial_network import initial_network, new
 from train.loop import fit
-
-
-def new(config: Dvs, classes: int) -> nn.Module:
-    """The network that a `recipe` describes."""
-    options = {} if config.arch == "vgg16" else {"stem": config.stem}
-    return models.create(config.arch, classes, activation(config), **options)
+from train.run import check_folder
 
 
 def main(config: Dvs) -> Ann:
     """Trains the network that `config` describes; all frames of a recording are shifted and mirrored alike."""
     check(config, config.size)
+    check_folder(config)
     config = recipe(config)
     options = {name: getattr(config, name) for name in ("frames", "size", "constant")}
     preprocessing = data.info("cifar10_dvs", **options)

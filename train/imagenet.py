@@ -1,27 +1,19 @@
 """`python -m train.imagenet`: train on ImageNet, or on pictures of your own that were prepared like it."""
 
-import flax.linen as nn
-
 from configs.imagenet import Imagenet, recipe
 from configs.training import check
-from tppjax import ann, cli, data, models
+from tppjax import ann, cli, data
 from tppjax.ann import Ann
 from tppjax.data import augment
-from train.initial_network import activation, initial_network
+from train.initial_network import activation, initial_network, new
 from train.loop import fit
-
-
-def new(config: Imagenet, classes: int) -> nn.Module:
-    """The network that a `recipe` describes."""
-    assert config.arch is not None
-    options = {name: getattr(config, name) for name in ("stem", "pool", "hidden")}
-    options = {name: value for name, value in options.items() if value is not None}
-    return models.create(config.arch, classes, activation(config), **options)
+from train.run import check_folder
 
 
 def main(config: Imagenet) -> Ann:
     """Trains the network that `config` describes; a random part of each picture is read, and mirrored at random."""
     check(config)
+    check_folder(config)
     initial = ann.load(config.init_from) if config.init_from else None
     config = recipe(config, initial and initial.model, initial and initial.preprocessing)
     options = {name: getattr(config, name) for name in ("size", "resize", "interpolation")}

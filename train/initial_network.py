@@ -12,7 +12,7 @@ import numpy as np
 from flax import traverse_util
 
 from configs.training import Training
-from tppjax import activations, ann, calibration
+from tppjax import activations, ann, calibration, models
 from tppjax.ann import Ann
 from tppjax.batching import batches
 from tppjax.data import Examples, Preprocessing
@@ -22,17 +22,21 @@ from tppjax.neurons import Rounded
 from tppjax.types import Array, Weights
 from train.loop import split
 
+OPTIONS = ("shortcut", "width", "hidden", "stem", "pool")  # of networks
 CALIBRATION, TOGETHER = 500, 50  # number of images for thresholds, and images per batch
 
 
 def activation(config: Training) -> nn.Module:
     """The activation module that `config` names."""
-    options = {
-        "qcfs": {"L": config.L, "theta_init": config.theta_init},
-        "clipped_relu": {"bound": config.bound},
-        "relu": {},
-    }[config.act]
-    return activations.ACTIVATIONS[config.act](**{k: v for k, v in options.items() if v is not None})
+    names = {"qcfs": ("L", "theta_init"), "clipped_relu": ("bound",), "relu": ()}[config.act]
+    own = {name: value for name in names if (value := getattr(config, name)) is not None}
+    return activations.ACTIVATIONS[config.act](**own)
+
+
+def new(config: Any, classes: int) -> nn.Module:
+    """The network that a recipe describes, for so many classes."""
+    own = {name: value for name in OPTIONS if (value := getattr(config, name, None)) is not None}
+    return models.create(config.arch, classes, activation(config), **own)
 
 
 def initial_network(config: Training, model: Any, preprocessing: Preprocessing, images: Examples) -> Ann:

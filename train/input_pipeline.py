@@ -34,7 +34,17 @@ def resident(step: Callable, images: Examples, mesh: Mesh) -> Callable:
     """
     pixels, labels = sharding.replicate((images.images, images.labels), mesh)
     jit = partial(jax.jit, donate_argnums=0, out_shardings=sharding.replicated(mesh))
-    one_step, many_steps = (jit(partial(fn, step)) for fn in (step_at, steps_at))
+
+    def at(state: Any, pixels: jax.Array, labels: jax.Array, indices: jax.Array, key: Key, i: Any) -> Any:
+        """`step` on the images at `indices` `[B]`, as the `i`-th of the epoch."""
+        return step(state, pixels[indices], labels[indices], jax.random.fold_in(key, i))
+
+    def from_on(state: Any, pixels: jax.Array, labels: jax.Array, indices: jax.Array, key: Key, first: Any) -> Any:
+        """`at` for each row of `indices` `[steps, B]` as one scan; `first` is the number of the first step."""
+        rows = indices, first + jnp.arange(len(indices))
+        return jax.lax.scan(lambda state, row: (at(state, pixels, labels, row[0], key, row[1]), None), state, rows)[0]
+
+    one_step, many_steps = jit(at), jit(from_on)
 
     def feed(state: Any, indices: np.ndarray, first: int, key: Key, seed: tuple[int, ...]) -> Iterator[tuple[int, Any]]:
         scanned = SCANNED if sharding.loops_are_fast(mesh) else 1
@@ -47,37 +57,6 @@ def resident(step: Callable, images: Examples, mesh: Mesh) -> Callable:
             yield min(i + scanned, len(indices)), state
 
     return feed
-
-
-def step_at(
-    step: Callable,
-    state: Any,
-    pixels: jax.Array,
-    labels: jax.Array,
-    indices: jax.Array,
-    key: Key,
-    i: jax.Array | int,
-) -> Any:
-    """`step` on the images at `indices` `[B]`, as the `i`-th of the epoch."""
-    return step(state, pixels[indices], labels[indices], jax.random.fold_in(key, i))
-
-
-def steps_at(
-    step: Callable,
-    state: Any,
-    pixels: jax.Array,
-    labels: jax.Array,
-    indices: jax.Array,
-    key: Key,
-    first: jax.Array | int,
-) -> Any:
-    """`step_at` for each row of `indices` `[steps, B]` as one scan; `first` is the number of the first step."""
-
-    def body(state: Any, row: tuple[jax.Array, jax.Array]) -> tuple[Any, None]:
-        batch, i = row
-        return step_at(step, state, pixels, labels, batch, key, i), None
-
-    return jax.lax.scan(body, state, (indices, first + jnp.arange(len(indices))))[0]
 
 
 def streamed(step: Callable, images: Examples, mesh: Mesh) -> Callable:

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from configs.training import Training
 from tppjax import ann, sharding
 from tppjax.ann import Ann
-from tppjax.checks import check_ann
+from tppjax.checks import check_leaf
 from tppjax.data import Examples, Images
-from tppjax.errors import InputError, Stopped, extra
+from tppjax.errors import InputError, Stopped, extra, refusing
 from tppjax.models.layers import REMAT_POINT
 from tppjax.types import Array, Key
 from train import input_pipeline
@@ -77,8 +77,10 @@ def fit(network: Ann, images: Examples, config: Training, augment: Callable) -> 
         state = run.restore(sharding.replicate(initial_state(network, tx), mesh), steps)
         for epoch in range(int(state.step) // steps, config.epochs):
             started = time.perf_counter()
-            state = one_epoch(feed, state, epoch, steps, len(train), config, run, stop)
-            measured = _validated(network.replace(variables=ann.to_host(state.variables)), state, epoch, held_out, run)
+            state = one_epoch(feed, state, epoch, steps, len(train), run, stop)
+            measured = _validated(
+                network.replace(variables=jax.device_get(state.variables)), state, epoch, held_out, run
+            )
             loss, correct = (float(s) / steps for s in state.sums)
             best = jnp.maximum(float(state.best), measured["validation"])
             state = state.replace(**sharding.replicate({"best": best, "sums": jnp.zeros(2)}, mesh))
@@ -99,7 +101,8 @@ def _validated(candidate: Ann, state: State, epoch: int, held_out: Examples, run
     if np.float32(measured["validation"]) > float(state.best):  # which is rounded, too: of equals the first is kept
         ann.save(candidate, run.folder / "ann")
     if run.config.act == "qcfs":
-        measured["theta"] = _median_theta(candidate)
+        thetas = ann.thresholds(candidate.variables).values()
+        measured["theta"] = float(np.median(np.concatenate([np.ravel(theta) for theta in thetas])))
     return measured
 
 
@@ -110,14 +113,7 @@ def initial_state(network: Ann, tx: optax.GradientTransformation) -> State:
 
 
 def one_epoch(
-    feed: Callable,
-    state: State,
-    epoch: int,
-    steps: int,
-    n: int,
-    config: Training,
-    run: Run,
-    stop: Callable[[], int | None] = lambda: None,
+    feed: Callable, state: State, epoch: int, steps: int, n: int, run: Run, stop: Callable[[], int | None]
 ) -> State:
     """The rest of an epoch, from `state` on; order, augmentation and crops follow from (seed, epoch, step) alone.
 
@@ -125,10 +121,11 @@ def one_epoch(
       InputError: if the loss is not finite.
       Stopped: after a step in which `stop` returned a signal, with a checkpoint.
     """
+    config = run.config
     key = jax.random.fold_in(jax.random.key(config.seed), epoch)
     order = np.random.default_rng((config.seed, epoch)).permutation(n)
     indices = order[: steps * config.batch_size].reshape(steps, config.batch_size)
-    done = int(state.step) - epoch * steps
+    done = checked = int(state.step) - epoch * steps
     progress = {"desc": f"epoch {epoch + 1}/{config.epochs}", "unit": "step", "disable": None, "leave": False}
     every = config.checkpoint_every or steps
     with tqdm(total=steps, initial=done, **progress) as bar:
@@ -137,8 +134,9 @@ def one_epoch(
             for finished, latest in feed(state, indices[:until], done, key, (config.seed, epoch)):
                 bar.update(finished - done)
                 done, state = finished, latest
-                if done % CHECKED_EVERY == 0 or done == until:
+                if done - checked >= CHECKED_EVERY or done == until:
                     _check_finite(state.sums, epoch)
+                    checked = done
                 if (stopping := stop()) and done < steps:
                     break
             if done < steps:  # the last checkpoint of an epoch comes after its validation
@@ -154,10 +152,11 @@ def _check_finite(sums: Array, epoch: int) -> None:
 
 
 def _check_usable(network: Ann, epoch: int) -> None:
-    try:
-        check_ann(network)
-    except InputError as e:
-        raise InputError(f"after epoch {epoch + 1} {e}: give a lower --lr; the epoch is not kept") from e
+    remedy = "give a lower --lr; the epoch is not kept"
+    with refusing(f"the network is of no use after epoch {epoch + 1}", remedy, InputError):
+        leaves: dict[str, Any] = traverse_util.flatten_dict(network.variables, sep="/")
+        for path, leaf in leaves.items():
+            check_leaf(path, leaf)
 
 
 def _checkpoint_due(epoch: int, steps: int, every: int) -> bool:
@@ -167,11 +166,6 @@ def _checkpoint_due(epoch: int, steps: int, every: int) -> bool:
 
 def _stopped(signum: int, point: str) -> Stopped:
     return Stopped(f"stopped {point}: the same command with --resume continues from there", signum)
-
-
-def _median_theta(network: Ann) -> float:
-    thetas = ann.thresholds(network.variables).values()
-    return float(np.median(np.concatenate([np.ravel(theta) for theta in thetas])))
 
 
 def split(images: Examples, config: Training) -> tuple[Examples, Examples]:

@@ -7,11 +7,13 @@ from tppjax import ann, cli, data
 from tppjax.ann import Ann
 from tppjax.errors import InputError
 from train.cifar import trained
+from train.run import check_folder
 
 
 def main(config: Own) -> Ann:
     """Trains the network that `config` describes."""
     check(config)
+    check_folder(config)
     if config.size is not None and config.dataset != "folder":
         raise InputError(f"--size is an option of the data set folder; got --dataset {config.dataset}")
     model = ann.load(config.init_from).model if config.init_from else None

@@ -16,7 +16,7 @@ import jax
 from configs.training import Training
 from tppjax import files, saved, sharding
 from tppjax.data import Examples
-from tppjax.errors import InputError, brief, extra
+from tppjax.errors import InputError, extra, refusing
 
 with extra("train"):
     import orbax.checkpoint as ocp
@@ -64,10 +64,9 @@ class Run:
                     open_.enter_context(files.claimed(checkpoints, f"trains in {folder}"))
 
             claim()
+            check_folder(config)
             if config.resume:
                 _check_same(folder, described)
-            else:
-                _check_free(folder, config.overwrite)
             sharding.wait_for_all("the folder has been looked at")
             if first:
                 if not config.resume and _holds_something(folder):
@@ -95,13 +94,9 @@ class Run:
         newest = self._checkpoints.latest_step()
         if newest is not None:
             self._check_digest(newest)
-            try:
+            problem = f"checkpoint {newest} in {self.folder} is damaged or of another network"
+            with refusing(problem, "start again with --overwrite"):
                 state = self._checkpoints.restore(newest, args=ocp.args.StandardRestore(state))
-            except Exception as e:  # of many types, from tensorstore
-                raise InputError(
-                    f"checkpoint {newest} in {self.folder} is damaged or of another network: start again with "
-                    f"--overwrite ({brief(e)})"
-                ) from e
         metrics = self.folder / "metrics.jsonl"
         if sharding.primary() and metrics.is_file():
             kept = metrics.read_text(errors="replace").splitlines(keepends=True)[: (newest or 0) // steps]
@@ -129,13 +124,9 @@ class Run:
         step = int(state.step)
         if step == self._checkpoints.latest_step():
             return
-        try:
+        problem = f"checkpoint {step} in {self.folder} could not be written; the previous one is intact"
+        with refusing(problem, "make room, then continue with --resume"):
             self._checkpoints.save(step, args=ocp.args.StandardSave(state))
-        except Exception as e:  # of many types, from tensorstore
-            raise InputError(
-                f"checkpoint {step} in {self.folder} could not be written; the previous one is intact: make room, then "
-                f"continue with --resume ({brief(e)})"
-            ) from e
         if sharding.primary():
             files.write_json(self.folder / DIGEST, {"step": step, "sha256": self._digest(step)})
 
@@ -177,14 +168,20 @@ def stop_requests() -> Iterator[Callable[[], int | None]]:
 
 
 def _described(config: Training) -> dict:
-    values = dataclasses.asdict(config)
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in values.items() if k not in NOT_COMPARED}
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in plain.items()}
+    values = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_COMPARED}
+    return json.loads(json.dumps(values, default=str))  # paths as text, tuples as lists
+
+
+def check_folder(config: Training) -> None:
+    """Raises FileExistsError if --out is in use, or FileNotFoundError if there is nothing to --resume."""
+    folder = config.out.absolute()
+    if not config.resume:
+        _check_free(folder, config.overwrite)
+    elif not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"nothing to resume: {folder} holds no training run (no config.json)")
 
 
 def _check_same(folder: Path, described: dict) -> None:
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"nothing to resume: {folder} holds no training run (no config.json)")
     before = files.read_json(folder / "config.json", "start again with --overwrite")
     changed = {k for k in before.keys() | described.keys() if before.get(k) != described.get(k)}
     if changed:

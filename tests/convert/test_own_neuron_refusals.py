@@ -91,10 +91,10 @@ class Nothing(OnePhase):
         (Choice("halves"), r"count of .*Choice.* is not a whole number, such as 0\.3"),
         (Choice("too many"), r"is 0 to 2 in 4 steps, and its class says 0 to 1: by levels"),
         (Choice("shape"), r"has shape \(4,\) for an input of \(8,\)"),
-        (Choice("range"), r"can't be run on a few numbers: T"),
-        (Choice("draws"), r"can't be run on a few numbers: .* \(set random = True in its class, if it draws\)"),
+        (Choice("range"), r"can't be run on a few numbers \(T"),
+        (Choice("draws"), r"can't be run on a few numbers \(.*\): set random = True in its class, if it draws"),
         (Ahead(), r"Ahead waits for T steps and has a lead of 2"),
-        (Nothing(), r"Nothing can't be run on a few numbers: NotImplementedError"),
+        (Nothing(), "Nothing can't be run on a few numbers .NotImplementedError"),
     ],
     ids=str,
 )

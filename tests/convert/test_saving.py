@@ -117,7 +117,10 @@ def edit(folder, change):
         (lambda c: c.update(modes=[]), "does not describe a spiking network"),
         (lambda c: c["modes"].update(dense0="poisson"), "at dense0: unknown mode 'poisson'|unknown mode 'poisson'"),
         (lambda c: c["modes"].update(dense0="os:system"), "os:system is a neuron of your own"),
-        (lambda c: c["modes"].update(dense0="burst(gamma=__import__('os'))"), "can't be made: malformed node"),
+        (
+            lambda c: c["modes"].update(dense0="burst(gamma=__import__('os'))"),
+            "can't be made: ValueError: malformed node",
+        ),
         (lambda c: c["modes"].update(dense0="burst(gamma=0)"), "gamma must be a whole number"),
         (lambda c: c["modes"].update(dense0=3), "a mode is the name of a neuron"),
     ],

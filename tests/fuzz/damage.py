@@ -78,7 +78,7 @@ def network() -> ann.Ann:
     """A small one with QCFS, for 8 x 8 pixels."""
     model = models.create("vgg_small", 10, activations.QCFS(L=4), stages=((4,), (4,)))
     variables = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 8, 8, 1), np.float32))
-    return ann.Ann(ann.to_host(variables), model, data.info("digits"))
+    return ann.Ann(jax.device_get(variables), model, data.info("digits"))
 
 
 def damaged(content: bytes, rng: np.random.Generator) -> bytes:

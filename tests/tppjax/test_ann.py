@@ -14,7 +14,7 @@ from tppjax.ann import Ann
 def network():
     model = models.create("resnet20", 10, ClippedReLU(bound=1.5), blocks=(1, 1), channels=2, shortcut="pad")
     variables = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-    return Ann(ann.to_host(variables), model, data.info("digits"))
+    return Ann(jax.device_get(variables), model, data.info("digits"))
 
 
 def test_saved_and_loaded_it_is_the_same(network, tmp_path, digits_test):

@@ -138,7 +138,10 @@ DESCRIPTIONS = {
     "a value that is missing": (lambda c: first(c, inputs=[77]), "the graph is damaged: KeyError: 77"),
     "a weight that is missing": (lambda c: first(c, inputs=["nothing"]), "the graph is damaged: KeyError: 'nothing'"),
     "an unknown entry": (lambda c: first(c, code="print()"), "the graph is damaged: TypeError"),
-    "outputs that are none": (lambda c: c["graph"].update(outputs=[[1]]), r"\[1\] is neither a value nor a weight"),
+    "outputs that are none": (
+        lambda c: c["graph"].update(outputs=[[1]]),
+        "graph is damaged: TypeError: unhashable",
+    ),
     "a tree that is none": (lambda c: c["graph"].update(tree={"set": [0]}), "the graph is damaged: KeyError: 'set'"),
     "no graph": (lambda c: c.pop("graph"), "does not describe a network of this library .*KeyError"),
     "preprocessing that is none": (lambda c: c.update(preprocessing={"mean": "0.5"}), "no mean='0.5'"),

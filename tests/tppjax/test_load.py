@@ -26,7 +26,7 @@ def network():
 @pytest.fixture(scope="module")
 def trained():
     model = models.create("vgg_small", 3, QCFS(L=4), stages=((4,), (4,)), norm=False)
-    variables = ann.to_host(model.init(jax.random.key(0), X))
+    variables = jax.device_get(model.init(jax.random.key(0), X))
     return Ann(variables, model, data.Preprocessing("mine", (4, 4, 1), (0.5,), (0.25,), ("a", "b", "c")))
 
 

@@ -10,7 +10,8 @@ CODE = """
 import resource, sys
 import jax
 import jax.numpy as jnp
-from tppjax import memory
+import tppjax
+memory = tppjax.memory
 if sys.argv[1] == "keep":
     memory.keep()
 fn = jax.jit(lambda x: jnp.fft.irfft(jnp.fft.rfft(x)).sum())

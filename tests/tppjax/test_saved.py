@@ -20,7 +20,7 @@ from tppjax.errors import InputError
 def made(act, **options):
     model = models.create("resnet20", 10, act, blocks=(1, 1), channels=2, **options)
     variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
-    return Ann(ann.to_host(variables), model, data.info("digits"))
+    return Ann(jax.device_get(variables), model, data.info("digits"))
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from convert.experiments import paper
 from tppjax.errors import InputError
 from tppjax.neurons import MAX_STEPS
 from train import cifar, dvs, imagenet
+from train.initial_network import new
 
 COMMANDS = {
     "cifar": (cifar_recipes.Cifar, cifar_recipes.recipe, cifar),
@@ -25,11 +26,11 @@ DATASETS = {"imagenet": "imagenet2012", "dvs": "cifar10_dvs"}
 
 def networks():
     """Each command in the docstrings, with the network that it trains."""
-    for name, (options, recipe, command) in COMMANDS.items():
+    for name, (options, recipe, _) in COMMANDS.items():
         for line in re.findall(rf"python -m train\.{name} (.*)", options.__doc__):
             config = recipe(tyro.cli(options, args=line.split()))
             dataset = getattr(config, "dataset", None) or DATASETS[name]
-            yield line, (command.new(config, CLASSES[dataset]), dataset)
+            yield line, (new(config, CLASSES[dataset]), dataset)
 
 
 def row(found):
@@ -80,6 +81,25 @@ def test_numbers_out_of_range_are_refused_at_once(name, options, said, tmp_path)
     with pytest.raises(InputError, match=said):
         command.main(kind(out=tmp_path / "run", data_dir=tmp_path, **options))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_folder_in_use_is_refused_before_data_is_read(name, tmp_path):
+    kind, _, command = COMMANDS[name]
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine").touch()
+    with pytest.raises(FileExistsError, match="is not empty: choose another --out"):
+        command.main(kind(out=tmp_path / "run", data_dir=tmp_path))
+    with pytest.raises(FileNotFoundError, match="nothing to resume"):
+        command.main(kind(out=tmp_path / "other", data_dir=tmp_path, resume=True))
+
+
+def test_a_stem_is_for_resnets():
+    assert dvs_recipes.recipe(dvs_recipes.Dvs("")).stem == "imagenet"
+    assert dvs_recipes.recipe(dvs_recipes.Dvs("", stem="cifar")).stem == "cifar"
+    assert dvs_recipes.recipe(dvs_recipes.Dvs("", arch="vgg16")).stem is None
+    with pytest.raises(InputError, match="vgg16 has stem=None; got --stem cifar"):
+        dvs_recipes.recipe(dvs_recipes.Dvs("", arch="vgg16", stem="cifar"))
 
 
 def test_as_many_levels_as_steps():

@@ -9,6 +9,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -232,6 +233,20 @@ def test_a_run_that_diverges_ends(act, said, tmp_path):
         digits.main(config)
     with contextlib.suppress(FileNotFoundError):
         ann.load(config.out)  # the first epoch's network is whole, if it was kept
+
+
+def test_a_resumed_run_checks_its_loss_as_often():
+    config, every, seen = replace(SMALL, batch_size=1), loop.CHECKED_EVERY, []
+
+    def feed(state, indices, first, key, seed):
+        for done in range(first + every, len(indices) + 1, every):
+            seen.append(done)
+            yield done, state.replace(sums=jnp.array([jnp.nan, 0]))
+
+    state = loop.State({}, (), step=3, sums=jnp.zeros(2), best=0)
+    with pytest.raises(InputError, match="no longer finite in epoch 1"):
+        loop.one_epoch(feed, state, 0, 4 * every, 4 * every, SimpleNamespace(config=config), lambda: None)
+    assert seen == [3 + every]
 
 
 def test_a_damaged_checkpoint_is_not_continued(tmp_path):

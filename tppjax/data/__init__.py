@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib import import_module
 from types import ModuleType
 from typing import Any
@@ -13,24 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Integer, Shaped
 
-from tppjax.data.preprocessing import INTERPOLATIONS, LARGEST, LONGEST, Preprocessing, check_finite
+from tppjax.data.preprocessing import LONGEST, Preprocessing, check_finite
 from tppjax.errors import InputError
-from tppjax.types import Array
+from tppjax.types import Array, DataDir, Select
 
 __all__ = [
-    "INTERPOLATIONS",
-    "LARGEST",
-    "LONGEST",
-    "NAMES",
-    "READ_WITH_PREPROCESSING",
-    "Examples",
-    "Images",
-    "Preprocessing",
-    "check_finite",
-    "check_memory",
-    "digest",
-    "info",
-    "load",
+    "LONGEST", "NAMES", "READ_WITH_PREPROCESSING", "Examples", "Images", "Preprocessing", "check_finite",
+    "check_memory", "digest", "info", "load",
 ]  # fmt: skip
 
 
@@ -120,7 +109,7 @@ NAMES = tuple(_MODULES)
 READ_WITH_PREPROCESSING = ("cifar10_dvs", "folder", "imagenet2012")  # can be read in several sizes and forms
 
 
-def info(name: str, data_dir: str | os.PathLike | None = None, **options: Any) -> Preprocessing:
+def info(name: str, data_dir: DataDir = None, **options: Any) -> Preprocessing:
     """Shape, statistics and class names of the data set called `name`.
 
     Args:
@@ -139,8 +128,8 @@ def info(name: str, data_dir: str | os.PathLike | None = None, **options: Any) -
 def load(
     name: str,
     split: str,
-    data_dir: str | os.PathLike | None = None,
-    select: Callable[[int], Any] = np.arange,
+    data_dir: DataDir = None,
+    select: Select = np.arange,
     preprocessing: Preprocessing | None = None,
     **options: Any,
 ) -> Examples:

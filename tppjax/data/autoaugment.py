@@ -168,24 +168,15 @@ def _equalized(channel: jax.Array) -> jax.Array:
 
 
 OPERATIONS = {
-    "shear_y": shear_y,
-    "translate_x": translate_x,
-    "translate_y": translate_y,
-    "rotate": rotate,
-    "color": color,
-    "contrast": contrast,
-    "brightness": brightness,
-    "sharpness": sharpness,
-    "posterize": posterize,
-    "solarize": solarize,
-    "invert": invert,
-    "autocontrast": autocontrast,
-    "equalize": equalize,
+    operation.__name__: operation
+    for operation in (
+        *(shear_y, translate_x, translate_y, rotate, color, contrast, brightness, sharpness),
+        *(posterize, solarize, invert, autocontrast, equalize),
+    )
 }
 MAGNITUDES = {
     "shear_y": np.linspace(0, 0.3, 10),
-    "translate_x": np.linspace(0, 150 / 331, 10),
-    "translate_y": np.linspace(0, 150 / 331, 10),
+    **dict.fromkeys(("translate_x", "translate_y"), np.linspace(0, 150 / 331, 10)),
     "rotate": np.linspace(0, 30, 10),
     **dict.fromkeys(("color", "contrast", "brightness", "sharpness"), np.linspace(0, 0.9, 10)),
     "posterize": np.round(np.linspace(8, 4, 10)),

@@ -9,10 +9,9 @@ it writes, and it reads what TFDS writes.
 import codecs
 import hashlib
 import io
-import os
 import pickle
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,8 +20,9 @@ import numpy as np
 from tqdm import tqdm
 
 from tppjax import cli
-from tppjax.data import Images, Preprocessing, crops, prepared
-from tppjax.errors import InputError, brief, extra
+from tppjax.data import Images, Preprocessing, prepared
+from tppjax.errors import InputError, extra, refusing
+from tppjax.types import DataDir, PathLike, Select
 
 SHAPE = (32, 32, 3)
 VERSION = "3.0.2"  # of TFDS's builders, whose features and names are used here
@@ -91,15 +91,13 @@ STATISTICS = {
 }
 
 
-def info(name: str, data_dir: str | os.PathLike | None = None) -> Preprocessing:
+def info(name: str, data_dir: DataDir = None) -> Preprocessing:
     """The form of a network's input, with the mean and standard deviation that the authors of the baselines use."""
     mean, std = STATISTICS[name]
     return Preprocessing(name, SHAPE, mean, std, tuple(CLASSES[name][FINE]))
 
 
-def load(
-    name: str, split: str, data_dir: str | os.PathLike | None = None, select: Callable[[int], Any] = np.arange
-) -> Images:
+def load(name: str, split: str, data_dir: DataDir = None, select: Select = np.arange) -> Images:
     """The selected images, uint8 `[N, 32, 32, 3]`, and labels (fine ones for CIFAR-100) of prepared TFDS data.
 
     Raises:
@@ -116,7 +114,7 @@ def load(
     images, labels = np.empty((len(indices), *SHAPE), np.uint8), np.empty(len(indices), np.int32)
     for i, index in enumerate(tqdm(indices, desc=f"reading {name} {split}", disable=None, leave=False)):
         example = source[index]
-        with crops.decoding(f"the picture in {source.where(index)} can't be decoded: "):
+        with refusing(f"the picture in {source.where(index)} can't be decoded"):
             pixels = np.asarray(Image.open(io.BytesIO(example["image"])))
         if pixels.shape != SHAPE or pixels.dtype != np.uint8:
             raise InputError(f"{source.where(index)} has a picture of {pixels.dtype} and shape {pixels.shape}")
@@ -125,10 +123,7 @@ def load(
 
 
 def prepare(
-    name: str,
-    data_dir: str | os.PathLike | None = None,
-    archive: str | os.PathLike | None = None,
-    original: Archive | None = None,
+    name: str, data_dir: DataDir = None, archive: PathLike | None = None, original: Archive | None = None
 ) -> Path:
     """Writes `data_dir/name/VERSION` from the original archive, completely or not at all, unless it exists already.
 
@@ -189,10 +184,8 @@ def _features(name: str, *labels: str, **more: Any) -> Any:
 
 
 def _downloaded(dl_manager: Any, url: str) -> Path:
-    try:
+    with refusing(f"{url} can't be downloaded", "get it another way, and give it as --archive"):
         return Path(dl_manager.download(url))
-    except Exception as e:  # of TFDS and of requests
-        raise InputError(f"{url} can't be downloaded ({brief(e)}): get it another way, and give it as --archive") from e
 
 
 def _unpack(archive: Path, original: Archive, classes: Mapping[str, Sequence[str]]) -> dict[str, dict]:

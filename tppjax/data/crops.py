@@ -1,8 +1,7 @@
 """Pictures of any size to a network's input, on the host, by Pillow: identical to torchvision in every pixel."""
 
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,22 +17,10 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)  # of random crops: area as a fractio
 LONGEST = 100  # times the shorter side: the part used of a very long picture, which would take gigabytes
 
 
-@contextmanager
-def decoding(sentence: str) -> Iterator[None]:
-    """A context for calls of Pillow: its errors become InputErrors, with their message after the sentence."""
-    try:
-        yield
-    except Exception as e:  # of many types
-        raise InputError(f"{sentence}{e or type(e).__name__}") from e
-
-
 def check(preprocessing: Preprocessing) -> None:
     """Raises InputError unless `preprocessing` says how pictures of any size become images."""
-    if (
-        preprocessing.resize is None
-        or preprocessing.resize < max(preprocessing.input_shape[:2])
-        or preprocessing.input_shape[2] != 3
-    ):
+    *sides, channels = preprocessing.input_shape
+    if channels != 3 or (preprocessing.resize or 0) < max(sides):
         raise InputError(
             f"pictures are resized to the shorter side resize, then cut to [H, W, 3]: resize must be at least H and "
             f"W; got input_shape {preprocessing.input_shape} and resize {preprocessing.resize}"

@@ -4,11 +4,8 @@ An event says that a pixel became brighter (on) or darker (off). Events are coun
 """
 
 import math
-import os
 import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,6 +13,7 @@ from tqdm import tqdm
 
 from tppjax.data import LONGEST, Images, Preprocessing, check_memory, prepared, recordings
 from tppjax.errors import InputError
+from tppjax.types import DataDir, Select
 
 CLASSES = tuple("airplane automobile bird cat deer dog frog horse ship truck".split())
 DURATION = 2**32  # microseconds, 71 minutes: what a recording's 32 bits of time can tell apart
@@ -27,12 +25,7 @@ PUBLISHED = (
 
 
 def info(
-    name: str = "cifar10_dvs",
-    data_dir: str | os.PathLike | None = None,
-    *,
-    frames: int = 10,
-    size: int = 128,
-    constant: bool = False,
+    name: str, data_dir: DataDir = None, *, frames: int = 10, size: int = 128, constant: bool = False
 ) -> Preprocessing:
     """The form of the input of a network for CIFAR10-DVS: counts of events, neither shifted nor scaled.
 
@@ -61,10 +54,10 @@ def info(
 
 
 def load(
-    name: str = "cifar10_dvs",
-    split: str = "train",
-    data_dir: str | os.PathLike | None = None,
-    select: Callable[[int], Any] = np.arange,
+    name: str,
+    split: str,
+    data_dir: DataDir = None,
+    select: Select = np.arange,
     *,
     preprocessing: Preprocessing,
     skip_damaged: bool = False,
@@ -90,13 +83,9 @@ def load(
       InputError: if recordings, which it names, are damaged, cut short, empty or of another camera; or if
         `preprocessing` does not fit.
     """
-    _frames_and_size(preprocessing)
-    files = _files(prepared.root(data_dir) / name, split)
-    return _read([files[int(index)] for index in select(len(files))], preprocessing, f"{name} {split}", skip_damaged)
-
-
-def _read(files: list[tuple[Path, int]], preprocessing: Preprocessing, name: str, skip_damaged: bool) -> Images:
     frames, size = _frames_and_size(preprocessing)
+    files = _files(prepared.root(data_dir) / name, split)
+    files = [files[int(index)] for index in select(len(files))]
     if any(file.suffix == ".aedat4" for file, _ in files):
         recordings.decoder()  # if it is missing, one error says so, not one per file
     check_memory(
@@ -105,15 +94,14 @@ def _read(files: list[tuple[Path, int]], preprocessing: Preprocessing, name: str
     images, labels = np.empty((len(files), *preprocessing.shape), np.uint8), np.empty(len(files), np.int32)
     damaged: dict[int, str] = {}
     # One after the other: threads were measured to be slower.
-    for i, (file, label) in enumerate(tqdm(files, desc=f"reading {name}", disable=None, leave=False)):
+    for i, (file, label) in enumerate(tqdm(files, desc=f"reading {name} {split}", disable=None, leave=False)):
         try:
             counts = count(recordings.read(file), frames, size)
         except (InputError, OSError) as e:
             damaged[i] = f"{file}: {e}"
             continue
-        images[i] = (
-            counts.transpose(1, 2, 0, 3).reshape(preprocessing.shape) if preprocessing.frames is None else counts
-        )
+        constant = preprocessing.frames is None
+        images[i] = counts.transpose(1, 2, 0, 3).reshape(preprocessing.shape) if constant else counts
         labels[i] = label
     if not damaged:
         return Images(images, labels)

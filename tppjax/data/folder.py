@@ -3,8 +3,7 @@
 They can have any format that Pillow reads, in grey or in colour, and are resized to one size when they are read.
 """
 
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,8 @@ from tqdm import tqdm
 
 from tppjax import files
 from tppjax.data import Images, Preprocessing, check_memory, crops
-from tppjax.errors import InputError, extra
+from tppjax.errors import InputError, extra, refusing
+from tppjax.types import DataDir, Select
 
 with extra("data"):
     from PIL import Image, ImageOps
@@ -27,11 +27,7 @@ NAMED = 5  # number of files that an error names
 
 
 def info(
-    name: str = "folder",
-    data_dir: str | os.PathLike | None = None,
-    *,
-    size: int | tuple[int, int] | None = None,
-    channels: int | None = None,
+    name: str, data_dir: DataDir = None, *, size: int | tuple[int, int] | None = None, channels: int | None = None
 ) -> Preprocessing:
     """The form of a network's input: classes are the folders in `train`; statistics are those of 1,000 pictures there.
 
@@ -58,12 +54,7 @@ def info(
 
 
 def load(
-    name: str = "folder",
-    split: str = "train",
-    data_dir: str | os.PathLike | None = None,
-    select: Callable[[int], Any] = np.arange,
-    *,
-    preprocessing: Preprocessing,
+    name: str, split: str, data_dir: DataDir = None, select: Select = np.arange, *, preprocessing: Preprocessing
 ) -> Images:
     """Images uint8 `[N, *preprocessing.input_shape]`, in a fixed random order, so that any part has all classes.
 
@@ -145,7 +136,7 @@ def _is_text(name: str) -> bool:
     return not any("\ud800" <= letter <= "\udfff" for letter in name)
 
 
-def _root(data_dir: str | os.PathLike | None) -> Path:
+def _root(data_dir: DataDir) -> Path:
     if data_dir is None:
         raise InputError(
             "data set folder needs data_dir, the folder with train/CLASS/* and test/CLASS/*: give --data_dir"
@@ -186,7 +177,7 @@ def _known(folder: Path, preprocessing: Preprocessing) -> list[str]:
 
 def _header(file: Path) -> tuple[tuple[int, int], str]:
     """Height and width, and Pillow's mode."""
-    with crops.decoding(f"{file} can't be read: "), Image.open(files.regular(file)) as picture:
+    with refusing(f"{file} can't be read"), Image.open(files.regular(file)) as picture:
         (width, height), mode = picture.size, picture.mode
     if mode not in GREY + COLOUR:
         raise InputError(f"{file} has Pillow's mode {mode}, not 8 bits per channel: convert it to 8 bits per channel")
@@ -248,7 +239,7 @@ def _pixels(file: Path, preprocessing: Preprocessing) -> np.ndarray:
     """`[H, W, C]` of one picture."""
     height, width, channels = preprocessing.input_shape
     _header(file)
-    with crops.decoding(f"{file} can't be read: "), Image.open(file) as picture:
+    with refusing(f"{file} can't be read"), Image.open(file) as picture:
         picture = picture.convert("L" if channels == 1 else "RGB")
         if preprocessing.resize is not None:
             picture = crops.centre(picture, preprocessing)

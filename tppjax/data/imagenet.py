@@ -12,13 +12,15 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int32, Integer, UInt8
 
 from tppjax.data import Examples, Preprocessing, crops, digest, prepared
-from tppjax.errors import InputError, extra
+from tppjax.errors import InputError, extra, refusing
+from tppjax.types import DataDir, Select
 
 with extra("data"):
     from PIL import Image
@@ -32,12 +34,7 @@ FEW_FILES = 64  # number of other files that may be open
 
 
 def info(
-    name: str = "imagenet2012",
-    data_dir: str | os.PathLike | None = None,
-    *,
-    size: int = 224,
-    resize: int = 256,
-    interpolation: str = "bilinear",
+    name: str, data_dir: DataDir = None, *, size: int = 224, resize: int = 256, interpolation: str = "bilinear"
 ) -> Preprocessing:
     """The form of a network's input: `[size, size, 3]`, torchvision's statistics, class names of the prepared data.
 
@@ -59,10 +56,10 @@ def info(
 
 
 def load(
-    name: str = "imagenet2012",
-    split: str = "train",
-    data_dir: str | os.PathLike | None = None,
-    select: Callable[[int], Any] = np.arange,
+    name: str,
+    split: str,
+    data_dir: DataDir = None,
+    select: Select = np.arange,
     *,
     preprocessing: Preprocessing,
     workers: int | None = None,
@@ -129,7 +126,7 @@ class Stored(Examples):
 
     def digest(self) -> str:
         """Twelve hexadecimal digits that identify these pictures: from indices, form, and first and last picture."""
-        ends = [self.source[index]["image"] for index in self.indices[[0, -1]]]
+        ends = [self.source[index]["image"] for index in (*self.indices[:1], *self.indices[-1:])]
         options = repr((len(self.source), self.preprocessing)).encode()
         bytes_ = (np.frombuffer(text, np.uint8) for text in (options, *ends))
         return digest(np.asarray(self.indices, np.int64), *bytes_)
@@ -158,9 +155,8 @@ class Stored(Examples):
         workers = self.workers
         if workers is None:
             workers = cores if cores > FEW_CORES and indices.size >= LONG else 0
-        return _rows(
-            _Read(self.source, self.preprocessing, seed), self.indices[indices], workers, 1 if workers else cores
-        )
+        read = partial(_read, self.source, self.preprocessing, seed)
+        return _rows(read, self.indices[indices], workers, 1 if workers else cores)
 
 
 def _rows(read: Callable, indices: Any, workers: int, threads: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -183,28 +179,22 @@ def _ignore_interrupts(*_: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-@dataclass(frozen=True)
-class _Read:
-    """Reads the pixels and labels of one row of indices; pickled for the processes."""
-
-    source: Sequence
-    preprocessing: Preprocessing
-    seed: Sequence[int] | None
-
-    def __call__(self, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        pixels = np.empty((len(row), *self.preprocessing.input_shape), np.uint8)
-        labels = np.empty(len(row), np.int32)
-        for i, index in enumerate(row):
-            example = self.source[index]
-            file = example["file_name"].decode(errors="replace")
-            with crops.decoding(f"{file} (record {index} of {self.source!r}) can't be decoded: "):
-                picture = Image.open(io.BytesIO(example["image"])).convert("RGB")
-            if self.seed is None:
-                part = crops.centre(picture, self.preprocessing)
-            else:
-                part = crops.drawn(picture, self.preprocessing, np.random.default_rng((*self.seed, index)))
-            pixels[i], labels[i] = np.asarray(part), example["label"]
-        return pixels, labels
+def _read(
+    source: Sequence, preprocessing: Preprocessing, seed: Sequence[int] | None, row: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The pixels and labels of one row of indices."""
+    pixels, labels = np.empty((len(row), *preprocessing.input_shape), np.uint8), np.empty(len(row), np.int32)
+    for i, index in enumerate(row):
+        example = source[index]
+        file = example["file_name"].decode(errors="replace")
+        with refusing(f"{file} (record {index} of {source!r}) can't be decoded"):
+            picture = Image.open(io.BytesIO(example["image"])).convert("RGB")
+        if seed is None:
+            part = crops.centre(picture, preprocessing)
+        else:
+            part = crops.drawn(picture, preprocessing, np.random.default_rng((*seed, index)))
+        pixels[i], labels[i] = np.asarray(part), example["label"]
+    return pixels, labels
 
 
 def features(classes: Sequence[str]) -> Any:
@@ -215,7 +205,7 @@ def features(classes: Sequence[str]) -> Any:
     return features.FeaturesDict({"image": image, "label": label, "file_name": features.Text()})
 
 
-def _folder(name: str, data_dir: str | os.PathLike | None) -> prepared.Folder:
+def _folder(name: str, data_dir: DataDir) -> prepared.Folder:
     command = "python -m tppjax.data.jpegs --source SOURCE"
     return prepared.newest(name, prepared.root(data_dir), command, mend="")
 
@@ -235,11 +225,9 @@ def _allow_open_files(shards: int) -> None:
 
 
 def _grain() -> Any:
-    try:
+    with extra("imagenet"):
         import grain
         from absl import flags
-    except ImportError as e:
-        raise InputError("reading pictures from disk needs grain: pip install 'tppjax[imagenet]'") from e
     # Grain reads flags of its own when it starts processes; absl allows that only after a program has parsed its flags.
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()

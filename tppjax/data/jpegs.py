@@ -7,7 +7,6 @@ SOURCE holds `train/CLASS/*.JPEG` and `validation/CLASS/*.JPEG` (or `val`, or `t
 continues where it stopped.
 """
 
-import os
 import tarfile
 from dataclasses import dataclass
 from importlib import resources
@@ -18,8 +17,9 @@ from tqdm import tqdm
 from tppjax import cli
 from tppjax.data import folder, prepared, shards
 from tppjax.data.shards import Picture
-from tppjax.errors import InputError
+from tppjax.errors import InputError, check_count
 from tppjax.files import regular
+from tppjax.types import DataDir, PathLike
 
 NAME, VERSION = "imagenet2012", "5.1.0"  # of TFDS's builder, whose features are used here
 FOLDERS = {"train": ("train",), "validation": ("validation", "val", "test")}
@@ -44,8 +44,8 @@ class Original:
 
 
 def prepare(
-    source: str | os.PathLike,
-    data_dir: str | os.PathLike | None = None,
+    source: PathLike,
+    data_dir: DataDir = None,
     *,
     skip_damaged: bool = False,
     per_shard: int = 1250,
@@ -70,8 +70,7 @@ def prepare(
     folder_, target = Path(source).absolute(), prepared.root(data_dir) / NAME / VERSION
     if not folder_.is_dir():
         raise FileNotFoundError(f"there is no folder {folder_}")
-    if per_shard < 1:
-        raise InputError(f"per_shard is {per_shard}; a file holds at least 1 picture")
+    check_count("per_shard, the pictures in a file,", per_shard)
     if any((folder_ / archive).is_file() for archive in ARCHIVES.values()):
         classes, pictures = _in_archives(folder_, original or _ilsvrc())
     else:

@@ -1,24 +1,24 @@
 """Your own images: one .npz file with `x_train`, `y_train`, `x_test` and `y_test`."""
 
 import math
-import os
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 from numpy.lib import format as npy
 
 from tppjax import files
 from tppjax.data import Images, Preprocessing, check_memory
-from tppjax.errors import InputError, brief
+from tppjax.errors import InputError, refusing
+from tppjax.types import DataDir, Select
 
 ARRAYS = ("x_train", "y_train", "x_test", "y_test")
 MOST_CLASSES = 100_000
 
 
-def info(name: str = "npz", data_dir: str | os.PathLike | None = None) -> Preprocessing:
+def info(name: str, data_dir: DataDir = None) -> Preprocessing:
     """The form of a network's input, with the statistics of the training images; classes are named by their numbers."""
     arrays = _read(data_dir)
     images = arrays["x_train"]
@@ -27,12 +27,7 @@ def info(name: str = "npz", data_dir: str | os.PathLike | None = None) -> Prepro
     return Preprocessing(name, images.shape[1:], unit, unit, classes).measured(images)
 
 
-def load(
-    name: str = "npz",
-    split: str = "train",
-    data_dir: str | os.PathLike | None = None,
-    select: Callable[[int], Any] = np.arange,
-) -> Images:
+def load(name: str, split: str, data_dir: DataDir = None, select: Select = np.arange) -> Images:
     """Images uint8 `[N, H, W, C]`, from `[N, H, W]` too; labels `[N]`, whole numbers from 0.
 
     Raises:
@@ -44,7 +39,7 @@ def load(
     return images[select(len(images))]
 
 
-def _read(data_dir: str | os.PathLike | None) -> dict[str, np.ndarray]:
+def _read(data_dir: DataDir) -> dict[str, np.ndarray]:
     if data_dir is None:
         raise InputError("data set npz needs data_dir, the path of the .npz file: give --data_dir")
     path = Path(data_dir)
@@ -62,16 +57,11 @@ def _read(data_dir: str | os.PathLike | None) -> dict[str, np.ndarray]:
 
 def _unpacked(path: Path, file: IO[bytes]) -> dict[str, np.ndarray]:
     """All arrays, after a check that they have the size that the file claims and fit into memory."""
-    try:
-        with zipfile.ZipFile(file) as archive:
-            members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
-            size = sum(_size(archive, member) for member in members.values())
-            check_memory(f"the arrays of {path}", size, "save fewer images")
-            return {name: _array(archive, member) for name, member in members.items()}
-    except (InputError, MemoryError):
-        raise
-    except Exception as e:  # of zipfile, zlib and NumPy, of many types
-        raise InputError(f"{path} is not an .npz file of plain arrays: {brief(e)}") from e
+    with refusing(f"{path} is not an .npz file of plain arrays"), zipfile.ZipFile(file) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        size = sum(_size(archive, member) for member in members.values())
+        check_memory(f"the arrays of {path}", size, "save fewer images")
+        return {name: _array(archive, member) for name, member in members.items()}
 
 
 def _size(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> int:

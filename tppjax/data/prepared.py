@@ -3,6 +3,7 @@
 The data is located without importing TFDS, which takes long, so that missing data is reported at once.
 """
 
+import contextlib
 import os
 import re
 from bisect import bisect_right
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tppjax import files
-from tppjax.errors import InputError, brief, extra
+from tppjax.errors import InputError, extra, refusing
+from tppjax.types import DataDir
 
 MOST_SHARDS = 100_000
 LABELS = "label.labels.txt"
@@ -114,10 +116,8 @@ class Records(Sequence):
         import tensorflow_datasets as tfds
 
         as_bytes = {"image": tfds.decode.SkipDecoding()}
-        try:
+        with refusing(f"{self.where(index)} is damaged", "prepare the data again"):
             example = self.features.deserialize_example_np(self.source[int(index)], decoders=as_bytes)
-        except Exception as e:  # of array_record, protobuf and TFDS, of many types
-            raise InputError(f"{self.where(index)} is damaged ({brief(e)}); prepare the data again") from e
         label = example["label"]
         texts = all(isinstance(value, bytes) for name, value in example.items() if name != "label")
         if not texts or not isinstance(label, int) or not 0 <= label < self.labels:
@@ -134,7 +134,7 @@ class Records(Sequence):
         return f"record {index - ends[i] + self.lengths[i]} of {self.shards[i]}"
 
 
-def root(data_dir: str | os.PathLike | None) -> Path:
+def root(data_dir: DataDir) -> Path:
     """Folder of TFDS data sets: `data_dir`, else `$TFDS_DATA_DIR`, else ~/tensorflow_datasets."""
     return Path(data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser().absolute()
 
@@ -178,12 +178,10 @@ def newest(name: str, data_dir: Path, command: str, mend: str = "remove the fold
 
 def _lengths(file: Path, described: dict, remedy: str) -> dict[str, tuple[int, ...]]:
     """The number of records in each shard of each split, from the content of dataset_info.json."""
-    try:
+    with refusing(f"the splits in {file} are damaged", remedy):
         lengths = {s["name"]: tuple(map(int, s["shardLengths"])) for s in described["splits"]}
         if not lengths or not all(0 < len(n) <= MOST_SHARDS and min(n) >= 0 and sum(n) for n in lengths.values()):
             raise ValueError("a split has no records")
-    except (KeyError, TypeError, ValueError, AttributeError) as e:
-        raise InputError(f"{file} is damaged (its splits: {brief(e)}): {remedy}") from e
     return lengths
 
 
@@ -201,14 +199,9 @@ def count(file: Path, remedy: str) -> int:
     with extra("data"):
         from array_record.python.array_record_module import ArrayRecordReader
 
-    try:
-        reader = ArrayRecordReader(str(files.regular(file)))
-        try:
-            return reader.num_records()
-        finally:
-            reader.close()
-    except RuntimeError as e:
-        raise InputError(f"{file} is damaged ({brief(e)}); {remedy}") from e
+    path, refused = str(files.regular(file)), refusing(f"{file} is damaged", remedy, RuntimeError)
+    with refused, contextlib.closing(ArrayRecordReader(path)) as reader:
+        return reader.num_records()
 
 
 def _version(folder: Path) -> tuple[int, ...] | None:

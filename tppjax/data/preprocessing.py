@@ -1,7 +1,6 @@
 """`Preprocessing`: from pixels to the input of a network."""
 
 import dataclasses
-import numbers
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,6 @@ from jaxtyping import Float, Shaped, UInt8
 from tppjax.errors import InputError
 from tppjax.types import Array
 
-PLAIN: tuple[tuple[Any, Any], ...] = ((str, str), (bool, bool), (numbers.Integral, int), (numbers.Real, float))
 INTERPOLATIONS = ("bilinear", "bicubic")
 LONGEST = 2**16  # pixels a side, channels, or frames, of any network's input
 LARGEST = 1e30  # float32 holds this number and its inverse
@@ -141,10 +139,7 @@ def _plain(value: Any) -> Any:
     """The number or string of Python for one of NumPy, in tuples too; anything else is returned unchanged."""
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
-    for kind, plain in PLAIN:
-        if isinstance(value, kind):
-            return plain(value)
-    return value
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _tuple_of(kind: type | tuple[type, ...], values: Any) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tppjax import files
-from tppjax.errors import InputError
+from tppjax.errors import InputError, extra, refusing
 
 SIDE = 128
 SUFFIXES = (".aedat4", ".aedat")
@@ -38,15 +38,11 @@ def read(file: Path) -> np.ndarray:
     if not len(events):
         raise InputError("it has no events")
     for axis in ("x", "y"):
-        if not 0 <= events[axis].min() <= events[axis].max() < SIDE:
-            raise InputError(
-                f"it has events outside of the sensor's {SIDE} x {SIDE} pixels: {axis} = {_far(events[axis])}"
-            )
+        low, high = events[axis].min(), events[axis].max()
+        if not 0 <= low <= high < SIDE:
+            far = low if low < 0 else high
+            raise InputError(f"it has events outside of the sensor's {SIDE} x {SIDE} pixels: {axis} = {far}")
     return events
-
-
-def _far(values: np.ndarray) -> int:
-    return int(values.min() if values.min() < 0 else values.max())
 
 
 def decoder() -> Any:
@@ -55,19 +51,15 @@ def decoder() -> Any:
     Raises:
       InputError: if `aedat` is not installed; says how to install it.
     """
-    try:
+    with extra("dvs"):
         from aedat import Decoder
-    except ImportError as e:
-        raise InputError("reading .aedat4 files needs the library aedat: pip install 'tppjax[dvs]'") from e
     return Decoder
 
 
 def _aedat4(file: Path, content: bytes) -> np.ndarray:
     check_aedat4(content)
-    try:
+    with refusing("it is damaged", kinds=RuntimeError):
         packets = [packet["events"] for packet in decoder()(file) if "events" in packet]
-    except RuntimeError as e:
-        raise InputError(f"it is damaged: {e}") from e
     events = np.zeros(sum(map(len, packets)), EVENT)
     for name in EVENT.fields or ():
         # Coordinates are 16 bits with a sign; aedat returns them without.
@@ -116,9 +108,8 @@ def _header(content: bytes) -> tuple[int, bool, int]:
     (root,) = _numbers("<I", header, 0)
     fields = root - _numbers("<i", header, root)[0]
     (length,) = _numbers("<H", header, fields)
-    positions = [
-        _numbers("<H", header, fields + i)[0] if i < length else 0 for i in (4, 6, 8)
-    ]  # 0: left at its default
+    # A field at position 0 was left at its default.
+    positions = [_numbers("<H", header, fields + i)[0] if i < length else 0 for i in (4, 6, 8)]
     compression, table, text = (root + place if place else None for place in positions)
     if text is None or len(header) < size:
         raise InputError("it is cut short or damaged within its header")

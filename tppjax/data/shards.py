@@ -1,5 +1,6 @@
 """Writes pictures as array_record shards that TFDS reads, one file after another, so that a later run can continue."""
 
+import contextlib
 import hashlib
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from tppjax import files
-from tppjax.data import crops, imagenet, prepared
-from tppjax.errors import InputError, extra
+from tppjax.data import imagenet, prepared
+from tppjax.errors import InputError, brief, extra
 
 with extra("data"):
     from PIL import Image
@@ -146,16 +147,14 @@ def _write_shard(
 
     damaged = []
     with files.replacing(file) as new:
-        writer = ArrayRecordWriter(str(new), "group_size:1")  # needed to read in any order
-        try:
+        options = "group_size:1"  # needed to read in any order
+        with contextlib.closing(ArrayRecordWriter(str(new), options)) as writer:
             for picture, (content, problem) in zip(pictures, pool.map(_read, pictures), strict=True):
                 if problem:
                     damaged.append(f"{picture}: {problem}")
                 else:
                     example = {"image": content, "label": picture.label, "file_name": picture.name}
                     writer.write(features.serialize_example(example))
-        finally:
-            writer.close()
         if not skip_damaged:
             _refuse(damaged)
     for line in damaged:
@@ -173,11 +172,11 @@ def _read(picture: Picture) -> tuple[bytes, str]:
     if len(content) != picture.size or grown or not content:
         return content, "cut off, or changed since it was listed" if picture.size else "empty"
     try:
-        with crops.decoding(""), Image.open(io.BytesIO(content)) as image:
+        with Image.open(io.BytesIO(content)) as image:
             image.draft(image.mode, (max(1, image.width // 8), max(1, image.height // 8)))
             image.load()
-    except InputError as e:
-        return content, str(e)
+    except Exception as e:  # of Pillow, of many types
+        return content, brief(e)
     return content, ""
 
 

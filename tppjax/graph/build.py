@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from tppjax.errors import InputError, brief
+from tppjax.errors import InputError, refusing
 from tppjax.graph import linear
 from tppjax.graph.channels import channel_axis
 from tppjax.graph.graph import Graph, Op, Site
@@ -43,10 +43,8 @@ def trace(fn: Callable, variables: Any, example: Any) -> tuple[Graph, Weights]:
     one = jax.ShapeDtypeStruct((1, *jnp.shape(example)[1:]), jnp.result_type(example))
     graph, weights = unchecked(fn, variables, one)
     x = np.random.default_rng(0).normal(size=(3, *one.shape[1:])).astype(one.dtype)
-    try:
+    with refusing("the network takes one example, but not a batch of three"):
         expected = jax.jit(fn, compiler_options=QUICK)(variables, x)
-    except Exception as e:  # of any type, from the user's code
-        raise InputError(f"the network takes one example, but not a batch of three: {brief(e)}") from e
     traced = jax.jit(graph.apply, compiler_options=QUICK)(weights, x)
     differ = max(map(difference, jax.tree.leaves(expected), jax.tree.leaves(traced)))
     if differ > (3e-2 if _half(graph, weights) else 1e-4):

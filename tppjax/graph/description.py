@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from tppjax.errors import InputError
+from tppjax.errors import InputError, refusing
 from tppjax.graph.graph import Graph, Op, Site
 from tppjax.graph.operations import ALL
 from tppjax.graph.values import Place
@@ -40,14 +40,13 @@ def graph_of(described: dict, weights: Weights) -> Graph:
     Raises:
       InputError: if an operation is unknown, a value is missing, or a shape does not fit.
     """
-    try:
-        items = [_read(item) for item in described["items"]]
+    with refusing("the graph is damaged", kinds=(KeyError, TypeError, ValueError, AttributeError, IndexError)):
+        items = [_read(item) for item in _tuples(described["items"])]
         tree = jax.tree.structure(_nested(described["tree"]))
-        outputs = [_ref(v) for v in described["outputs"]]
-        graph = Graph(described["shape"], described["dtype"], items, outputs, tree, described["last_layers"])
+        graph = Graph(
+            described["shape"], described["dtype"], items, described["outputs"], tree, described["last_layers"]
+        )
         _check(graph, weights)
-    except (KeyError, TypeError, ValueError, AttributeError, IndexError) as e:
-        raise InputError(f"the graph is damaged: {type(e).__name__}: {e}") from e
     return graph
 
 
@@ -61,9 +60,7 @@ def _item(item: Op | Site) -> dict:
 
 
 def _read(described: dict) -> Any:
-    described = {name: _tuples(value) for name, value in described.items() if name not in ("options", "before")} | {
-        name: described[name] for name in ("options", "before") if name in described
-    }
+    described = dict(described)
     scope, _, line = described.pop("line").partition("@")
     if "before" in described:
         before = tuple(_read(op) for op in described.pop("before"))
@@ -72,20 +69,10 @@ def _read(described: dict) -> Any:
             raise ValueError(f"unknown activation {site.kind!r}")
         return site
     name = described["name"]
-    if name not in ALL or set(described["options"]) != set(_options(name)):
+    if name not in ALL or set(described["options"]) != set(ALL[name].options):
         raise ValueError(f"unknown operation {name!r} or options of it")
-    options = tuple((option, _tuples(value)) for option, value in described.pop("options").items())
+    options = tuple(described.pop("options").items())
     return Op(**described, options=options, place=Place(scope, line))
-
-
-def _options(name: str) -> tuple[str, ...]:
-    return ("axis",) if name == "take" else ALL[name].options
-
-
-def _ref(v: Any) -> int | str:
-    if type(v) not in (int, str):
-        raise ValueError(f"{v!r} is neither a value nor a weight")
-    return v
 
 
 def _check(graph: Graph, weights: Weights) -> None:
@@ -126,4 +113,7 @@ def _nested(described: Any) -> Any:
 
 
 def _tuples(value: Any) -> Any:
+    """The value with tuples in place of lists, in dictionaries too."""
+    if isinstance(value, dict):
+        return {name: _tuples(inner) for name, inner in value.items()}
     return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -165,19 +165,10 @@ class Graph:
 
     def shapes(self, weights: Weights) -> dict[int, tuple[int, ...]]:
         """The shape of each value for one example, `[1, ...]`."""
-        shapes: dict[int, tuple[int, ...]] = {0: (1, *self.shape)}
-
-        def trace(x: jax.Array) -> None:
-            values: dict = {**weights, 0: x}
-            for item in self.items:
-                if isinstance(item, Site):
-                    values[item.output] = item.activation(item.prepare(values[item.input], weights), weights)
-                else:
-                    item.run(values)
-                shapes[item.output] = values[item.output].shape
-
-        jax.eval_shape(trace, jax.ShapeDtypeStruct((1, *self.shape), self.dtype))
-        return shapes
+        numbers = (0, *(item.output for item in self.items))
+        x = jax.ShapeDtypeStruct((1, *self.shape), self.dtype)
+        values = jax.eval_shape(lambda x: self.returning(numbers).run(weights, x, _activation(weights)), x)
+        return {number: value.shape for number, value in zip(numbers, values, strict=True)}
 
     def returning(self, values: tuple[int, ...]) -> "Graph":
         """The graph that returns these values, as a list."""
@@ -219,10 +210,7 @@ class Graph:
 
     def apply(self, weights: Weights, x: Array) -> Any:
         """The output of the network for a batch `[B, ...]`, with its own activations; each example separately."""
-
-        def activation(site: Site, value: jax.Array) -> jax.Array:
-            return site.activation(site.prepare(value, weights), weights)
-
+        activation = _activation(weights)
         return jax.vmap(lambda x: jax.tree.map(lambda a: a[0], self.run(weights, x[None], activation)))(x)
 
     def inputs(self, weights: Weights, x: Array) -> dict[str, jax.Array]:
@@ -257,10 +245,13 @@ class Graph:
         return f"Graph({len(self.sites)} sites, {len(self.items) - len(self.sites)} operations)"
 
 
+def _activation(weights: Weights) -> Callable:
+    """For `Graph.run`: what the ANN's own activation sends."""
+    return lambda site, value: site.activation(site.prepare(value, weights), weights)
+
+
 def _without_place(item: Op | Site) -> tuple:
     """The fields of an item except its place, and those of the operations in it."""
-    fields = item[:-1]
-    if not isinstance(item, Site):
-        return fields
-    before = Site._fields.index("before")
-    return (*fields[:before], tuple(op[:-1] for op in item.before), *fields[before + 1 :])
+    if isinstance(item, Site):
+        item = item._replace(before=tuple(map(_without_place, item.before)))
+    return item[:-1]

@@ -6,7 +6,7 @@ operations, pools and the like, until they meet and cancel out. Values that are 
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -18,37 +18,7 @@ BY_AXIS = {  # options with a number for each axis
 }
 
 
-class Convolution(NamedTuple):
-    """A convolution of x [B, ..., C] and a kernel [..., I, O] that replaces one of another layout.
-
-    Attributes:
-      x: permutation of the input to this layout.
-      kernel: permutation of the kernel to this layout.
-      out: permutation of the output back to the original layout.
-      numbers: the dimension numbers of the convolution.
-    """
-
-    x: tuple[int, ...]
-    kernel: tuple[int, ...]
-    out: tuple[int, ...]
-    numbers: tuple[tuple[int, ...], ...]
-
-
-class Moved(NamedTuple):
-    """An operation that is moved before the transpositions of its inputs.
-
-    Attributes:
-      inverse: permutation that undoes the transposition of the inputs.
-      options: options of the moved operation.
-      behind: permutation of its output.
-    """
-
-    inverse: tuple[int, ...]
-    options: dict
-    behind: tuple[int, ...]
-
-
-def channels_last(options: dict) -> Convolution | None:
+def channels_last(options: dict) -> tuple | None:
     """The convolution with its channels last; None if it already has that layout."""
     x, kernel, out = options["dimension_numbers"]
     n = len(x)
@@ -60,10 +30,10 @@ def channels_last(options: dict) -> Convolution | None:
     def at(spec: Sequence[int], order: Sequence[int]) -> tuple[int, ...]:
         return tuple(spec[order.index(a)] for a in range(n))
 
-    return Convolution(at(x, last), at(kernel, kernel_last), at(last, out), numbers)
+    return (at(x, last), at(kernel, kernel_last), at(last, out), numbers)
 
 
-def moved(name: str, options: dict[str, Any], permutation: tuple[int, ...]) -> Moved | None:
+def moved(name: str, options: dict[str, Any], permutation: tuple[int, ...]) -> tuple[tuple, dict, tuple] | None:
     """An operation on values transposed by `permutation` as one on the original values; None if that is impossible."""
     inverse, behind = tuple(np.argsort(permutation).tolist()), permutation
     if name == "concatenate":
@@ -78,4 +48,4 @@ def moved(name: str, options: dict[str, Any], permutation: tuple[int, ...]) -> M
         options = {"dimensions": tuple(permutation[a] for a in options["dimensions"])}
     elif name not in ELEMENTWISE:
         return None
-    return Moved(inverse, options, behind)
+    return inverse, options, behind

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,17 +33,13 @@ def _tile(x: jax.Array, reps: Sequence[int]) -> jax.Array:
     return wide.reshape([r * n for r, n in zip(reps, x.shape, strict=True)])
 
 
-def _reshaped(shape_of: Callable) -> Callable:
-    return lambda x, **params: x.reshape(shape_of(x, **params))
-
-
 REWRITTEN = {
     "stack": lambda *arrays, axis: stack(*arrays, axis=axis),
     "unstack": lambda x, axis: _unstack(x, axis),
     "split": lambda x, sizes, axis: _split(x, sizes, axis),
     "tile": lambda x, reps: _tile(x, reps),
-    "squeeze": _reshaped(lambda x, dimensions: [n for i, n in enumerate(x.shape) if i not in dimensions]),
-    "expand_dims": _reshaped(lambda x, dimensions: np.expand_dims(np.empty(x.shape, bool), dimensions).shape),
+    "squeeze": lambda x, dimensions: x.reshape([n for i, n in enumerate(x.shape) if i not in dimensions]),
+    "expand_dims": lambda x, dimensions: x.reshape(np.expand_dims(np.empty(x.shape, bool), dimensions).shape),
 }
 
 

@@ -64,19 +64,11 @@ def _pairs(value: Any) -> Any:
     return [tuple(v) for v in value] if isinstance(value, list | tuple) and np.ndim(value) == 2 else value
 
 
-def _window(init: Callable, fold: Callable) -> Callable:
+def _window(init: float, fold: Callable) -> Callable:
     def run(x: Any, padding: Any, **options: Any) -> jax.Array:
-        return lax.reduce_window(x, init(x.dtype), fold, padding=_pairs(padding), **options)
+        return lax.reduce_window(x, np.array(init, x.dtype), fold, padding=_pairs(padding), **options)
 
     return run
-
-
-def _lowest(dtype: Any) -> np.ndarray:
-    return np.array(-np.inf, dtype)
-
-
-def _zero(dtype: Any) -> np.ndarray:
-    return np.array(0, dtype)
 
 
 def _take(x: Any, indices: Any, axis: int | None) -> jax.Array:
@@ -100,7 +92,7 @@ OPERATIONS = {
     "dot_general": Operation(_one, lax.dot_general, ("dimension_numbers", "precision", "preferred_element_type")),
     "conv_general_dilated": Operation(_one, _convolution, CONVOLUTION),
     "reduce_sum": Operation(_always, lambda x, axes: jnp.sum(x, axes, dtype=x.dtype), ("axes",)),
-    "reduce_window_sum": Operation(_always, _window(_zero, lax.add), WINDOW),
+    "reduce_window_sum": Operation(_always, _window(0, lax.add), WINDOW),
     "cumsum": Operation(_always, lax.cumsum, ("axis", "reverse")),
     "select_n": Operation(_branches, lax.select_n),
     "convert_element_type": Operation(_always, lambda x, new_dtype: x.astype(new_dtype), ("new_dtype",)),
@@ -116,7 +108,7 @@ OPERATIONS = {
     "take": Operation(_first, _take, ("axis",)),
 }
 MAXIMA = {  # not linear in any input: taken of potentials, before an activation
-    "reduce_window_max": Operation(lambda _: False, _window(_lowest, lax.max), WINDOW),
+    "reduce_window_max": Operation(lambda _: False, _window(-np.inf, lax.max), WINDOW),
     "reduce_max": Operation(lambda _: False, lambda x, axes: jnp.max(x, axes), ("axes",)),
 }
 ALL = OPERATIONS | MAXIMA

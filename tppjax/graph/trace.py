@@ -15,23 +15,17 @@ import numpy as np
 from jax.extend import core
 from jax.tree_util import keystr, tree_leaves_with_path
 
-from tppjax.errors import InputError, brief
+from tppjax.errors import InputError, refusing
 from tppjax.graph import layout
 from tppjax.graph.moves import REWRITTEN, along_an_axis, source_indices, stack
 from tppjax.graph.operations import ALL, NOWHERE, SAME, plain
-from tppjax.graph.places import place_of
-from tppjax.graph.values import Equation, Known, Place, Value
+from tppjax.graph.values import Equation, Known, Place, Value, place_of
 from tppjax.models import convolution
 
 UNROLLED = 20_000  # largest number of operations: networks have no loops with more
 RANDOM = {
-    "random_bits",
-    "threefry2x32",
-    "rng_bit_generator",
-    "rng_uniform",
-    "random_seed",
-    "random_wrap",
-    "random_fold_in",
+    *("random_bits", "random_seed", "random_wrap", "random_fold_in"),
+    *("threefry2x32", "rng_bit_generator", "rng_uniform"),
 }
 CALLS = {
     *("jit", "pjit", "closed_call", "core_call", "remat", "remat2", "checkpoint"),
@@ -59,13 +53,8 @@ def flatten(fn: Callable, variables: Any, example: Any) -> Program:
     known = [Known(leaf, keystr(path, simple=True, separator="/")) for path, leaf in leaves]
     x = Value(example.shape, example.dtype)
     like = jax.ShapeDtypeStruct(example.shape, example.dtype)
-    with convolution.whole():
-        try:
-            closed, shape = jax.make_jaxpr(fn, return_shape=True)(variables, like)
-        except InputError:
-            raise
-        except Exception as e:  # of any type, from the user's code, which may get the wrong input
-            raise InputError(f"the network can't be traced with {like.dtype} {like.shape}: {brief(e)}") from e
+    with convolution.whole(), refusing(f"the network can't be traced with {like.dtype} {like.shape}"):
+        closed, shape = jax.make_jaxpr(fn, return_shape=True)(variables, like)
     flattener = _Flattener()
     outputs = flattener.call(closed, [*known, x], Place())
     return Program(flattener.equations, x, outputs, jax.tree.structure(shape))
@@ -128,12 +117,14 @@ class _Flattener:
         if name == "transpose":
             return self.transposed(inputs[0], options["permutation"], place)
         if name == "conv_general_dilated" and isinstance(inputs[1], Known) and (to := layout.channels_last(options)):
-            inputs = [self.transposed(inputs[0], to.x, place), self.transposed(inputs[1], to.kernel, place)]
-            return self.moved_behind(name, inputs, like, place, options | {"dimension_numbers": to.numbers}, to.out)
+            *before, behind, numbers = to
+            inputs = [self.transposed(*each, place) for each in zip(inputs, before, strict=True)]
+            return self.moved_behind(name, inputs, like, place, options | {"dimension_numbers": numbers}, behind)
         permutation, *others = {_permutation(v) for v in inputs if isinstance(v, Value)}
         if permutation and not others and (moved := layout.moved(name, options, permutation)):
-            inputs = [self.transposed(v, moved.inverse, place) for v in inputs]
-            return self.moved_behind(name, inputs, like, place, moved.options, moved.behind)
+            inverse, options, behind = moved
+            inputs = [self.transposed(v, inverse, place) for v in inputs]
+            return self.moved_behind(name, inputs, like, place, options, behind)
         return self.added(name, inputs, like, place, options)
 
     def moved_behind(

@@ -1,10 +1,17 @@
 """The parts of a program while it is traced: values, known values, the equations between them, and their places."""
 
 import dataclasses
+import os
+import re
 from typing import Any, NamedTuple
 
+import flax
+import jax
 import jax.numpy as jnp
 import numpy as np
+
+LIBRARIES = ("site-packages/", "dist-packages/", "<frozen", "<string>", os.path.dirname(os.__file__))
+INSIDE = tuple(os.path.dirname(file) for file in (__file__, jax.__file__, flax.__file__) if file)
 
 
 class Place(NamedTuple):
@@ -20,6 +27,23 @@ class Place(NamedTuple):
 
     def __str__(self) -> str:
         return " in ".join(filter(None, (f"at {self.line}" if self.line else "", self.scope))) or "at an unknown line"
+
+
+def place_of(eqn: Any, outer: Place) -> Place:
+    """The scope and the line of an equation, or of the call around it if the equation has none."""
+    scope = "/".join(filter(None, (outer.scope, str(eqn.source_info.name_stack))))
+    lines = re.findall(r"@([^@]*?:\d+)", scope)  # "layer@file:line", as `convert.torch` writes
+    names = re.sub(r"@[^@]*?:\d+", "", scope).split("/")
+    scope = "/".join(name for name in names if name and "(" not in name)
+    return Place(scope, lines[-1] if lines else outer.line or _line(eqn.source_info.traceback))
+
+
+def _line(traceback: Any) -> str:
+    """The innermost line of the user; if all lines are in libraries, the innermost one outside of JAX."""
+    frames = [f for f in (traceback.frames if traceback else ()) if not f.file_name.startswith(INSIDE)]
+    users = [f for f in frames if not any(library in f.file_name for library in LIBRARIES)]
+    frame = next(iter(users or frames), None)
+    return f"{frame.file_name}:{frame.line_num}" if frame else ""
 
 
 @dataclasses.dataclass(eq=False)

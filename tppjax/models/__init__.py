@@ -45,7 +45,7 @@ def create(name: str, num_classes: int, act: nn.Module, **options: Any) -> Any:
     """
     if name not in MODELS:
         raise InputError(f"unknown model {name!r}; known: {', '.join(MODELS)}")
-    known = set(MODELS[name].func.__annotations__) - {"act", "num_classes"}
+    known = set(MODELS[name].func.__annotations__) - {"act", "num_classes", "name", "parent"}
     if unknown := set(options) - known:
         raise InputError(f"{name} has no option {', '.join(sorted(unknown))}; known: {', '.join(sorted(known))}")
     return MODELS[name](act=act, num_classes=num_classes, name=name, **options)

@@ -15,19 +15,14 @@ from jax import lax
 from tppjax.types import Array
 
 Pair = tuple[int, int]
+Taps = dict[int, list[int]]  # the rows of a kernel, by the first row of the image that they meet
 Padding = tuple[Pair, Pair]  # ((above, below), (left, right))
 _whole = ContextVar("whole", default=False)  # whether every convolution is one operation, see `whole`
 BLOCK = 2**21  # bytes of shifted images and gradients that are multiplied at a time: more would exceed the cache
 
 
 def convolution(
-    lhs: jax.Array,
-    rhs: jax.Array,
-    window_strides: Sequence[int],
-    padding: Any,
-    feature_group_count: int = 1,
-    precision: Any = None,
-    **options: Any,
+    lhs: jax.Array, rhs: jax.Array, window_strides: Sequence[int], padding: Any, precision: Any = None, **options: Any
 ) -> jax.Array:
     """`jax.lax.conv_general_dilated` as `nn.Conv` calls it, but fast in two cases in which XLA is slow on CPUs.
 
@@ -36,9 +31,8 @@ def convolution(
     convolutions with groups or dilation, or of other than two dimensions. The rest has no forward mode (`jax.jvp`).
     """
     dilation = {*(options.get("lhs_dilation") or ()), *(options.get("rhs_dilation") or ())}
-    if lhs.ndim != 4 or feature_group_count > 1 or dilation - {1} or isinstance(padding, str):
-        options |= {"feature_group_count": feature_group_count, "precision": precision}
-        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, **options)
+    if lhs.ndim != 4 or options.get("feature_group_count", 1) > 1 or dilation - {1} or isinstance(padding, str):
+        return lax.conv_general_dilated(lhs, rhs, window_strides, padding, precision=precision, **options)
     (down, across), (rows, columns) = window_strides, map(tuple, padding)
     convolve = tap_by_tap if larger_than_image(lhs, rhs) and not _whole.get() else _by_xla
     return convolve(lhs, rhs, (down, across), (rows, columns), precision)
@@ -74,14 +68,12 @@ def _pad(x: jax.Array, rows: Pair, columns: Pair = (0, 0)) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), (*rows, 0), (*columns, 0), (0, 0, 0)))
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _by_xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, precision: Any) -> jax.Array:
-    return _xla(x, kernel, strides, padding, precision)
-
-
 def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Padding, precision: Any) -> jax.Array:
     layout = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=layout, precision=precision)
+
+
+_by_xla = jax.custom_vjp(_xla, nondiff_argnums=(2, 3, 4))
 
 
 def _backward(
@@ -140,22 +132,16 @@ def kernel_gradient(
     return total.reshape(w, c, h, k).transpose(2, 0, 1, 3)[order]
 
 
-def _taps_by_row(h: int, above: int, down: int) -> dict[int, list[int]]:
+def _taps_by_row(h: int, above: int, down: int) -> Taps:
     """The rows of a kernel, by the first row of the image that they meet."""
-    taps: dict[int, list[int]] = {}
+    taps: Taps = {}
     for i in range(h):
         taps.setdefault((i - above) % down, []).append(i)
     return taps
 
 
 def _products(
-    x: jax.Array,
-    gradient: jax.Array,
-    taps: dict[int, list[int]],
-    w: int,
-    strides: Pair,
-    padding: Padding,
-    precision: Any,
+    x: jax.Array, gradient: jax.Array, taps: Taps, w: int, strides: Pair, padding: Padding, precision: Any
 ) -> jax.Array:
     """All products of a block, `[w C, h K]`, with the kernel's rows in the order of `taps`."""
     (down, across), ((above, _), columns), (*_, width, k) = strides, padding, gradient.shape

@@ -31,26 +31,19 @@ def conv_norm(x: Array, channels: int, train: bool, suffix: str, normed: bool, *
     return norm(train, name=f"norm{suffix}")(x) if normed else x
 
 
+def shortcut(x: Array, channels: int, stride: int, train: bool, normed: bool) -> Array:
+    """`x`, or its 1x1 convolution if the shape changes."""
+    if stride == 1 and x.shape[-1] == channels:
+        return x
+    return conv_norm(x, channels, train, "_shortcut", normed, strides=stride, kernel_size=(1, 1), padding=0)
+
+
 REMAT_POINT = "remat_point"
 
 
 def remat_point(x: Array) -> Array:
     """`x`, marked: with rematerialisation, the backward pass keeps these values, and computes the others again."""
     return checkpoint_name(x, REMAT_POINT)
-
-
-def flatten(x: Array) -> Array:
-    """`[..., H, W, C]` to `[..., H W C]`."""
-    return x.reshape(*x.shape[:-3], -1)
-
-
-def avg_pool(x: Array, window: tuple[int, int, int] | None) -> Array:
-    """Mean over windows of `[..., H, W, C]`, with padding counted as zeros; `window` as in `activations.max_pool`."""
-    if window is None:
-        return x
-    size, stride, padding = window
-    pairs: Any = [(padding, padding)] * 2  # which Flax takes, too
-    return nn.avg_pool(x, (size, size), (stride, stride), pairs)
 
 
 def check_pool(pool: str) -> None:

@@ -7,7 +7,7 @@ import jax
 from jaxtyping import Float
 
 from tppjax.errors import InputError
-from tppjax.models.layers import conv_norm, remat_point
+from tppjax.models.layers import conv_norm, remat_point, shortcut
 from tppjax.types import Array
 
 
@@ -30,11 +30,7 @@ class Block(nn.Module):
         y = conv_norm(y, self.channels, train, "2", self.norm, strides=self.stride, feature_group_count=groups)
         y = self.act.copy(name="act2")(y)
         y = conv_norm(y, self.channels, train, "3", self.norm, **pointwise)
-        if self.stride == 1 and x.shape[-1] == self.channels:
-            shortcut = x
-        else:
-            shortcut = conv_norm(x, self.channels, train, "_shortcut", self.norm, strides=self.stride, **pointwise)
-        return remat_point(self.act.copy(name="act3")(y + shortcut))
+        return remat_point(self.act.copy(name="act3")(y + shortcut(x, self.channels, self.stride, train, self.norm)))
 
 
 class RegNet(nn.Module):

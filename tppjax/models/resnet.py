@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
+from tppjax.activations import pooled
 from tppjax.errors import InputError
-from tppjax.models.layers import avg_pool, check_pool, conv_norm, remat_point
+from tppjax.models.layers import check_pool, conv_norm, remat_point, shortcut
 from tppjax.types import Array
 
 
@@ -30,14 +31,11 @@ class Block(nn.Module):
         return remat_point(self.act.copy(name="act2")(y + self._shortcut(x, train)))
 
     def _shortcut(self, x: Array, train: bool) -> Array:
-        if self.stride == 1 and x.shape[-1] == self.channels:
-            return x
-        if self.shortcut == "pad":
+        if self.shortcut == "pad" and (self.stride > 1 or x.shape[-1] < self.channels):
             x = x[..., :: self.stride, :: self.stride, :]
             extra = self.channels - x.shape[-1]
             return jnp.pad(x, [(0, 0)] * (x.ndim - 1) + [(extra // 2, extra - extra // 2)])
-        pointwise: dict[str, Any] = {"kernel_size": (1, 1), "padding": 0}
-        return conv_norm(x, self.channels, train, "_shortcut", self.norm, strides=self.stride, **pointwise)
+        return shortcut(x, self.channels, self.stride, train, self.norm)
 
 
 class ResNet(nn.Module):
@@ -86,14 +84,8 @@ class ResNet(nn.Module):
         x = self._stem(x, channels, train)
         for i, blocks in enumerate(self.blocks):
             for j in range(blocks):
-                x = Block(
-                    act=self.act,
-                    channels=channels * 2**i,
-                    stride=2 if i > 0 and j == 0 else 1,
-                    shortcut=self.shortcut,
-                    norm=self.norm,
-                    name=f"stage{i + 1}_block{j + 1}",
-                )(x, train)
+                stride, name = 2 if i > 0 and j == 0 else 1, f"stage{i + 1}_block{j + 1}"
+                x = Block(self.act, channels * 2**i, stride, self.shortcut, self.norm, name=name)(x, train)
         return nn.Dense(self.num_classes, name="head")(x.mean(axis=(-3, -2)))
 
     def _stem(self, x: Array, channels: int, train: bool) -> Array:
@@ -108,7 +100,7 @@ class ResNet(nn.Module):
             x = self._conv(self.act.copy(name="act_stem1")(x), "stem2", channels // 2, train)
             x = self._conv(self.act.copy(name="act_stem2")(x), "stem", channels, train)
         x = self.act.copy(name="act_stem", max_pool=at_site)(x)
-        return remat_point(avg_pool(x, window) if self.pool == "avg" else x)
+        return remat_point(pooled(x, window, nn.avg_pool) if self.pool == "avg" else x)
 
     def _conv(self, x: Array, name: str, channels: int, train: bool, **options: Any) -> Array:
         return conv_norm(x, channels, train, f"_{name}", self.norm, **options)

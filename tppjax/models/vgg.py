@@ -4,8 +4,9 @@ import flax.linen as nn
 import jax
 from jaxtyping import Float
 
+from tppjax.activations import pooled
 from tppjax.errors import InputError
-from tppjax.models.layers import avg_pool, check_pool, conv, flatten, norm, remat_point
+from tppjax.models.layers import check_pool, conv, norm, remat_point
 from tppjax.types import Array
 
 WINDOW = (2, 2, 0)  # size, stride, padding
@@ -48,8 +49,8 @@ class VGG(nn.Module):
                     x = norm(train, name=f"norm{i}_{j}")(x)
                 at_site = WINDOW if self.pool == "max" and j == len(channels) else None
                 x = self.act.copy(name=f"act{i}_{j}", max_pool=at_site)(x)
-            x = remat_point(avg_pool(x, WINDOW) if self.pool == "avg" else x)
-        x = flatten(x)
+            x = remat_point(pooled(x, WINDOW, nn.avg_pool) if self.pool == "avg" else x)
+        x = x.reshape(*x.shape[:-3], -1)
         for i, width in enumerate(self.hidden, 1):
             x = nn.Dense(width, name=f"dense{i}")(x)
             x = self.act.copy(name=f"act_dense{i}")(x)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tppjax.errors import InputError
+from tppjax.errors import InputError, refusing
 from tppjax.neurons.base import MAX_STEPS, Delayed, Neuron, OnePhase, TwoPhase, check_steps, in_thresholds, simulate
 from tppjax.neurons.baseline import Baseline
 from tppjax.neurons.burst import Burst
@@ -25,26 +25,8 @@ NEURONS = {
 }
 
 __all__ = [
-    "MAX_STEPS",
-    "NEURONS",
-    "SNM",
-    "SRP",
-    "TPP",
-    "Baseline",
-    "Burst",
-    "Delayed",
-    "Graded",
-    "Neuron",
-    "OnePhase",
-    "Ordered",
-    "Rounded",
-    "Shuffle",
-    "TwoPhase",
-    "Unbiased",
-    "check_neuron",
-    "check_steps",
-    "in_thresholds",
-    "parse",
+    "MAX_STEPS", "NEURONS", "SNM", "SRP", "TPP", "Baseline", "Burst", "Delayed", "Graded", "Neuron", "OnePhase",
+    "Ordered", "Rounded", "Shuffle", "TwoPhase", "Unbiased", "check_neuron", "check_steps", "in_thresholds", "parse",
     "simulate",
 ]  # fmt: skip
 
@@ -76,13 +58,11 @@ def parse(mode: str | Neuron, own: dict[str, type[Neuron]] | None = None) -> Neu
         raise InputError(
             f"unknown mode {mode!r}; known: {', '.join(NEURONS)}, and package.module:Name for a neuron of your own"
         )
-    try:
+    with refusing(f"mode {mode!r} can't be made", kinds=(SyntaxError, TypeError, ValueError)):
         call = ast.parse(f"_({rest}" if bracket else "_()", mode="eval").body
         if not isinstance(call, ast.Call) or call.args:
             raise ValueError("fields are given by name, as in burst(gamma=2)")
         return kind(**{option.arg or "": ast.literal_eval(option.value) for option in call.keywords})
-    except (SyntaxError, TypeError, ValueError) as e:
-        raise InputError(f"mode {mode!r} can't be made: {e}") from e
 
 
 def _as_python(value: Any) -> Any:
@@ -94,12 +74,9 @@ def _as_python(value: Any) -> Any:
 
 def _imported(path: str) -> type[Neuron]:
     module, _, name = path.partition(":")
-    try:
+    remedy = "give the path of a module that python can import, a colon and a class"
+    with refusing(f"no neuron {path}", remedy, (ImportError, AttributeError, ValueError)):
         kind = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError) as e:
-        raise InputError(
-            f"no neuron {path}: {e}; give the path of a module that python can import, a colon and a class"
-        ) from e
     if not (isinstance(kind, type) and issubclass(kind, Neuron)):
         raise InputError(f"{path} is not a neuron, a subclass of tppjax.neurons.TwoPhase, OnePhase or Delayed")
     return kind

@@ -123,6 +123,7 @@ class Neuron:
 
         By default it is the state itself, which is shown if it is an array of the neurons' shape.
         """
+        state = getattr(state, "u", state)
         return state if isinstance(state, jax.Array) else None
 
 

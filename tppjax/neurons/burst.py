@@ -62,7 +62,3 @@ class Burst(OnePhase):
         spikes = jnp.clip(jnp.floor(u), 0, self.gamma)
         spikes = jnp.minimum(spikes, T - state.n) if self.capped else spikes
         return Bursting(u, spikes, state.n + spikes), spikes
-
-    def potential(self, state: Bursting) -> jax.Array:
-        """The potential before firing."""
-        return state.u

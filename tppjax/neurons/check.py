@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from tppjax.errors import InputError, brief
+from tppjax.errors import InputError, refusing
 from tppjax.neurons.base import Neuron, simulate
 
 POTENTIALS = np.array([-1.0, 0.0, 0.3, 0.5, 1.0, 2.6, 4.9, 9.0], np.float32)
@@ -36,10 +36,8 @@ def check_neuron(neuron: Neuron, T: int) -> None:
         raise InputError(
             f"{neuron} waits for T steps and has a lead of {neuron.lead}: only neurons that don't wait can"
         )
-    try:
+    with refusing(f"the fields of {neuron} can't be hashed", "let them be numbers, texts or tuples"):
         hash(neuron)
-    except TypeError as e:
-        raise InputError(f"the fields of {neuron} can't be hashed ({e}): let them be numbers, texts or tuples") from e
     _tried(neuron, T)
 
 
@@ -52,13 +50,9 @@ def _overridden(kind: type, field: str) -> bool:
 
 @functools.cache
 def _tried(neuron: Neuron, T: int) -> None:
-    try:
+    hint = "" if neuron.random else "set random = True in its class, if it draws"
+    with refusing(f"{neuron} can't be run on a few numbers", hint):
         outputs = _spikes(neuron, T)
-    except InputError:
-        raise
-    except Exception as e:  # of any type, from the user's code
-        hint = "" if neuron.random else " (set random = True in its class, if it draws)"
-        raise InputError(f"{neuron} can't be run on a few numbers: {brief(e)}{hint}") from e
     for name, (spikes, low, high) in outputs.items():
         if jnp.shape(spikes)[-1:] != POTENTIALS.shape:
             raise InputError(f"{name} of {neuron} has shape {jnp.shape(spikes)} for an input of {POTENTIALS.shape}")

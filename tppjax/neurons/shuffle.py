@@ -42,10 +42,6 @@ class Reordered(IntegrateAndFire, Delayed):
         u, spikes = self.integrate(state.u, x, t, T)
         return Fired(u, state.spikes.at[t].set(spikes > 0) if self.trains else state.spikes + spikes)
 
-    def potential(self, state: Fired) -> jax.Array:
-        """The potential of the baseline."""
-        return state.u
-
 
 @dataclass(frozen=True)
 class Shuffle(Reordered):

@@ -48,7 +48,3 @@ class SNM(OnePhase):
         u = state.u - state.spike + x
         spike = fire(u) - fire(-u) * (state.memory > 0)
         return Signed(u, spike, state.memory + spike), spike
-
-    def potential(self, state: Signed) -> jax.Array:
-        """The potential before firing."""
-        return state.u

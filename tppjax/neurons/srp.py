@@ -54,7 +54,3 @@ class SRP(OnePhase):
         mask = jnp.where(t == 0, residual > LEAST, state.open)
         u = jnp.where((t == 0) | (t == -self.tau), 0.5, residual) + x
         return Staged(u, mask), fire(u) * mask
-
-    def potential(self, state: Staged) -> jax.Array:
-        """The potential before firing, also of silenced neurons."""
-        return state.u

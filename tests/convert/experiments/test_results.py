@@ -98,7 +98,7 @@ def damage(folder, change, digest=False):
         (lambda r: {**r, "accuracy": ["abc"]}, r"row 2 has accuracy=\['abc'\]"),
         (lambda r: {**r, "accuracy": []}, r"row 2 has accuracy=\[\]"),
         (lambda r: {**r, "accuracy": 90.0}, "row 2 has accuracy=90.0, not list"),
-        (lambda r: {**r, "accuracy": [float("nan")]}, "NaN is not a number"),
+        (lambda r: {**r, "accuracy": [float("nan")]}, "ValueError: NaN is not a number"),
         (lambda r: {**r, "T": 0}, "row 2 has T=0, not between 1"),
         (lambda r: {**r, "T": 4.5}, "row 2 has T=4.5, not int"),
         (lambda r: {**r, "T": True}, "row 2 has T=True"),

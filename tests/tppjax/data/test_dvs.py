@@ -72,7 +72,7 @@ def test_smaller_sizes_sum_blocks_and_counts_end_at_255():
 
 
 def test_nine_of_ten_recordings_of_each_class_train(folder):
-    preprocessing = dvs.info(frames=2)
+    preprocessing = dvs.info("cifar10_dvs", frames=2)
     train, test = (dvs.load("cifar10_dvs", split, folder, preprocessing=preprocessing) for split in ("train", "test"))
     assert (train.images.shape, test.images.shape) == ((90, 2, 128, 128, 2), (10, 2, 128, 128, 2))
     assert (train.images.dtype, train.labels.dtype) == (np.uint8, np.int32)
@@ -85,29 +85,31 @@ def test_nine_of_ten_recordings_of_each_class_train(folder):
 
 def test_only_what_is_chosen_is_read(folder):
     file_of(folder, 0, 2).write_bytes(b"")
-    chosen = dvs.load("cifar10_dvs", "train", folder, lambda n: np.arange(n)[[89, 9]], preprocessing=dvs.info(frames=1))
+    chosen = dvs.load(
+        "cifar10_dvs", "train", folder, lambda n: np.arange(n)[[89, 9]], preprocessing=dvs.info("cifar10_dvs", frames=1)
+    )
     np.testing.assert_array_equal(chosen.labels, [9, 1])
     np.testing.assert_array_equal(np.nonzero(chosen.images[..., 1])[2:], [(10, 2), (9, 1)])
 
 
 def test_frames_as_channels(folder):
-    still = dvs.info(frames=3, size=64, constant=True)
+    still = dvs.info("cifar10_dvs", frames=3, size=64, constant=True)
     assert (still.input_shape, still.frames) == ((64, 64, 6), None)
     one = dvs.load("cifar10_dvs", "test", folder, preprocessing=still).images
-    two = dvs.load("cifar10_dvs", "test", folder, preprocessing=dvs.info(frames=3, size=64)).images
+    two = dvs.load("cifar10_dvs", "test", folder, preprocessing=dvs.info("cifar10_dvs", frames=3, size=64)).images
     assert one.shape == (10, 64, 64, 6)
     for channel in range(6):
         np.testing.assert_array_equal(one[..., channel], two[:, channel // 2, :, :, channel % 2])
 
 
 def test_the_network_is_given_counts():
-    preprocessing = dvs.info(frames=2, size=16)
+    preprocessing = dvs.info("cifar10_dvs", frames=2, size=16)
     counts = np.random.default_rng(0).integers(0, 256, (3, 2, 16, 16, 2), np.uint8)
     np.testing.assert_allclose(preprocessing(counts), counts, rtol=1e-6)
 
 
 def test_damaged_recordings_are_named_and_refused_or_left_out(folder, capsys):
-    preprocessing, good = dvs.info(frames=1), file_of(folder, 0, 2).read_bytes()
+    preprocessing, good = dvs.info("cifar10_dvs", frames=1), file_of(folder, 0, 2).read_bytes()
     cut, garbage, empty, without, far = (file_of(folder, label, 3) for label in range(5))
     cut.write_bytes(good[:-80])
     garbage.write_bytes(bytes(range(256)) * 8)
@@ -138,7 +140,7 @@ def test_damaged_recordings_are_named_and_refused_or_left_out(folder, capsys):
 def test_frames_for_which_the_memory_does_not_suffice(folder, monkeypatch):
     monkeypatch.setattr(os, "sysconf", lambda _: 2**10)  # a MiB
     with pytest.raises(InputError, match=r"the frames of 90 recordings would take .* GiB, .*: ask for fewer frames"):
-        dvs.load("cifar10_dvs", "train", folder, preprocessing=dvs.info(frames=20, size=64))
+        dvs.load("cifar10_dvs", "train", folder, preprocessing=dvs.info("cifar10_dvs", frames=20, size=64))
 
 
 def test_a_bug_is_no_damaged_recording(folder, monkeypatch):
@@ -147,7 +149,7 @@ def test_a_bug_is_no_damaged_recording(folder, monkeypatch):
 
     monkeypatch.setattr(recordings, "read", fail)
     with pytest.raises(ValueError, match=r"^a bug$"):
-        dvs.load("cifar10_dvs", "test", folder, preprocessing=dvs.info(), skip_damaged=True)
+        dvs.load("cifar10_dvs", "test", folder, preprocessing=dvs.info("cifar10_dvs"), skip_damaged=True)
 
 
 @pytest.mark.parametrize("lz4", [False, True])
@@ -222,16 +224,16 @@ def test_impossible_times():
 def test_no_data_is_said_with_folder_and_source(tmp_path, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=rf"{tmp_path}/cifar10_dvs/CLASS/\*\.aedat4\).*figshare\.com"):
-        dvs.load(preprocessing=dvs.info())
+        dvs.load("cifar10_dvs", "train", preprocessing=dvs.info("cifar10_dvs"))
     for name in dvs.CLASSES[1:]:
         aedat4_files.write(tmp_path / "cifar10_dvs" / name / "a_1.aedat4", events_of(0, 0))
     with pytest.raises(FileNotFoundError, match=r"no recordings of airplane in "):
-        dvs.load(preprocessing=dvs.info())
+        dvs.load("cifar10_dvs", "train", preprocessing=dvs.info("cifar10_dvs"))
 
 
 def test_file_names_that_leave_the_split_open(folder):
     def load():
-        return dvs.load("cifar10_dvs", "test", folder, preprocessing=dvs.info())
+        return dvs.load("cifar10_dvs", "test", folder, preprocessing=dvs.info("cifar10_dvs"))
 
     bird = folder / "cifar10_dvs" / "bird"
     (bird / "other_2.aedat4").touch()
@@ -248,14 +250,12 @@ def test_file_names_that_leave_the_split_open(folder):
 def test_what_info_refuses():
     for options in ({"size": 48}, {"size": 0}, {"frames": 0}, {"frames": 10**9, "constant": True}):
         with pytest.raises(ValueError, match=r"frames are square|recordings have 1 frame|1 to 65536"):
-            dvs.info(**options)
+            dvs.info("cifar10_dvs", **options)
     with pytest.raises(ValueError, match="recordings have 1 frame or more, with 2 channels each; got 1 and 3 channels"):
-        dvs.load(preprocessing=data.info("cifar10"))
+        dvs.load("cifar10_dvs", "train", preprocessing=data.info("cifar10"))
 
 
 def test_without_the_library(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "aedat", None)
-    with pytest.raises(
-        ValueError, match=r"^reading \.aedat4 files needs the library aedat: pip install 'tppjax\[dvs\]'"
-    ):
-        dvs.load("cifar10_dvs", "test", folder, preprocessing=dvs.info(), skip_damaged=True)
+    with pytest.raises(ValueError, match=r"^aedat is not installed: pip install 'tppjax\[dvs\]'"):
+        dvs.load("cifar10_dvs", "test", folder, preprocessing=dvs.info("cifar10_dvs"), skip_damaged=True)

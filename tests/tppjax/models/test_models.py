@@ -168,6 +168,8 @@ def test_unknown_names_are_refused_with_the_known_ones():
         models.create("resnet21", 10, ReLU())
     with pytest.raises(ValueError, match=r"resnet20 has no option hidden; known: blocks, channels"):
         models.create("resnet20", 10, ReLU(), hidden=())
+    with pytest.raises(ValueError, match=r"has no option parent; known: blocks, channels, norm, pool, shortcut, stem"):
+        models.create("resnet20", 10, ReLU(), parent=None)
     with pytest.raises(ValueError, match="shortcut is 'projection' or 'pad'"):
         models.create("resnet20", 10, ReLU(), shortcut="zero")
     with pytest.raises(ValueError, match="stem is 'cifar', 'imagenet' or 'deep'; got 'wide'"):
