@@ -11,9 +11,9 @@ import tyro
 from jaxtyping import Float
 
 import convert
+from convert.execution import keyed_batches
 from convert.experiments.inputs import check_outputs
 from tppjax import cli, prng
-from tppjax.batching import batches
 from tppjax.data import Preprocessing, folder
 from tppjax.errors import InputError, check_number
 from tppjax.types import Array, Key
@@ -56,10 +56,9 @@ def main(config: Classify) -> list[Float[np.ndarray, "steps classes"]]:
         raise InputError("give at least one picture")
     snn, preprocessing = _network(config)
     images = folder.read(list(config.pictures), preprocessing)
-    keys = convert.example_keys(jax.random.key(config.seed, impl=prng.HASH), np.arange(len(images)))
-    size, probabilities = snn.batch_size(), []
-    for x, key in zip(batches(images, size), batches(keys, size), strict=True):
-        probabilities += list(np.asarray(_probabilities(snn, x, key if snn.random else None)))
+    key, probabilities = jax.random.key(config.seed, impl=prng.HASH), []
+    for x, keys in keyed_batches(snn, images, key, snn.batch_size(traced=not _waits(snn))):
+        probabilities += list(np.asarray(_probabilities(snn, x, keys)))
     for file, by_step in zip(config.pictures, probabilities, strict=True):
         print(f"{file}: {_line(by_step[-1], preprocessing.class_names, config.top)}")
         if len(by_step) > 1:
@@ -86,11 +85,15 @@ def _network(config: Classify) -> tuple[convert.Snn, Preprocessing]:
 
 def _probabilities(snn: convert.Snn, x: Array, key: Key | None) -> jax.Array:
     """`[B, T, K]` after each step if no neuron waits for the input of all T steps, else `[B, 1, K]`."""
-    if any(neuron.waits for neuron in snn.in_network.values()):
+    if _waits(snn):
         return jax.nn.softmax(snn.apply(x, key))[:, None]
     logits = jnp.cumsum(snn.trace(x, key).logits, axis=0)
     steps = jnp.arange(1, len(logits) + 1).reshape(-1, 1, 1)
     return jnp.moveaxis(jax.nn.softmax(logits / steps), 0, 1)
+
+
+def _waits(snn: convert.Snn) -> bool:
+    return any(neuron.waits for neuron in snn.in_network.values())
 
 
 def _line(probabilities: np.ndarray, names: Sequence[str], top: int) -> str:

@@ -5,7 +5,7 @@ are corrected in the order in which they run. Our own corrections are in `least_
 `sent`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -15,16 +15,15 @@ from tqdm import tqdm
 
 from convert import least_squares, sent
 from convert.batch_norm import fold_batch_norm
-from convert.execution import example_keys
+from convert.execution import keyed_batches
 from convert.snn import Snn, to_snn
 from tppjax import prng
-from tppjax.batching import batches
 from tppjax.checks import check_examples
 from tppjax.errors import InputError, check_count, check_number
 from tppjax.network import Network
 from tppjax.neurons import Neuron
 from tppjax.tracing import trace
-from tppjax.types import Array, ImagesLike, Key
+from tppjax.types import ImagesLike
 
 SENT: dict[str, Callable[..., Network]] = {"rates": sent.rates, "potential": sent.potential, "steps": sent.steps}
 METHODS = {
@@ -72,28 +71,16 @@ def correct(
       InputError: as `to_snn`; if a number is out of range; or if the images don't fit.
     """
     network = trace(network, images)
-    check_method(method)
     snn = to_snn(fold_batch_norm(network) if method == "weights" else network, T, mode)
     check_correction(method, snn)
     images = check_examples(network, images, "correction")
     check_number("ridge", ridge, 1e-6)
     check_count("seed", seed, 0)
-    if batch_size is not None:
-        check_count("batch_size", batch_size)
-    feed = _feed(snn, images, seed, batch_size or min(100, snn.batch_size()))
+    check_count("batch_size", 1 if batch_size is None else batch_size)
+    key = jax.random.key(seed, impl=prng.HASH)
+    feed = partial(keyed_batches, snn, images, key, batch_size or min(100, snn.batch_size()))
     step = f"{METHODS[method]} corrected site by site at T={T} for {snn.mode}, on {len(images)} images"
     return _site_by_site(snn, method, ridge, feed, progress).replace(history=(*network.history, step))
-
-
-def _feed(snn: Snn, images: Array, seed: int, batch_size: int) -> sent.Batches:
-    """A function that yields the images in batches, each with its keys, or None if the network draws nothing."""
-    keys = example_keys(jax.random.key(seed, impl=prng.HASH), np.arange(len(images)))
-
-    def in_batches() -> Iterator[tuple[Array, Key | None]]:
-        for x, key in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
-            yield x, key if snn.random else None
-
-    return in_batches
 
 
 def _site_by_site(snn: Snn, method: str, ridge: float, feed: sent.Batches, progress: str | None) -> Network:

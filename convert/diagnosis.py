@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.execution import example_keys
+from convert.execution import keyed_batches, summed
 from convert.snn import Snn
 from tppjax import prng
-from tppjax.batching import batches
 from tppjax.checks import check_examples
 from tppjax.errors import InputError, check_count
 from tppjax.graph import Site
@@ -123,28 +122,18 @@ def report(
     images = check_examples(reference, images, "a report")
     if strangers := reference.sites.keys() ^ snn.network.sites.keys():
         raise InputError(f"ann is another network than the SNN: only one of them has {', '.join(sorted(strangers))}")
-    if batch_size is not None:
-        check_count("batch_size", batch_size)
+    check_count("batch_size", 1 if batch_size is None else batch_size)
     key = jax.random.key(0, impl=prng.HASH) if key is None else key
     if not hasattr(key, "dtype") or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key) or key.shape:
         raise InputError(f"key is one typed PRNG key, such as jax.random.key(0); got {key!r}")
-    outputs, at_sites = _total(reference, snn, images, key, batch_size or min(100, snn.batch_size()))
+    parts = keyed_batches(snn, images, key, batch_size or min(100, snn.batch_size()))
+    outputs, at_sites = summed(_sums(reference, snn, x, keys) for x, keys in parts)
     rows = tuple(_row(site, snn, at_sites[site.name]) for site in snn.network.sites.values())
     departure = np.mean([np.sqrt(o["error"] / max(o["power"], TINY)) for o in outputs])
     agreements = [o["agreed"] / o["answers"] for o in outputs if o["answers"]]
     agreement = float(np.mean(agreements)) if agreements else None
     analog, history = snn.network.graph.last_layers, snn.network.history
-    return Report(rows, snn.T, len(images), analog, history, float(departure), agreement)
-
-
-def _total(reference: Network, snn: Snn, images: Array, key: Key, batch_size: int) -> tuple[list[dict], dict]:
-    """The results of `_sums`, added up over all images in float64."""
-    keys = example_keys(key, np.arange(len(images)))
-    total: Any = None
-    for x, k in zip(batches(images, batch_size), batches(keys, batch_size), strict=True):
-        sums = jax.tree.map(np.float64, _sums(reference, snn, x, k))
-        total = sums if total is None else jax.tree.map(np.add, total, sums)
-    return total
+    return Report(rows, snn.steps, len(images), analog, history, float(departure), agreement)
 
 
 def _row(site: Site, snn: Snn, sums: dict[str, Any]) -> Row:
@@ -163,12 +152,12 @@ def _row(site: Site, snn: Snn, sums: dict[str, Any]) -> Row:
 
 
 @jax.jit
-def _sums(reference: Network, snn: Snn, images: Array, keys: Key) -> tuple[list[dict], dict[str, dict]]:
+def _sums(reference: Network, snn: Snn, images: Array, keys: Key | None) -> tuple[list[dict], dict[str, dict]]:
     """Sums over examples: for each output, and for each site over its neurons too."""
     numbers = tuple(site.output for site in reference.sites.values())
     activations = dict(zip(reference.sites, reference.values(images, numbers), strict=True))
     expected = jax.tree.leaves(reference.apply(images))
-    outputs, rates = snn.rates(images, keys if snn.random else None)
+    outputs, rates = snn.rates(images, keys)
     of_outputs = [_sums_of_output(*pair) for pair in zip(jax.tree.leaves(outputs), expected, strict=True)]
     return of_outputs, {name: _sums_of_site(snn, name, activations[name], rates[name]) for name in rates}
 
@@ -186,10 +175,9 @@ def _sums_of_output(output: jax.Array, expected: jax.Array) -> dict[str, Any]:
 
 def _sums_of_site(snn: Snn, name: str, activation: jax.Array, rate: jax.Array) -> dict[str, jax.Array]:
     network, site, neuron = snn.network, snn.network.sites[name], snn.in_network[name]
-    assert snn.T is not None  # by `report`
     theta, positive = network.theta(site, activation), activation > 0
     most = neuron.weight * neuron.levels * theta
-    own = jnp.where(positive, neuron.squared_error(activation, theta, snn.T), 0.0)
+    own = jnp.where(positive, neuron.squared_error(activation, theta, snn.steps), 0.0)
     axes = [i for i in range(rate.ndim) if site.axis is None or i != site.axis + 1]
     return {
         "fired": (rate != 0).sum(axis=axes),

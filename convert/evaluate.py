@@ -22,14 +22,6 @@ from tppjax.types import Array, Key
 
 REPORTED = 200  # test images, for the report
 PICTURES = ("accuracy.csv", "accuracy.png")
-ENTRIES: dict[str, type] = {
-    "mode": str,
-    "T": int,
-    "accuracy": list,
-    "mean": float,
-    "std": float,
-    "seconds": float,
-}  # of a row
 
 
 @dataclass(frozen=True)
@@ -53,17 +45,13 @@ class Evaluate(Experiment):
     and not computed again [default: ANN/snn]."""
 
 
-def main(config: Evaluate, program: str = "convert.evaluate") -> dict:
+def main(config: Evaluate) -> dict:
     """Prints the table, writes the files, and returns the content of results.json.
-
-    Args:
-      config: the options.
-      program: the module that was called, for the record.
 
     Raises:
       InputError, FileNotFoundError: if options are out of range, or if data does not fit the network or is missing.
     """
-    return measure(config, program)[0]
+    return measure(config, "convert.evaluate")[0]
 
 
 def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]]:
@@ -72,7 +60,7 @@ def measure(config: Evaluate, program: str) -> tuple[dict, dict[str, list[dict]]
     setup = set_up(config, config.modes)
     images, settings = setup.images, setup.settings
     out = config.out or config.ann / "snn"
-    measured = Results.open(out, settings, program, config.overwrite, ENTRIES)
+    measured = Results.open(out, settings, program, config.overwrite)
     measured.ann = setup.accuracy
     print(f"{settings['dataset']}, {len(images)} test images, ANN {measured.ann:.2f} %", flush=True)
     for mode, T in itertools.product(config.modes, config.T):

@@ -9,33 +9,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+import convert
+from convert.stepped import site_key
 from tppjax.graph import Site
-from tppjax.network import Network
-from tppjax.neurons import Neuron, in_thresholds
-from tppjax.types import Array, Key
+from tppjax.neurons import in_thresholds
+from tppjax.types import Key
 
 
-def run(
-    network: Network, x: Array, key: Key | None, neurons: dict[str, Neuron], time: dict[str, Any]
-) -> tuple[Any, dict[str, jax.Array]]:
+def run(snn: "convert.Snn", x: jax.Array, key: Key | None) -> tuple[Any, dict[str, jax.Array]]:
     """`(outputs of the network, {site: spike counts})` for one example `[1, ...]`, means over time.
 
     Args:
-      network: the network, with a threshold at each site.
+      snn: the spiking network, of two-phase neurons.
       x: the input `[1, ...]`; for recordings, the mean over their frames.
       key: a PRNG key, or None if nothing is random.
-      neurons: two-phase neurons of each site, in the order in which the sites run.
-      time: the arrays of `in_time`.
     """
-    counts, T = {}, time["T"]
+    network, counts, T = snn.network, {}, snn.time["T"]
 
     def fire(site: Site, current: jax.Array) -> jax.Array:
         corrected = network.corrected(site.name, current, site.input_axis)
         v = T * site.prepare(corrected, network.weights).astype(jnp.float32)
         v = v + network.initial(site, v)
-        neuron, tables = neurons[site.name], time["tables"][site.name]
+        neuron, tables = snn.in_network[site.name], snn.time["tables"][site.name]
         theta = neuron.weight * network.theta(site, v)
         count = neuron.count(in_thresholds(v, theta), T, site_key(key, site, network), **tables)
         # For each use of a result, the compiler repeats cheap operations and all before them: it would draw twice.
@@ -45,13 +41,3 @@ def run(
         return rate.astype(current.dtype)
 
     return network.graph.run(network.weights, x, fire), counts
-
-
-def in_time(neurons: dict[str, Neuron], T: int) -> dict[str, Any]:
-    """Everything that depends on T, as arrays, so that one compilation serves every T."""
-    return {"T": np.float32(T), "tables": {site: neuron.tables(T) for site, neuron in neurons.items()}}
-
-
-def site_key(key: Key | None, site: Site, network: Network) -> Key | None:
-    """The key of a site, from the key of the example; None if nothing is random."""
-    return None if key is None else jax.random.fold_in(key, list(network.sites).index(site.name))

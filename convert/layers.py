@@ -1,7 +1,5 @@
 """The layers of weights of a graph: which operations they are, and what the axes of their weights mean."""
 
-from collections.abc import Collection
-
 import numpy as np
 
 from tppjax.graph import Graph, Op, Site
@@ -14,7 +12,8 @@ SCALES, SHIFTS = ("mul", "div"), ("add", "sub")
 
 def is_layer(graph: Graph, item: Op | Site) -> bool:
     """Whether an item is a layer of weights that nothing else reads."""
-    return isinstance(item, Op) and bool(kernel := kernel_of(item)) and used_once(graph, kernel)
+    name = kernel_of(item) if isinstance(item, Op) else ""
+    return bool(name) and sum(name in names_of(other) for other in graph.items) == 1
 
 
 def kernel_of(op: Op) -> str:
@@ -36,11 +35,6 @@ def readers_of(graph: Graph) -> dict[int, list[Op | Site]]:
         for v in (item.input,) if isinstance(item, Site) else item.values:
             readers.setdefault(v, []).append(item)
     return readers
-
-
-def used_once(graph: Graph, name: str) -> bool:
-    """Whether only one item reads a weight."""
-    return sum(name in names_of(item) for item in graph.items) == 1
 
 
 def output_axis(network: Network, layer: Op) -> int | None:
@@ -73,22 +67,3 @@ def with_items(network: Network, items: list[Op | Site], weights: dict[str, Arra
     graph = network.graph.with_items(items)
     read = {name for item in items for name in names_of(item)} | {v for v in graph.outputs if isinstance(v, str)}
     return network.replace(graph=graph, weights={name: w for name, w in weights.items() if name in read})
-
-
-def not_in(axes: Collection[int], ndim: int) -> tuple[int, ...]:
-    """The axes of an array of `ndim` dimensions that are not among `axes`."""
-    return tuple(i for i in range(ndim) if i not in axes)
-
-
-def compact(scale: np.ndarray) -> np.ndarray:
-    """The scale with size 1 along each axis on which it does not change."""
-    for axis in range(scale.ndim):
-        first = np.take(scale, [0], axis)
-        scale = first if np.all(scale == first) else scale
-    return scale
-
-
-def summed_axes(op: Op) -> tuple[int, ...]:
-    """The axes of a layer's input that it sums over with weights."""
-    numbers = dict(op.options)["dimension_numbers"]
-    return numbers[0][1:2] if op.name == "conv_general_dilated" else numbers[0][int(isinstance(op.inputs[0], str))]

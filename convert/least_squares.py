@@ -5,7 +5,7 @@ fitted from their inputs in the SNN to the input of the site in the ANN.
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 
 from convert import sent
+from convert.execution import summed
 from convert.layers import is_layer, kernel_axis, kernel_of, output_axis
 from convert.snn import Snn
 from tppjax.graph import Op
@@ -41,11 +42,7 @@ def at_place(
 ) -> Network:
     """The network with the correction of the input at a place."""
     layers = _fitted(place) if weights else ()
-    total: Any = None
-    for x, key in batches():
-        sums = jax.tree.map(np.float64, _equations(reference, snn, x, key, place, layers))
-        total = sums if total is None else jax.tree.map(np.add, total, sums)
-    gram, moments = total
+    gram, moments = summed(_equations(reference, snn, x, key, place, layers) for x, key in batches())
     return _changed(snn.network, place, layers, _solution(gram, moments, ridge))
 
 

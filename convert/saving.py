@@ -9,14 +9,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from flax import traverse_util
-from flax.core import FrozenDict
+from jax.tree_util import keystr, tree_map_with_path
 
-from convert.checks import check_steps_of_offsets, check_thresholds, neurons_of
-from convert.snn import Snn
+from convert.snn import Snn, to_snn
 from tppjax import checkpoint
 from tppjax.errors import InputError
 from tppjax.network import Network
-from tppjax.neurons import Neuron, check_steps, parse
+from tppjax.neurons import Neuron, parse
 
 
 def save(snn: Snn, folder: str | os.PathLike) -> None:
@@ -26,20 +25,18 @@ def save(snn: Snn, folder: str | os.PathLike) -> None:
       InputError, FileExistsError, OSError: as `tppjax.checkpoint.save`; if `snn` is from `for_any_T`, or a field of its
         neurons can't be written as text.
     """
-    if snn.T is None:
-        raise InputError("a network for any T can't be saved: save the one that for_any_T() was called on")
     for neuron in snn.neurons.values():  # a file holds their text, which has to make them again
         parse(str(neuron), {f"{type(neuron).__module__}:{type(neuron).__qualname__}": type(neuron)})
     time: dict[str, Any] = dict(traverse_util.flatten_dict(snn.time, sep="/"))
-    checkpoint.save(snn.network, folder, {"T": snn.T, "modes": snn.modes}, time)
+    checkpoint.save(snn.network, folder, {"T": snn.steps, "modes": snn.modes}, time)
 
 
-def load(folder: str | os.PathLike, neurons: Iterable[type[Neuron]] = ()) -> Snn | Network:
+def load(folder: str | os.PathLike, neurons: Any = ()) -> Snn | Network:
     """The spiking network in a folder, or the network if it was not converted: a saved one, or the result of training.
 
     Args:
       folder: the folder that `Snn.save` or `Network.save` wrote, or --out of training.
-      neurons: classes of your own neurons, since a folder holds only their names.
+      neurons: a class of your own neurons, or several, since a folder holds only their names.
 
     Raises:
       FileNotFoundError: if there is no network; the message lists the places that were searched.
@@ -49,21 +46,15 @@ def load(folder: str | os.PathLike, neurons: Iterable[type[Neuron]] = ()) -> Snn
     if converted is None:
         return checkpoint.load(folder)
     network, described, arrays = converted
-    if isinstance(neurons, type) or not all(isinstance(kind, type) and issubclass(kind, Neuron) for kind in neurons):
+    neurons = tuple(neurons) if isinstance(neurons, Iterable) else (neurons,)
+    if not all(isinstance(kind, type) and issubclass(kind, Neuron) for kind in neurons):
         raise InputError(f"neurons= takes classes of your own neurons, as in neurons=[MyNeuron]; got {neurons!r}")
     own = {f"{kind.__module__}:{kind.__qualname__}": kind for kind in neurons}
     try:
-        T, modes = described["T"], {site: described["modes"][site] for site in network.sites}
-        check_steps(T)
-        check_thresholds(network)
-        check_steps_of_offsets(network, T)
-        at_sites = neurons_of({site: parse(mode, own) for site, mode in modes.items()}, network)
-        tables = {site: {} for site in at_sites}
-        for path, array in arrays.items():
-            site, _, name = path.removeprefix("tables/").rpartition("/")
-            if path != "T":
-                tables[site][name] = array
-        return Snn(network, FrozenDict(at_sites), T, {"T": arrays["T"], "tables": tables})
+        modes: dict[str, str | Neuron] = {site: parse(described["modes"][site], own) for site in network.sites}
+        snn = to_snn(network, described["T"], modes)
+        stored = tree_map_with_path(lambda path, _: arrays[keystr(path, simple=True, separator="/")], snn.time)
+        return snn.replace(time=stored)
     except (KeyError, TypeError, AttributeError) as e:
         raise InputError(
             f"{folder} does not describe a spiking network of this library ({type(e).__name__}: {e}): save it again"

@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from convert.execution import summed
 from convert.snn import Snn
 from tppjax.graph import Site
 from tppjax.network import Network
@@ -39,8 +40,7 @@ def rates(reference: Network, snn: Snn, site: Site, batches: Batches) -> Network
 
 def potential(reference: Network, snn: Snn, site: Site, batches: Batches) -> Network:
     """`v_init = T (mean a - mean r)` for each neuron, added to its initial potential so far."""
-    assert snn.T is not None  # by `correct`
-    v = np.asarray(snn.T * _mean_difference(reference, snn, site, batches), np.float32)[None]
+    v = np.asarray(snn.steps * _mean_difference(reference, snn, site, batches), np.float32)[None]
     u = np.asarray(in_thresholds(v, snn.network.theta(site, v)))[0]
     before = snn.network.potentials.get(site.name, 0)
     return snn.network.replace(potentials=snn.network.potentials | {site.name: before + u})
@@ -53,20 +53,14 @@ def steps(reference: Network, snn: Snn, site: Site, batches: Batches) -> Network
     the same offsets, and the result is the mean over all batches, so that all images count alike. In the authors' code
     each batch continues from the one before, and the round that is kept is chosen on the test set.
     """
-    assert snn.T is not None  # by `correct`
-    before = jnp.broadcast_to(snn.network.offsets.get(site.name, 0.0), (snn.T, site.channels))
-    total, n = np.zeros(before.shape), 0
-    for x, key in batches():
-        total = total + len(x) * np.asarray(_stepwise(reference, snn, site, x, key, before), np.float64)
-        n += len(x)
+    before = jnp.broadcast_to(snn.network.offsets.get(site.name, 0.0), (snn.steps, site.channels))
+    total, n = summed((len(x) * _stepwise(reference, snn, site, x, key, before), len(x)) for x, key in batches())
     return snn.network.replace(offsets=snn.network.offsets | {site.name: np.asarray(total / n, np.float32)})
 
 
 def _mean_difference(reference: Network, snn: Snn, site: Site, batches: Batches) -> np.ndarray:
     """`mean a - mean r` over images, for each neuron, float64."""
-    total, n = np.float64(0), 0
-    for x, key in batches():
-        total, n = total + np.asarray(_difference(reference, snn, site, x, key), np.float64), n + len(x)
+    total, n = summed((_difference(reference, snn, site, x, key), len(x)) for x, key in batches())
     return np.asarray(total / n)
 
 
@@ -80,9 +74,8 @@ def _difference(reference: Network, snn: Snn, site: Site, x: Array, key: Key | N
 @partial(jax.jit, static_argnames="site")
 def _stepwise(reference: Network, snn: Snn, site: Site, x: Array, key: Key | None, offset: jax.Array) -> jax.Array:
     """The offsets `[T, C]` of `steps` for one batch, from the input of the site over time, which they don't change."""
-    network, T = snn.network, snn.T
+    network, T = snn.network, snn.steps
     neuron = snn.in_network[site.name]
-    assert T is not None  # by `correct`
     assert isinstance(neuron, OnePhase)  # by `check_method`
     (activation,), (current,) = reference.values(x, (site.output,)), snn.over_time(x, key, (site.input,))
     target = _by_channel(site, activation)

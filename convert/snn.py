@@ -8,10 +8,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 from flax.core import FrozenDict
 
-from convert import folded, stepped
+from convert import stepped
 from convert.checks import check_frames, check_steps_of_offsets, check_thresholds, neurons_of
 from convert.execution import compiled
 from convert.stepped import Simulation
@@ -104,7 +105,7 @@ class Snn(struct.PyTreeNode):
             else:
                 waits[item.output] = max((waits.get(v, 0) for v in item.values), default=0)
         longest = max(waits.get(v, 0) for v in self.network.graph.outputs if isinstance(v, int))
-        return (longest + 1) * self._steps() + max(neuron.lead for neuron in self.in_network.values())
+        return (longest + 1) * self.steps + max(neuron.lead for neuron in self.in_network.values())
 
     def batch_size(self, seeds: int = 1, traced: bool = False) -> int:
         """The number of examples in a call that keeps within `sharding.budget()` in a `sharding.sweep` of seeds.
@@ -115,12 +116,13 @@ class Snn(struct.PyTreeNode):
         sizes = {name: math.prod(site.shape) for name, site in self.network.sites.items()}
         kept = 16 * max(sizes.values())
         if traced or not self.folded:
-            bytes_of = {name: 8 + stepped.memory(neuron, self._steps()) for name, neuron in self.in_network.items()}
-            kept = sum((bytes_of[name] + 12 * traced * self._steps()) * size for name, size in sizes.items())
+            bytes_of = {name: 8 + stepped.memory(neuron, self.steps) for name, neuron in self.in_network.items()}
+            kept = sum((bytes_of[name] + 12 * traced * self.steps) * size for name, size in sizes.items())
         return sharding.batch_size(kept * sharding.side_by_side(sharding.device_mesh(jax.local_devices()), seeds))
 
-    def _steps(self) -> int:
-        """T of a network that has one."""
+    @property
+    def steps(self) -> int:
+        """T. Raises InputError if it is None."""
         if self.T is None:
             raise InputError("a network for any T has no number of steps: use the one that for_any_T() was called on")
         return self.T
@@ -180,8 +182,6 @@ class Snn(struct.PyTreeNode):
         Raises:
           InputError: as `apply`.
         """
-        if self.T is None:
-            raise InputError("a network for any T can't be traced: trace the one that for_any_T() was called on")
         run = self._run(x, key, traced=True)
         over_time = (run.steps, run.spikes, run.potentials, run.currents)
         return Trace(*jax.tree.map(lambda a: jnp.moveaxis(a, 0, 1), over_time))
@@ -272,4 +272,5 @@ def to_snn(
     at_sites = {site: neuron.at(network.kinds) for site, neuron in neurons.items()}
     for neuron in {id(neuron): neuron for neuron in at_sites.values()}.values():  # which may not be hashable
         check_neuron(neuron, int(T))
-    return Snn(network, FrozenDict(neurons), int(T), folded.in_time(at_sites, int(T)))
+    time = {"T": np.float32(T), "tables": {site: neuron.tables(int(T)) for site, neuron in at_sites.items()}}
+    return Snn(network, FrozenDict(neurons), int(T), time)

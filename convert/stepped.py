@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 
-from convert.folded import site_key
+import convert
 from tppjax.graph import Site
 from tppjax.network import Network
 from tppjax.neurons import Delayed, Neuron, OnePhase, in_thresholds
@@ -47,32 +47,21 @@ class Simulation(NamedTuple):
     currents: Any = ()
 
 
-def simulate(
-    network: Network,
-    x: Array,
-    key: Key | None,
-    neurons: dict[str, Neuron],
-    T: int,
-    tables: dict[str, Any],
-    traced: bool,
-) -> Simulation:
+def simulate(snn: "convert.Snn", x: Array, key: Key | None, traced: bool) -> Simulation:
     """Simulates the network on one example.
 
     Args:
-      network: the network, with a threshold at each site.
+      snn: the spiking network.
       x: the input `[1, ...]`, which enters at every step; or `[T, 1, ...]`, one for each step.
       key: a PRNG key, or None if nothing is random.
-      neurons: the neurons of each site, in the order in which the sites run.
-      T: number of time steps.
-      tables: the arrays of `Neuron.tables` for each site.
       traced: whether to keep the values of every step, in T times the memory.
     """
-    run = _Run(network, key, neurons, T, tables, traced)
-    frames = x if x.ndim == len(network.graph.shape) + 2 else None
+    run, graph = _Run(snn.network, key, snn.in_network, snn.steps, snn.time["tables"], traced), snn.network.graph
+    frames = x if x.ndim == len(graph.shape) + 2 else None
     accumulated, kept = {}, {}
-    needed = [item.name for item in network.graph.needed() if isinstance(item, Site)]
+    needed = [item.name for item in graph.needed() if isinstance(item, Site)]
     for name in needed:
-        if neurons[name].waits:
+        if run.neurons[name].waits:
             state, _, trace = run.over_time(x, frames, accumulated, until=name)
             accumulated[name] = state[name]["neurons"]
             kept[name] = trace.get(name, {})
@@ -90,7 +79,7 @@ def simulate(
 
 
 class _Run(NamedTuple):
-    """The arguments of `simulate`, and runs over time with them."""
+    """A spiking network, and runs over time of it."""
 
     network: Network
     key: Key | None
@@ -233,3 +222,8 @@ def at_steps(frames: Float[Array, "frames *shape"], T: int) -> Float[jax.Array, 
     if T % n == 0:
         return jnp.repeat(frames, T // n, axis=0)
     return jnp.asarray(frames).reshape(T, n // T, *frames.shape[1:]).mean(axis=1)
+
+
+def site_key(key: Key | None, site: Site, network: Network) -> Key | None:
+    """The key of a site, from the key of the example; None if nothing is random."""
+    return None if key is None else jax.random.fold_in(key, list(network.sites).index(site.name))

@@ -1,25 +1,13 @@
 """Thresholds folded into the weights on both sides (Appendix A of the paper)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from convert.batch_norm import fold_batch_norm
-from convert.layers import (
-    SCALES,
-    SHIFTS,
-    compact,
-    is_layer,
-    kernel_axis,
-    kernel_of,
-    not_in,
-    output_axis,
-    summed_axes,
-    with_items,
-)
-from tppjax.errors import InputError
+from convert.layers import SCALES, SHIFTS, is_layer, kernel_axis, kernel_of, output_axis, with_items
 from tppjax.graph import Op, Site
 from tppjax.graph.build import free_name
 from tppjax.graph.operations import LAYOUT
@@ -29,24 +17,15 @@ from tppjax.types import Array
 ONE = np.ones((), np.float32)
 
 
-def fold_thresholds(network: Any, example: Any = None) -> Network:
+def fold_thresholds(network: Network) -> Network:
     """The same network with thresholds of 1, so that every spike is a 1 (Appendix A).
 
     A layer's weights are multiplied by the thresholds of the neurons before it and divided by those of the neurons
     behind it, whose potential is then counted in thresholds: `kernel theta_before / theta_behind`,
     `shift / theta_behind`. Where there is no layer, as in an identity shortcut or behind a max-pool, a scale stays in
-    the graph. Batch norm is folded first.
-
-    Args:
-      network: a `Network`, or any network that `trace` takes.
-      example: one input `[1, ...]`, where `trace` needs one.
-
-    Raises:
-      InputError: if a site has no threshold.
+    the graph. Batch norm is folded first. Every site needs a threshold.
     """
-    network = fold_batch_norm(network, example)
-    if network.missing:
-        raise InputError(f"no threshold at {', '.join(network.missing)}: calibrate the network first")
+    network = fold_batch_norm(network)
     folder = _Folder(network)
     for item in network.graph.items:
         folder.site(item) if isinstance(item, Site) else folder.op(item)
@@ -138,7 +117,8 @@ class _Folder:
             self.emit(op, target)
         elif op.name in SHIFTS:
             scale = next((self.scales[v] for v in values if v in self.scales), None) if target is None else target
-            inputs = [self.scaled(v, scale) if isinstance(v, int) else self.shift(v, scale) for v in op.inputs]
+            by = ONE if scale is None else scale
+            inputs = (self.scaled(v, scale) if isinstance(v, int) else self.divided(v, by) for v in op.inputs)
             self.emit(op._replace(inputs=tuple(inputs)), scale)
         elif op.name in SCALES and len(values) == 1:
             self.emit(op, self.scales.get(values[0]))
@@ -172,10 +152,6 @@ class _Folder:
         mean, square = mean / number, square / number
         return np.where(mean > 0, mean, 1) if np.allclose(mean**2, square, rtol=1e-5) else None
 
-    def shift(self, name: str, scale: np.ndarray | None) -> str:
-        """The name of what is added to a value of this scale."""
-        return name if scale is None else self.divided(name, scale)
-
     def divided(self, name: str, scale: np.ndarray) -> str:
         """The name of a weight divided by a scale, of the same type."""
         array = np.asarray(self.weights[name])
@@ -183,18 +159,20 @@ class _Folder:
 
     def kernel(self, op: Op, value: int, target: np.ndarray | None) -> np.ndarray | None:
         """A layer's weights times the scale of its input, divided by `target`; None if no weights do that."""
-        kernel, axes = np.asarray(self.weights[kernel_of(op)]), summed_axes(op)
-        scale = compact(self.scales.get(value, np.ones((1,), np.float32)))
+        kernel, sums = np.asarray(self.weights[kernel_of(op)]), dict(op.options)["dimension_numbers"][0]
+        convolves = op.name == "conv_general_dilated"
+        axes = sums[1:2] if convolves else sums[int(isinstance(op.inputs[0], str))]  # those of the input that it sums
+        scale = _compact(self.scales.get(value, np.ones((1,), np.float32)))
         if scale.size > 1 and any(n > 1 and i not in axes for i, n in enumerate(scale.shape)):
             return None
-        scaled = (_convolution if op.name == "conv_general_dilated" else _product)(op, kernel, scale, axes)
+        scaled = _convolution(op, kernel, scale) if convolves else _product(op, kernel, scale, axes)
         if target is not None:
             axis = kernel_axis(self.network, op)
             scaled = scaled / target.reshape([-1 if i == axis else 1 for i in range(kernel.ndim)])
         return scaled.astype(kernel.dtype)
 
 
-def _convolution(op: Op, kernel: np.ndarray, scale: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+def _convolution(op: Op, kernel: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """The kernel of a convolution times the scale of its input's channels."""
     options = dict(op.options)
     order, groups = options["dimension_numbers"][1], options["feature_group_count"]
@@ -208,7 +186,20 @@ def _product(op: Op, kernel: np.ndarray, scale: np.ndarray, axes: Sequence[int])
     """The weights of a product times the scale of its input along `axes`, those that it sums over."""
     sums = dict(op.options)["dimension_numbers"][0][int(not isinstance(op.inputs[0], str))]
     order = [axes[j] for j in np.argsort(sums)]  # axes of the input, in the order of the weights' axes
-    scale = scale.reshape(()) if scale.size == 1 else np.transpose(scale, [*not_in(axes, scale.ndim), *order])
+    scale = scale.reshape(()) if scale.size == 1 else np.transpose(scale, [*_not_in(axes, scale.ndim), *order])
     scale = scale.reshape(scale.shape[scale.ndim - len(order) :] if scale.ndim else ())
     factors = np.broadcast_to(scale, [kernel.shape[i] for i in sorted(sums)])
-    return kernel * np.expand_dims(factors, not_in(sums, kernel.ndim))
+    return kernel * np.expand_dims(factors, _not_in(sums, kernel.ndim))
+
+
+def _not_in(axes: Collection[int], ndim: int) -> tuple[int, ...]:
+    """The axes of an array of `ndim` dimensions that are not among `axes`."""
+    return tuple(i for i in range(ndim) if i not in axes)
+
+
+def _compact(scale: np.ndarray) -> np.ndarray:
+    """The scale with size 1 along each axis on which it does not change."""
+    for axis in range(scale.ndim):
+        first = np.take(scale, [0], axis)
+        scale = first if np.all(scale == first) else scale
+    return scale

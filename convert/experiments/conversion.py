@@ -1,5 +1,7 @@
 """The spiking versions of a network, with thresholds and corrections chosen by the options of an experiment."""
 
+import functools
+
 import numpy as np
 
 import convert
@@ -26,7 +28,6 @@ class Conversion:
 
     def __init__(self, network: convert.Network, training: data.Examples | None, config: Experiment):
         self.network, self.training, self._config = network, training, config
-        self._histograms: dict[str, Histogram] | None = None
         self._prepared: dict[tuple[int, str | Neuron, str | None], convert.Network] = {}
 
     def snn(self, T: int, mode: Mode, prepared_for: str | None = None, correct: str | None = "") -> convert.Snn:
@@ -54,7 +55,7 @@ class Conversion:
                     T=T,
                     mode=mode,
                     percentile=config.percentile,
-                    observed=self._observed(),
+                    observed=self._observed,
                 )
             if correct:
                 network = convert.correct(
@@ -71,11 +72,10 @@ class Conversion:
         assert self.training is not None  # `set_up` loads them if anything is to be chosen on them
         return self.training.images
 
+    @functools.cached_property
     def _observed(self) -> dict[str, Histogram]:
         """Histograms of the network's activations on the training images."""
-        if self._histograms is None:
-            self._histograms = calibration.observe(self.network, self._training_images())
-        return self._histograms
+        return calibration.observe(self.network, self._training_images())
 
 
 def check(network: convert.Network, config: Experiment, modes: tuple[str, ...]) -> None:

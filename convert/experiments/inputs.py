@@ -86,14 +86,12 @@ def check_outputs(network: convert.Network, folder: Path) -> None:
         )
 
 
-def training_images(network: convert.Network, config: Experiment) -> data.Examples:
+def training_images(preprocessing: data.Preprocessing, config: Experiment) -> data.Examples:
     """The images on which thresholds and corrections are chosen: drawn at random, the same ones every time."""
 
     def select(n: int) -> np.ndarray:
         return np.random.default_rng(0).permutation(n)[: config.calibration_images]
 
-    preprocessing = network.preprocessing
-    assert preprocessing is not None  # by `with_preprocessing`
     return _load(config.dataset or preprocessing.dataset, "train", preprocessing, config, select)
 
 

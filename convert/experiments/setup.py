@@ -81,7 +81,7 @@ def set_up(config: Experiment, modes: tuple[str, ...], trained: bool = False) ->
     network = convert.trace(stored)  # takes seconds for an `Ann`, so missing data is reported before
     inputs.check_outputs(network, config.ann)
     check(network, config, modes)
-    training = inputs.training_images(network, config) if config.calibrate or config.correct or trained else None
+    training = inputs.training_images(preprocessing, config) if config.calibrate or config.correct or trained else None
     model = getattr(stored, "model", None)
     settings = {
         "dataset": config.dataset or preprocessing.dataset,

@@ -72,7 +72,9 @@ def _program(snn: Snn, most_T: int | None, platforms: Sequence[str]) -> jax.expo
     """The network as a program for batches of any size."""
     snn = jax.tree.map(jnp.asarray, snn)  # the program may index them by a traced step
     (batch,) = jax.export.symbolic_shape("batch")
-    arguments = [jax.ShapeDtypeStruct((batch, *_shape(snn)), _dtype(snn))]
+    graph, images = snn.network.graph, snn.network.preprocessing
+    shape, dtype = (graph.shape, graph.dtype) if images is None else (images.shape, np.uint8)
+    arguments = [jax.ShapeDtypeStruct((batch, *shape), dtype)]
     arguments += [jax.ShapeDtypeStruct((2,), np.uint32)] * snn.random
     arguments += [jax.ShapeDtypeStruct((), np.int32)] * (most_T is not None)
     computation = jax.jit(partial(_call, snn, _tables(snn, most_T), most_T))
@@ -101,15 +103,3 @@ def _tables(snn: Snn, most_T: int | None) -> dict[str, Any] | None:
         return None
     of_site = {name: [neuron.tables(T) for T in range(1, most_T + 1)] for name, neuron in snn.in_network.items()}
     return {name: jax.tree.map(lambda *a: jnp.stack(a), *tables) for name, tables in of_site.items()}
-
-
-def _shape(snn: Snn) -> tuple[int, ...]:
-    """The shape of one input: pixels, with frames before them for recordings, or the network's own input."""
-    preprocessing = snn.network.preprocessing
-    if preprocessing is None:
-        return snn.network.graph.shape
-    return (*(() if preprocessing.frames is None else (preprocessing.frames,)), *preprocessing.input_shape)
-
-
-def _dtype(snn: Snn) -> np.dtype:
-    return jnp.dtype(snn.network.graph.dtype if snn.network.preprocessing is None else np.uint8)

@@ -11,8 +11,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from convert import stepped
+from convert.nir.nodes import Nodes
 from convert.nir.simulators import SIMULATORS, Simulator
-from convert.nir.writing import Built, build, read, text, write
+from convert.nir.writing import build, read, text, write
 from convert.snn import Snn
 from tppjax.batching import batches
 from tppjax.errors import InputError, brief
@@ -63,10 +64,10 @@ def compare(
     """
     if len(images) == 0 or len(images) != len(labels):
         raise InputError(f"give images and as many labels; got {len(images)} and {len(labels)}")
-    built = build(snn, v_init=v_init)
+    graph, built = build(snn, v_init=v_init)
     size, parts = min(CHUNK, snn.batch_size(traced=True), len(images)), []
     with tempfile.TemporaryDirectory() as folder:
-        write(file := Path(folder) / "network.nir", built.graph)
+        write(file := Path(folder) / "network.nir", graph)
         for x in batches(images, size):
             try:
                 parts.append(_both(snn, x, file, built, simulator, as_imported))
@@ -85,11 +86,10 @@ def compare(
 
 
 def _both(
-    snn: Snn, x: Array, file: Path, built: Built, simulator: str, as_imported: bool
+    snn: Snn, x: Array, file: Path, built: Nodes, simulator: str, as_imported: bool
 ) -> tuple[dict[str, tuple], np.ndarray]:
     """`({site: (same, ours, theirs)}, answers [2, B])` for one batch."""
-    trace, graph, T = snn.trace(x), read(file), snn.T
-    assert T is not None  # by `build`
+    trace, graph, T = snn.trace(x), read(file), snn.steps
     theirs = _loaded(simulator, graph, len(x))
     nodes = {text(node.metadata["site"]): name for name, node in graph.nodes.items() if "site" in node.metadata}
     if not as_imported:
@@ -105,7 +105,7 @@ def _both(
     return compared, np.stack([np.asarray(trace.logits).mean(axis=0).argmax(-1), output.mean(axis=0).argmax(-1)])
 
 
-def _inputs(snn: Snn, x: Array, T: int, built: Built, shape: np.ndarray) -> np.ndarray:
+def _inputs(snn: Snn, x: Array, T: int, built: Nodes, shape: np.ndarray) -> np.ndarray:
     """The input of every step, `[T, B, ...]`, in the order and shape of the input node."""
     frames = np.asarray(snn.network.frames(x))
     recorded = frames.ndim == len(snn.network.graph.shape) + 2

@@ -3,13 +3,13 @@
 A value of the graph is a constant and a sum of terms, as `terms` has them, so that only what computes is a node.
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
-from convert.nir.terms import Term, Value, merged
+from convert.nir.terms import Term, Value, merged, scattered
 from convert.nir.values import Values
 from tppjax.errors import InputError
 from tppjax.graph import Op, Site
@@ -52,24 +52,22 @@ class Nodes(Values):
                 raise self.refusal(op, f"it has no node for {op.name}")
         self.values[op.output] = value
 
-    def site(
-        self, site: Site, node: Callable[[tuple[int, ...], np.ndarray], Any], extra: float | np.ndarray = 0.0
-    ) -> None:
-        """Adds the neurons of a site, which `node(shape, indices)` makes; `extra` is added to their input."""
-        reached = self.values[site.input]
-        axes = [
-            -1 if site.input_axis is not None and i == site.input_axis + 1 else 1 for i in range(reached.constant.ndim)
-        ]
-        offset = np.reshape(np.asarray(self.network.offsets.get(site.name, 0.0)), axes) + extra
+    def site(self, site: Site, r: float, start: np.ndarray | None, extra: float | np.ndarray) -> None:
+        """Adds the neurons of a site, with initial potentials in the metadata; `extra` is added to their input."""
+        reached, one = self.values[site.input], jnp.zeros((1, *site.input_shape))
+        offset = np.asarray(self.network.corrected(site.name, one, site.input_axis), np.float64) + extra
         value = self.read(site.input)
         self.values[site.input] = replace(value, constant=value.constant + offset)
         for op in site.before:
             self.op(op)
         value, self.values[site.input] = self.read(site.compared), reached
         shape, indices = self.arrangement(site)
-        name = self.layers.add(
-            f"{site.name}_neurons", node(shape, indices), self.sources(site, value, indices, shape), shape
-        )
+        ones = np.ones(shape, np.float32)
+        metadata: dict[str, Any] = {"site": site.name}
+        if start is not None:
+            metadata["v_init"] = scattered(start, indices, shape)
+        node = self.layers.nir.IF(r=np.float32(r) * ones, v_threshold=ones, metadata=metadata)
+        name = self.layers.add(f"{site.name}_neurons", node, self.sources(site, value, indices, shape), shape)
         self.orders[site.name] = indices[0]
         self.values[site.output] = Value([Term(name, indices, np.ones(indices.shape))], np.zeros(indices.shape))
 
@@ -217,9 +215,6 @@ def _label(op: Op) -> str:
 
 def _ungrouped(kernel: np.ndarray, groups: int) -> np.ndarray:
     """The kernel `[O, I, ...]` of all channels, zero between groups: nir 1.0.8 can't read a convolution with groups."""
-    outputs, inputs = len(kernel) // groups, kernel.shape[1]
-    whole = np.zeros((len(kernel), inputs * groups, *kernel.shape[2:]), kernel.dtype)
-    for g in range(groups):
-        here = slice(g * outputs, (g + 1) * outputs)
-        whole[here, g * inputs : (g + 1) * inputs] = kernel[here]
-    return whole
+    whole = np.eye(groups).reshape(groups, 1, groups, *[1] * (kernel.ndim - 1))
+    whole = whole * kernel.reshape(groups, -1, 1, *kernel.shape[1:])
+    return whole.reshape(len(kernel), -1, *kernel.shape[2:])

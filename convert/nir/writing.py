@@ -1,16 +1,14 @@
 """Export to NIR, the exchange format of neuromorphic tools, of networks of integrate-and-fire neurons."""
 
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 
 import tppjax
 from convert.nir.nodes import Nodes
-from convert.nir.terms import scattered
 from convert.snn import Snn
 from tppjax import files
 from tppjax.errors import InputError, brief, check_number, extra
@@ -49,7 +47,7 @@ def nir(
         is not installed.
       OSError: if the file can't be written.
     """
-    write(Path(file), build(snn, dt, r, v_init).graph)
+    write(Path(file), build(snn, dt, r, v_init)[0])
 
 
 def library() -> ModuleType:
@@ -92,29 +90,13 @@ def read(file: Path) -> Any:
         raise InputError(f"{file} is damaged, or holds what the package nir refuses ({brief(e)})") from e
 
 
-class Built(NamedTuple):
-    """A graph of NIR, and the positions of our numbers in it.
-
-    Attributes:
-      graph: a graph of the package nir.
-      entry: index of each number of an input among those of the input node, from 1.
-      orders: index of each neuron of a site among those of its node, from 1: `{site: indices}`.
-    """
-
-    graph: Any
-    entry: np.ndarray
-    orders: dict[str, np.ndarray]
-
-
-def build(snn: Snn, dt: float = 1.0, r: float | None = None, v_init: str = "metadata") -> Built:
-    """The graph of `nir`; arguments and errors as there."""
+def build(snn: Snn, dt: float = 1.0, r: float | None = None, v_init: str = "metadata") -> tuple[Any, Nodes]:
+    """The graph of `nir`, and the nodes with the positions of our numbers in it; arguments and errors as there."""
     check_number("dt", dt, 1e-30, 1e30)  # float32 in the file
     check_number("r", r := 1 / dt if r is None else r, 1e-30, 1e30)
     if v_init not in ("metadata", "bias"):
         raise InputError(f'v_init goes into "metadata" or "bias"; got {v_init!r}')
     _check(snn)
-    if snn.T is None:
-        raise InputError("a network for any T can't be a NIR file: export the one that for_any_T() was called on")
     package = library()
     nodes = Nodes(package, snn.network)
     for item in nodes.network.graph.items:
@@ -127,24 +109,10 @@ def build(snn: Snn, dt: float = 1.0, r: float | None = None, v_init: str = "meta
         potential = np.float32(neuron.v_init) + np.asarray(snn.network.potentials.get(item.name, 0.0))
         start = np.broadcast_to(potential, item.shape)
         extra = neuron.shift + (start if v_init == "bias" else 0.0)
-        node = _node(package, r, item.name, start if v_init == "metadata" else None)
-        nodes.site(item, node, np.asarray(extra, np.float64) / snn.T)
+        nodes.site(item, r, start if v_init == "metadata" else None, np.asarray(extra, np.float64) / snn.steps)
     nodes.output()
     graph = package.NIRGraph(nodes=nodes.layers.nodes, edges=nodes.layers.edges, metadata=_metadata(snn, dt))
-    return Built(graph, nodes.entry, nodes.orders)
-
-
-def _node(package: ModuleType, r: float, site: str, start: np.ndarray | None) -> Callable[..., Any]:
-    """The function that makes the node of a site, with initial potentials in its metadata unless they are None."""
-
-    def node(shape: Sequence[int], indices: np.ndarray) -> Any:
-        ones = np.ones(shape, np.float32)
-        metadata: dict[str, Any] = {"site": site}
-        if start is not None:
-            metadata["v_init"] = scattered(start, indices, shape)
-        return package.IF(r=np.float32(r) * ones, v_threshold=ones, metadata=metadata)
-
-    return node
+    return graph, nodes
 
 
 def _check(snn: Snn) -> None:

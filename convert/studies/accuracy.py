@@ -40,4 +40,4 @@ def main(config: Accuracy) -> Section:
     ) + study.table(["", *(f"T = {T}" for T in steps)], lines)
     if not any(published.values()):
         text += "\n\nNone of the paper's tables has this network, trained for this activation, on this data set."
-    return study.write(out, Section(NAME, TITLE, text, ("accuracy.png",)))
+    return study.write(out, Section(NAME, TITLE, text))

@@ -145,7 +145,4 @@ def _plot(rows: list[dict], setup: Setup, config: Anytime) -> Figure:
     return figure
 
 
-STUDY = Study(
-    *("early_exit", "Exit by confidence: mean steps against accuracy", _records, _text, _plot),
-    entries={"steps": list, "fixed": list, "exits": list},
-)
+STUDY = Study("early_exit", "Exit by confidence: mean steps against accuracy", _records, _text, _plot)

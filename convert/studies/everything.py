@@ -123,9 +123,7 @@ def _images_a_second(setup: Setup) -> float:
 
 
 def _report(setup: Setup, sections: list[Section], config: All, limits: dict[str, int], out: Path) -> str:
-    history = "".join(
-        f"- {step}\n" for step in setup.conversion.snn(8, "baseline", prepared_for="baseline").network.history
-    )
+    history = "".join(f"- {step}\n" for step in setup.conversion.snn(8, "baseline").network.history)
     provenance = about(study.PROGRAM)
     versions = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     images = ", ".join(f"{limits[s.name]:,} ({s.name})" for s in sections if s.name in limits)
@@ -149,10 +147,10 @@ def _standard_error(n: int) -> str:
 
 def _related(out: Path, seeds: int) -> str:
     """A paragraph: whether shuffling helps at the layers that precede the neurons with wrong spikes."""
-    _, rows = read(out / "single_layer" / FILE, {"accuracy": list})
+    _, rows = read(out / "single_layer" / FILE)
     case = {"mode": "shuffle", "T": 4, "seeds": seeds}
     gained = single_layer.gains([r for r in rows if case.items() <= r.items()])
-    _, rows = read(out / "misalignment" / FILE, misalignment.STUDY.entries)
+    _, rows = read(out / "misalignment" / FILE)
     at = {r["mode"]: r for r in rows if (r["T"], r["seeds"]) == (4, seeds)}
     saved = [_wrong(at["baseline"], site) - _wrong(at["shuffle"], site) for site in gained]
     rank = study.rank_correlation(list(gained.values())[:-1], saved[1:])

@@ -205,7 +205,4 @@ def _plot(rows: list[dict], setup: Setup, config: Methods) -> Figure:
     return figure
 
 
-STUDY = Study(
-    *("methods", "Methods of the field on equal terms", _records, _text, _plot),
-    entries={"accuracy": list, "ann": float, "n": int, "latency": int, "spikes_per_neuron": float, "additions": float},
-)
+STUDY = Study("methods", "Methods of the field on equal terms", _records, _text, _plot)

@@ -162,8 +162,5 @@ def _plot(rows: list[dict], setup: Setup, config: Misalignment) -> Figure:
     return figure
 
 
-STUDY = Study(
-    *("misalignment", "Temporal misalignment: how unevenly the input of a layer arrives (section 3, appendix G)"),
-    *(_records, _text, _plot),
-    entries={"accuracy": list, **dict.fromkeys(MEASURES, dict)},
-)
+TITLE = "Temporal misalignment: how unevenly the input of a layer arrives (section 3, appendix G)"
+STUDY = Study("misalignment", TITLE, _records, _text, _plot)

@@ -168,7 +168,4 @@ def _plot_pairs(axes: Axes, figure: Figure, rows: list[dict]) -> None:
     figure.colorbar(image, ax=axes, label="percentage points above the given order")
 
 
-STUDY = Study(
-    *("orders", "One given order of the steps at every layer (figures 11 and 12)", _records, _text, _plot),
-    entries={"accuracy": float, "order": list},
-)
+STUDY = Study("orders", "One given order of the steps at every layer (figures 11 and 12)", _records, _text, _plot)

@@ -181,7 +181,4 @@ def _plot(rows: list[dict], setup: Setup, config: Potentials) -> Figure:
     return figure
 
 
-STUDY = Study(
-    *("potentials", "Membrane potential before firing (figures 4 and 7 to 10)", _records, _text, _plot),
-    entries={"accuracy": list, "counts": dict},
-)
+STUDY = Study("potentials", "Membrane potential before firing (figures 4 and 7 to 10)", _records, _text, _plot)

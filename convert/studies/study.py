@@ -21,7 +21,6 @@ from convert.snn import Snn
 from tppjax.types import Array
 
 PROGRAM = "convert.studies"
-ACCURACY: dict[str, type] = {"accuracy": list}  # entries of a row with an accuracy for each seed
 
 
 class Section(NamedTuple):
@@ -31,17 +30,14 @@ class Section(NamedTuple):
       name: name of the study, and of the folder of its files.
       title: heading of the section, one line.
       text: the results, in Markdown.
-      plots: names of the plots in the study's folder.
     """
 
     name: str
     title: str
     text: str
-    plots: tuple[str, ...]
 
     def __str__(self) -> str:
-        plots = "".join(f"\n![{self.title}]({self.name}/{file})\n" for file in self.plots)
-        return f"## {self.title}\n\n{self.text}\n{plots}"
+        return f"## {self.title}\n\n{self.text}\n\n![{self.title}]({self.name}/{self.name}.png)\n"
 
 
 class Study(NamedTuple):
@@ -53,7 +49,6 @@ class Study(NamedTuple):
       records: from `(rows, setup, config)` to the lines of NAME.csv.
       text: from `(rows, setup, config)` to Markdown.
       plot: from `(rows, setup, config)` to a figure.
-      entries: the measured entries of a row, with their types.
     """
 
     name: str
@@ -61,52 +56,33 @@ class Study(NamedTuple):
     records: Callable[[list[dict], Setup, Any], list[dict]]
     text: Callable[[list[dict], Setup, Any], str]
     plot: Callable[[list[dict], Setup, Any], Figure]
-    entries: dict[str, type] = ACCURACY
 
     def run(
         self, config: Experiment, setup: Setup, cases: Iterable[dict], run: Callable[..., dict], **settings: Any
     ) -> Section:
-        """Measures a row for each case and writes the files. Arguments as `measure`."""
-        rows = measure(config, self.name, setup, cases, run, self.entries, **settings)
-        section = Section(self.name, self.title, self.text(rows, setup, config), (f"{self.name}.png",))
-        records, figure = self.records(rows, setup, config), self.plot(rows, setup, config)
-        return write(folder(config, self.name), section, records, figure)
+        """Measures a row for each case, or takes that of an earlier run, and writes the files.
+
+        Args:
+          config: the options.
+          setup: the network and the images.
+          cases: the entries that identify each row, of types that JSON has (lists, not tuples).
+          run: takes the entries of a case and returns the measured ones, which are saved at once.
+          **settings: further settings on which all rows depend.
+        """
+        out, rows = folder(config, self.name), []
+        results = Results.open(out, {**setup.settings, **settings}, PROGRAM, config.overwrite)
+        results.ann = setup.accuracy
+        for case in tqdm(list(cases), desc=self.name, disable=None, leave=False):
+            mode = case.get("mode") or case.get("method")
+            version = source(re.sub(r"\+\w+$", "", mode)) if mode else {}  # without the correction of a method
+            rows.append(results.find(**case, **version) or results.add(case, run(**case) | version))
+        section = Section(self.name, self.title, self.text(rows, setup, config))
+        return write(out, section, self.records(rows, setup, config), self.plot(rows, setup, config))
 
 
 def folder(config: Experiment, name: str) -> Path:
     """The folder of the study called `name`: in --out, by default in `studies` beside the network."""
     return (config.out or config.ann / "studies") / name
-
-
-def measure(
-    config: Experiment,
-    name: str,
-    setup: Setup,
-    cases: Iterable[dict],
-    run: Callable[..., dict],
-    entries: dict[str, type] = ACCURACY,
-    **settings: Any,
-) -> list[dict]:
-    """A row for each case: the one of an earlier run, or the result of `run(**case)`, which is saved at once.
-
-    Args:
-      config: the options.
-      name: name of the study.
-      setup: the network and the images.
-      cases: the entries that identify each row, of types that JSON has (lists, not tuples).
-      run: takes the entries of a case and returns the measured ones.
-      entries: the measured entries, with their types.
-      **settings: further settings on which all rows depend.
-    """
-    cases = list(cases)
-    results = Results.open(folder(config, name), {**setup.settings, **settings}, PROGRAM, config.overwrite, entries)
-    results.ann = setup.accuracy
-    rows = []
-    for case in tqdm(cases, desc=name, disable=None, leave=False):
-        mode = case.get("mode") or case.get("method")
-        version = source(re.sub(r"\+\w+$", "", mode)) if mode else {}  # without the correction of a method
-        rows.append(results.find(**case, **version) or results.add(case, run(**case) | version))
-    return rows
 
 
 def product(**entries: Iterable) -> list[dict]:

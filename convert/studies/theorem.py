@@ -22,9 +22,6 @@ from tppjax.types import Key
 
 NAME = "theorem"
 TITLE = "The paper's two theorems in numbers (theorem 1, appendix G)"
-MEASURES = ("a_printed", "a_factor", "a_mended", "a_mended_whole_thresholds", "a_last_step", "b_within", "b_beyond",
-            "c_outside", "c_drawn_outside", "d_ratio", "g_uneven")  # fmt: skip
-ENTRIES: dict[str, type] = {"T": int, **dict.fromkeys(MEASURES, float)}  # of a row
 GRID = 16  # potentials per threshold at which the statements are checked
 
 
@@ -52,13 +49,13 @@ def main(config: Theorem) -> Section:
         raise InputError(f"--T is 2 to 128 here: 1 has nothing to show, and more needs too much memory; got {config.T}")
     check_number("--draws", config.draws, 1, 10**6)
     settings = {"draws": config.draws, "potentials_per_threshold": GRID}
-    results = Results.open(config.out / NAME, settings, study.PROGRAM, config.overwrite, ENTRIES)
+    results = Results.open(config.out / NAME, settings, study.PROGRAM, config.overwrite)
     rows = [
         results.find(T=T) or results.add({"T": T}, check(T, config.draws))
         for T in tqdm(config.T, desc=NAME, disable=None, leave=False)
     ]
     records = [{name: r[name] for name in r if name not in about(study.PROGRAM)} for r in rows]
-    section = Section(NAME, TITLE, _text(rows, config), ("theorem.png",))
+    section = Section(NAME, TITLE, _text(rows, config))
     return study.write(config.out / NAME, section, records, _plot(config.T))
 
 

@@ -9,7 +9,7 @@ import sys
 import traceback
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest import mock
@@ -24,7 +24,6 @@ from tppjax.types import Array
 if TYPE_CHECKING:
     import torch
 
-SHOWN = 8  # items listed in an error
 OTHERS = "torch", "torchvision", "timm"  # packages whose lines are shown only if no line is the user's
 DECORATORS = "beartype", "jaxtyping"  # packages that check types at each call; their lines are never shown
 Node = Any  # of a program of `torch.export`: `torch.fx.Node`
@@ -196,10 +195,3 @@ def line_of(frames: Sequence[tuple[str, int | str | None]]) -> str:
                 near = path.is_relative_to(Path.cwd()) and "site-packages" not in path.parts
                 return f"{path.relative_to(Path.cwd()) if near else path.name}:{line}"
     return ""
-
-
-def shown(items: Iterable[str], separator: str = ", ") -> str:
-    """The first items as text, and the number of the others."""
-    items = list(items)
-    more = [f"{len(items) - SHOWN} more"] if len(items) > SHOWN else []
-    return separator.join(items[:SHOWN] + more)

@@ -2,7 +2,7 @@
 
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import safetensors.numpy
 
 from tppjax.errors import InputError, brief
 
+SHOWN = 8  # items listed in an error
 ANEW = "where you trust it, load it there and save model.state_dict() anew"
 
 # The first bytes of files of other kinds, and the message for each.
@@ -25,12 +26,8 @@ OTHERS = {
 
 # Classes of settings that training scripts save beside the weights. None is created: `Setting` replaces each.
 SETTINGS = (
-    "argparse.Namespace",
-    "types.SimpleNamespace",
-    "datetime.datetime",
-    "datetime.timedelta",
-    "numpy.dtype",
-    "numpy.ndarray",
+    *("argparse.Namespace", "types.SimpleNamespace", "datetime.datetime", "datetime.timedelta"),
+    *("numpy.dtype", "numpy.ndarray"),
     *(f"numpy.{core}.multiarray.{name}" for core in ("core", "_core") for name in ("scalar", "_reconstruct")),
     *(f"{module}.{system}Path" for module in ("pathlib", "pathlib._local") for system in ("Posix", "Windows")),
 )
@@ -192,3 +189,51 @@ def _numpy(path: Path, key: object, value: Any) -> np.ndarray:
         return (value.float() if value.is_floating_point() else value).numpy()
     except (RuntimeError, TypeError, NotImplementedError) as e:
         raise InputError(f"{path}: {key} is no plain array (sparse, quantised or without data): {ANEW}") from e
+
+
+def is_counter(key: str) -> bool:
+    """Whether a key is that of a counter, of batch norm or of AveragedModel, which nothing reads in eval mode."""
+    return key.rpartition(".")[2] in ("num_batches_tracked", "n_averaged")
+
+
+def common(keys: Collection[str]) -> str:
+    """The first word of all keys with its dot; "" if they differ in it."""
+    first = {key.partition(".")[0] for key in keys}
+    return f"{first.pop()}." if len(first) == 1 and all("." in key for key in keys) else ""
+
+
+def mismatches(
+    expected: Mapping[str, tuple[int, ...]],
+    state: Mapping[str, np.ndarray],
+    optional: Collection[str] = (),
+    whole: Collection[str] = (),
+) -> str:
+    """What is wrong with the arrays of a file, as text; "" if nothing is.
+
+    Args:
+      expected: shape of each array, by key.
+      state: the arrays of the file, by key.
+      optional: keys that may be missing.
+      whole: keys whose arrays hold whole numbers.
+    """
+    both, floats = [key for key in expected if key in state], jnp.floating
+    lists = {
+        "not of floating-point numbers": [
+            f"{k} ({state[k].dtype})" for k in both if k not in whole and not jnp.issubdtype(state[k].dtype, floats)
+        ],
+        "missing": [key for key in expected if key not in state and key not in optional],
+        "unknown": [key for key in state if key not in expected],
+        "misshapen": [
+            f"{key} is {np.shape(state[key])}, not {expected[key]}"
+            for key in both
+            if np.shape(state[key]) != expected[key]
+        ],
+    }
+    return "; ".join(f"{problem}: {shown(sorted(keys))}" for problem, keys in lists.items() if keys)
+
+
+def shown(items: Iterable[str], separator: str = ", ") -> str:
+    """The first items as text, and the number of the others."""
+    items = list(items)
+    more = [f"{len(items) - SHOWN} more"] if len(items) > SHOWN else []
+    return separator.join(items[:SHOWN] + more)

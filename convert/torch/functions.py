@@ -122,21 +122,6 @@ def divide(x: Number, y: Number, rounding_mode: str | None = None) -> Array:
     return aligned(f[rounding_mode])(x, y)
 
 
-def celu(x: Array, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Array:
-    """ELU, SELU and CELU."""
-    return scale * jnp.where(x > 0, x, alpha * jnp.expm1(jnp.where(x > 0, 0, x) * input_scale))
-
-
-def prelu(x: Array, w: Array) -> Array:
-    """PReLU; the slope `w` has one number, or one for each channel."""
-    return jnp.where(x >= 0, x, aligned(jnp.multiply)(x, w))
-
-
-def softplus(x: Array, beta: float = 1, threshold: float = 20) -> Array:
-    """Softplus; the identity where `beta x` is above the threshold."""
-    return jnp.where(x * beta > threshold, x, jnp.logaddexp(x * beta, 0) / beta)
-
-
 def reduction(f: Callable) -> Callable:
     """`f` over one axis, a list of axes or, by default, all of them."""
 
@@ -190,11 +175,6 @@ def expand(x: Array, shape: Sequence[int], implicit: bool = False) -> Array:
     return jnp.broadcast_to(x.reshape(old), [n if m == -1 else m for m, n in zip(shape, old, strict=True)])
 
 
-def repeat(x: Array, times: Sequence[int]) -> Array:
-    """`x` repeated along each axis, as by `torch.Tensor.repeat`."""
-    return jnp.tile(x.reshape((1,) * (len(times) - x.ndim) + x.shape), times)
-
-
 def bounds(x: Array, axis: int, start: int | None, end: int | None) -> tuple[int, int]:
     """Start and end from 0 to the size, as Python's slices count them."""
     return slice(start, end).indices(x.shape[axis])[:2]
@@ -222,20 +202,10 @@ def unfold(x: Array, axis: int, size: int, step: int) -> Array:
     return jnp.moveaxis(jnp.take(x, indices, axis, mode="clip"), axis % x.ndim + 1, -1)
 
 
-def select(x: Array, axis: int, i: int) -> Array:
-    """`x` at index `i` of an axis, which is dropped."""
-    return lax.index_in_dim(x, i, axis, keepdims=False)
-
-
 def select_scatter(x: Array, new: Array, axis: int, i: int) -> Array:
     """`x` with `new` at index `i` of an axis."""
     i %= x.shape[axis]
     return slice_scatter(x, jnp.expand_dims(new, axis), axis, i, i + 1)
-
-
-def split(x: Array, sizes: Sequence[int], axis: int = 0) -> Sequence[Array]:
-    """`x` in parts of these sizes along an axis."""
-    return lax.split(x, sizes, axis % x.ndim)
 
 
 def index(x: Array, indices: Sequence[Any]) -> Array:

@@ -15,6 +15,7 @@ from typing import Any
 import flax.linen as nn
 import numpy as np
 
+from convert.torch.files import common, is_counter
 from tppjax import data
 from tppjax.errors import InputError
 from tppjax.models.regnet import RegNet
@@ -29,10 +30,7 @@ Model = Any  # a module of ours, of the class that the function is for
 
 IMAGENET: Statistics = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CIFAR = {name: (data.info(name).mean, data.info(name).std) for name in ("cifar10", "cifar100")}
-QCFS_CIFAR100: Statistics = (
-    (129.3 / 255, 124.1 / 255, 112.4 / 255),
-    (68.2 / 255, 65.4 / 255, 70.4 / 255),
-)
+QCFS_CIFAR100: Statistics = ((129.3 / 255, 124.1 / 255, 112.4 / 255), (68.2 / 255, 65.4 / 255, 70.4 / 255))
 
 
 @dataclass(frozen=True)
@@ -66,14 +64,12 @@ class Layout:
 
 
 def plain(state: State) -> State:
-    """The state without the prefixes of wrappers, and without counters, which nothing reads at inference."""
-    counters = ("num_batches_tracked", "n_averaged")  # of batch norm and of AveragedModel
-    state = {key: value for key, value in state.items() if key.rpartition(".")[2] not in counters}
-    inner = state
+    """The state without the prefixes of wrappers, and without counters."""
+    inner = state = {key: value for key, value in state.items() if not is_counter(key)}
     while inner.keys().isdisjoint(MARKS):
-        if len({key.partition(".")[0] for key in inner}) != 1 or not all("." in key for key in inner):
+        if not (prefix := common(inner)):
             return state
-        inner = {key.partition(".")[2]: value for key, value in inner.items()}
+        inner = {key.removeprefix(prefix): value for key, value in inner.items()}
     return inner
 
 
@@ -201,41 +197,17 @@ def _qcfs_vgg(model: VGG, state: State) -> dict[str, str]:
 
 
 LAYOUTS = {
-    "akamaster": Layout(
-        modules={ResNet: _akamaster},
-        statistics={"cifar10": IMAGENET, "cifar100": IMAGENET},
-        shortcut="pad",
-    ),
-    "kuangliu": Layout(
-        modules={ResNet: _akamaster, VGG: _snnc_vgg},
-        statistics={"cifar10": CIFAR["cifar10"]},
-        hidden=(),
-        pool="max",
-    ),
-    "pycls": Layout(
-        modules={RegNet: _pycls},
-        statistics={"imagenet2012": IMAGENET},
-        bgr=True,
-    ),
+    "akamaster": Layout({ResNet: _akamaster}, {"cifar10": IMAGENET, "cifar100": IMAGENET}, shortcut="pad"),
+    "kuangliu": Layout({ResNet: _akamaster, VGG: _snnc_vgg}, {"cifar10": CIFAR["cifar10"]}, hidden=(), pool="max"),
+    "pycls": Layout({RegNet: _pycls}, {"imagenet2012": IMAGENET}, bgr=True),
     "qcfs": Layout(
-        modules={ResNet: _qcfs_resnet, VGG: _qcfs_vgg},
-        statistics={"cifar10": CIFAR["cifar10"], "cifar100": QCFS_CIFAR100, "imagenet2012": IMAGENET},
+        {ResNet: _qcfs_resnet, VGG: _qcfs_vgg},
+        {"cifar10": CIFAR["cifar10"], "cifar100": QCFS_CIFAR100, "imagenet2012": IMAGENET},
     ),
-    "snnc": Layout(
-        modules={ResNet: _torchvision_resnet, VGG: _snnc_vgg},
-        statistics={**CIFAR, "imagenet2012": IMAGENET},
-        hidden=(),
-    ),
-    "timm": Layout(
-        modules={RegNet: _timm},
-        statistics={"imagenet2012": IMAGENET},
-        interpolation="bicubic",
-    ),
+    "snnc": Layout({ResNet: _torchvision_resnet, VGG: _snnc_vgg}, {**CIFAR, "imagenet2012": IMAGENET}, hidden=()),
+    "timm": Layout({RegNet: _timm}, {"imagenet2012": IMAGENET}, interpolation="bicubic"),
     "torchvision": Layout(
-        modules={ResNet: _torchvision_resnet, VGG: _torchvision_vgg},
-        statistics={"imagenet2012": IMAGENET},
-        pool="max",
-        stem_pool="max",
+        {ResNet: _torchvision_resnet, VGG: _torchvision_vgg}, {"imagenet2012": IMAGENET}, pool="max", stem_pool="max"
     ),
 }
 VGG_OF = {

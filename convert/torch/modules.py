@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from convert.torch.export import Node, operation, placed, scope, shown, traced, unwrapped
+from convert.torch.export import Node, operation, placed, scope, traced, unwrapped
+from convert.torch.files import shown
 from tppjax.errors import InputError
 from tppjax.types import Array, Weights
 
@@ -31,30 +32,9 @@ RANDOM = re.compile(r"dropout|rand|bernoulli|normal|multinomial")
 
 @dataclass(frozen=True)
 class Value:
-    """The result of an earlier step, or an input, among the arguments of a `Step`."""
+    """The result of an earlier step, or an input, among the arguments of an operation."""
 
     name: str
-
-
-@dataclass(frozen=True)
-class Step:
-    """One operation of the network.
-
-    Attributes:
-      name: name of the result.
-      operation: the function of JAX.
-      args: arguments in the order of ATen's schema, with a `Value` for each earlier result.
-      kwargs: arguments by name, with a `Value` for each earlier result.
-      scope: module and line, from the function `scope`; "" if the result is a size.
-      dtype: data type of the result; None if it is a size or a tuple of results.
-    """
-
-    name: str
-    operation: Callable
-    args: tuple
-    kwargs: dict
-    scope: str
-    dtype: Any
 
 
 def to_jax(
@@ -90,9 +70,7 @@ def to_jax(
     def fn(params: Weights, x: Array) -> Any:
         values = constants | {name: params[key] for name, key in keys.items()} | {input_name: jnp.asarray(x, dtype)}
         for step in steps:
-            with jax.named_scope(step.scope) if step.scope else contextlib.nullcontext():
-                result = step.operation(*_filled(step.args, values), **_filled(step.kwargs, values))
-                values[step.name] = result if step.dtype is None else jnp.asarray(result, step.dtype)
+            step(values)
         return outputs(values)
 
     return fn, params
@@ -144,8 +122,8 @@ def known_to_jax(tree: Any) -> Any:
     return tree
 
 
-def _steps(program: "torch.export.ExportedProgram") -> list[Step]:
-    """The operations whose results are used, in their order.
+def _steps(program: "torch.export.ExportedProgram") -> list[Callable[[dict], None]]:
+    """The operations whose results are used, in their order; each adds its result to the values by name.
 
     Raises:
       InputError: if some are not in the table.
@@ -156,13 +134,20 @@ def _steps(program: "torch.export.ExportedProgram") -> list[Step]:
     return [_step(node) for node in nodes]
 
 
-def _step(node: Node) -> Step:
-    value, in_jax = node.meta.get("val"), operation(node.target)
+def _step(node: Node) -> Callable[[dict], None]:
+    """One operation, as a function that adds its result to the values; its line is a scope unless it is a size."""
+    value, in_jax, name, args = node.meta.get("val"), operation(node.target), node.name, tuple(map(_plain, node.args))
     assert in_jax is not None  # by `_steps`
-    dtype = getattr(value, "dtype", None)
+    dtype = _dtype(value.dtype) if hasattr(value, "dtype") else None
     kwargs = {key: _plain(arg) for key, arg in node.kwargs.items() if key not in OPTIONS}
-    scope_name = scope(node) if dtype or isinstance(value, list | tuple) else ""
-    return Step(node.name, in_jax, tuple(map(_plain, node.args)), kwargs, scope_name, dtype and _dtype(dtype))
+    in_scope = scope(node) if dtype or isinstance(value, list | tuple) else ""
+
+    def run(values: dict[str, Any]) -> None:
+        with jax.named_scope(in_scope) if in_scope else contextlib.nullcontext():
+            result = in_jax(*_filled(args, values), **_filled(kwargs, values))
+            values[name] = result if dtype is None else jnp.asarray(result, dtype)
+
+    return run
 
 
 def _is_place_of_maximum(node: Node) -> bool:

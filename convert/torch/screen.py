@@ -11,7 +11,8 @@ import traceback
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from convert.torch.export import evaluating, line_of, shown, silent
+from convert.torch.export import evaluating, line_of, silent
+from convert.torch.files import shown
 from tppjax.errors import InputError
 from tppjax.graph.linear import INTRODUCTION, REMEDY
 

@@ -250,8 +250,3 @@ def pixel_shuffle(x: Array, r: int) -> Array:
     k = len(batch)
     x = x.reshape(*batch, c // r**2, r, r, h, w).transpose(*range(k), k, k + 3, k + 1, k + 4, k + 2)
     return x.reshape(*batch, c // r**2, h * r, w * r)
-
-
-def channel_shuffle(x: Array, groups: int) -> Array:
-    """[B, C, ...] with channel i of each group, for every i."""
-    return x.reshape(x.shape[0], groups, -1, *x.shape[2:]).swapaxes(1, 2).reshape(x.shape)

@@ -7,16 +7,14 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import jax.numpy as jnp
 import numpy as np
 
-from convert.torch.export import shown, unwrapped
+from convert.torch.export import unwrapped
+from convert.torch.files import common, is_counter, mismatches, shown
 from tppjax.errors import InputError, brief
 
 if TYPE_CHECKING:
     import torch
-
-COUNTERS = ("num_batches_tracked", "n_averaged")  # of batch norm and of AveragedModel; nothing reads them in eval mode
 
 
 def make(spec: str, arguments: str | None = None) -> "torch.nn.Module":
@@ -83,9 +81,9 @@ def load(module: "torch.nn.Module", state: Mapping[str, np.ndarray]) -> list[str
     import torch
 
     own = _tensors(module)
-    prefix = _prefix([key for key in own if not _is_counter(key)], state)
+    prefix = _prefix([key for key in own if not is_counter(key)], state)
     weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
-    weights = {key: value for key, value in weights.items() if key in own or not _is_counter(key)}
+    weights = {key: value for key, value in weights.items() if key in own or not is_counter(key)}
     _check(own, weights)
     found = {key: torch.from_numpy(np.array(value)) for key, value in weights.items()}
     module.load_state_dict(found, strict=False)
@@ -95,11 +93,7 @@ def load(module: "torch.nn.Module", state: Mapping[str, np.ndarray]) -> list[str
             f"{type(module).__name__} does not take weights into {shown(kept)}: its own state_dict or "
             "load_state_dict changes them; let --module's function load them, without --weights"
         )
-    return [key for key in state if not key.startswith(prefix) and not _is_counter(key)]
-
-
-def _is_counter(key: str) -> bool:
-    return key.rpartition(".")[2] in COUNTERS
+    return [key for key in state if not key.startswith(prefix) and not is_counter(key)]
 
 
 def _prefix(own: list[str], state: Mapping[str, Any]) -> str:
@@ -113,13 +107,7 @@ def _prefix(own: list[str], state: Mapping[str, Any]) -> str:
             f"the file has the network's weights several times, under {shown(fitting)}: say which with --entry "
             f"{fitting[-1].removesuffix('.')}"
         )
-    return (fitting or [_common(state)])[0]
-
-
-def _common(state: Mapping[str, Any]) -> str:
-    """The first word of all keys with its dot, for a message about the rest of the keys; "" if they differ in it."""
-    first = {key.partition(".")[0] for key in state}
-    return f"{first.pop()}." if len(first) == 1 and all("." in key for key in state) else ""
+    return (fitting or [common(state)])[0]
 
 
 def _tensors(module: "torch.nn.Module") -> "dict[str, torch.Tensor]":
@@ -131,19 +119,7 @@ def _tensors(module: "torch.nn.Module") -> "dict[str, torch.Tensor]":
 
 def _check(own: "Mapping[str, torch.Tensor]", weights: Mapping[str, np.ndarray]) -> None:
     stored = {own[key].data_ptr() for key in weights.keys() & own.keys()}  # a shared weight needs one of its keys
-    missing = [key for key in own if key not in weights and not _is_counter(key) and own[key].data_ptr() not in stored]
-    misshapen = [
-        f"{key} is {np.shape(value)}, not {tuple(own[key].shape)}"
-        for key, value in weights.items()
-        if key in own and np.shape(value) != tuple(own[key].shape)
-    ]
-    whole = [
-        f"{key} ({value.dtype})"
-        for key, value in weights.items()
-        if key in own and own[key].is_floating_point() and not jnp.issubdtype(value.dtype, jnp.floating)
-    ]
-    unknown = [key for key in weights if key not in own]
-    lists = {"missing": missing, "unknown": unknown, "misshapen": misshapen, "not of floating-point numbers": whole}
-    if any(lists.values()):
-        problems = "; ".join(f"{problem}: {shown(keys)}" for problem, keys in lists.items() if keys)
+    optional = [key for key, tensor in own.items() if is_counter(key) or tensor.data_ptr() in stored]
+    whole = [key for key, tensor in own.items() if not tensor.is_floating_point()]
+    if problems := mismatches({key: tuple(tensor.shape) for key, tensor in own.items()}, weights, optional, whole):
         raise InputError(f"the weights are not those of the network that --module makes: {problems}")

@@ -77,7 +77,7 @@ def test_the_network_of_a_folder_with_a_spiking_one(tmp_path):
     assert checkpoint.load(tmp_path / "snn").graph == mlp().graph
     mlp().save(tmp_path / "network")
     assert isinstance(convert.load(tmp_path / "network"), convert.Network)
-    with pytest.raises(InputError, match="a network for any T can't be saved"):
+    with pytest.raises(InputError, match="a network for any T has no number of steps"):
         convert.to_snn(mlp(), 4).for_any_T().save(tmp_path / "any")
 
 
@@ -89,9 +89,10 @@ def test_neurons_of_ones_own_are_given_and_not_imported(tmp_path):
         convert.load(tmp_path / "snn")
     with pytest.raises(InputError, match=refused + "; given: tppjax.neurons.baseline:Baseline"):
         convert.load(tmp_path / "snn", neurons=[Baseline])
-    for wrong in (Up, [Up()], ["Up"]):
+    for wrong in (5, [Up()], ["Up"]):
         with pytest.raises(InputError, match="neurons= takes classes of your own neurons"):
             convert.load(tmp_path / "snn", neurons=wrong)
+    assert convert.load(tmp_path / "snn", neurons=Up).mode == convert.load(tmp_path / "snn", neurons=iter([Up])).mode
     loaded = convert.load(tmp_path / "snn", neurons=[Up])
     np.testing.assert_array_equal(loaded.apply(images(5)), snn.apply(images(5)))
     assert loaded.mode == f"{__name__}:Up(levels=2)"

@@ -99,7 +99,7 @@ CHANNELS_FIRST = "channels first", "equinox"
 
 def rates_apart(snn, again, x, x_again):
     """`{site: (mean spikes of its neurons, share of those that spike less or more often in the other network)}`."""
-    ours, theirs, orders = snn.activity(x)[1], again.activity(x_again)[1], build(snn).orders
+    ours, theirs, orders = snn.activity(x)[1], again.activity(x_again)[1], build(snn)[1].orders
     found = {}
     for site, other in zip(snn.network.sites, again.network.sites, strict=True):
         ordered = np.asarray(theirs[other])
@@ -226,7 +226,7 @@ def test_neurons_of_both_kinds_of_thresholds():
     for act, extra in ((QCFS(L=4), 0.0), (ReLU(), 0.5 / 4)):
         trained = traced(Mlp(act))
         ready = trained.replace(thetas=dict.fromkeys(trained.sites, np.float32(1)) | trained.thetas)
-        graph, *_ = build(convert.to_snn(ready, 4, "baseline"))
+        graph, _ = build(convert.to_snn(ready, 4, "baseline"))
         node = next(n for name, n in graph.nodes.items() if name.endswith("dense0"))
         theta, bias = ready.thetas["dense0"], np.ravel(ready.weights["params/dense0/bias"])
         np.testing.assert_allclose(node.bias, bias / theta + extra, rtol=1e-6)

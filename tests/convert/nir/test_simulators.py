@@ -81,12 +81,14 @@ def test_corrections_and_potentials_go_with_it(tmp_path):
         assert getattr(corrected, differs)
         snn = convert.to_snn(corrected, 4, "baseline(v_init=0.25)")
         found = compare(snn, x, np.zeros(40), "sinabs") if "sinabs" in installed() else None
-        graph, _, orders = build(snn)
+        graph, nodes = build(snn)
         for node in graph.nodes.values():
             if isinstance(node, nir.IF) and node.metadata["site"] in corrected.potentials:
                 site = node.metadata["site"]
-                expected = 0.25 + np.broadcast_to(corrected.potentials[site], orders[site].shape)
-                np.testing.assert_allclose(node.metadata["v_init"].ravel()[orders[site].ravel() - 1], expected.ravel())
+                expected = 0.25 + np.broadcast_to(corrected.potentials[site], nodes.orders[site].shape)
+                np.testing.assert_allclose(
+                    node.metadata["v_init"].ravel()[nodes.orders[site].ravel() - 1], expected.ravel()
+                )
         if found:
             assert min(same for same, *_ in found.spikes.values()) > 99.9
 

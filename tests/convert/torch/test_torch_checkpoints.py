@@ -153,9 +153,9 @@ def test_keys_that_do_not_fit_are_refused_by_name(changes, said):
 
 
 def test_another_depth_is_refused_with_the_first_keys():
-    with pytest.raises(ValueError, match=r"missing: layer1\.3\.bn1\.bias, .* and 52 more$"):
+    with pytest.raises(ValueError, match=r"missing: layer1\.3\.bn1\.bias, .*, 52 more$"):
         import_state_dict(akamaster_state(), "resnet32")
-    with pytest.raises(ValueError, match=r"unknown: layer1\.3\.bn1\.bias, .* and 52 more$"):
+    with pytest.raises(ValueError, match=r"unknown: layer1\.3\.bn1\.bias, .*, 52 more$"):
         import_state_dict(akamaster_state(blocks=5), "resnet20")
 
 
