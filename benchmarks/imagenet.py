@@ -48,7 +48,7 @@ print(next(line for line in open("/proc/self/status") if line.startswith("VmHWM"
 class Imagenet:
     """Measure networks of ImageNet's size on synthetic pictures."""
 
-    plots: int = 64
+    pictures: int = 64
     """Number of pictures to evaluate on."""
 
     out: Path = Path("benchmarks/imagenet.json")
@@ -66,7 +66,7 @@ def main(config: Imagenet) -> list[dict]:
     """
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        make(Path(folder), config.plots)
+        make(Path(folder), config.pictures)
         for name, case in tqdm(CASES.items(), disable=None):
             rows.append({"case": name, **measure(Path(folder), *case)})
             print(json.dumps(rows[-1]), flush=True)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tppjax.errors import InputError
+from tppjax.errors import InputError, refusing
 from tppjax.graph.operations import MAXIMA
 from tppjax.network import Network
 from tppjax.neurons import NEURONS, Neuron, parse
@@ -64,10 +64,8 @@ def neurons_of(mode: str | Neuron | Mapping[str, str | Neuron], network: Network
 
 
 def _parsed(site: str, mode: str | Neuron) -> Neuron:
-    try:
+    with refusing(f"at {site}", kinds=InputError):
         return parse(mode)
-    except InputError as e:
-        raise InputError(f"at {site}: {e}") from e
 
 
 def check_frames(frames: int | None, T: int) -> None:

@@ -72,7 +72,7 @@ def correct(
     """
     network = trace(network, images)
     snn = to_snn(fold_batch_norm(network) if method == "weights" else network, T, mode)
-    check_correction(method, snn)
+    check_correction(method, snn.network, snn.in_network.values())
     images = check_examples(network, images, "correction")
     check_number("ridge", ridge, 1e-6)
     check_count("seed", seed, 0)
@@ -110,10 +110,9 @@ def check_method(method: str, neurons: Iterable[Neuron] = ()) -> None:
         )
 
 
-def check_correction(method: str, snn: Snn) -> None:
+def check_correction(method: str, network: Network, neurons: Iterable[Neuron]) -> None:
     """As `check_method`; also if it would undo an earlier correction, or aim at an ANN whose weights were changed."""
-    check_method(method, snn.in_network.values())
-    network = snn.network
+    check_method(method, neurons)
     if any(step.startswith(f"{METHODS['weights']} corrected") for step in network.history):
         raise InputError(
             "the network's weights were corrected, so it is not the ANN any more that a correction aims at: correct "

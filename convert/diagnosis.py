@@ -176,7 +176,7 @@ def _sums_of_output(output: jax.Array, expected: jax.Array) -> dict[str, Any]:
 def _sums_of_site(snn: Snn, name: str, activation: jax.Array, rate: jax.Array) -> dict[str, jax.Array]:
     network, site, neuron = snn.network, snn.network.sites[name], snn.in_network[name]
     theta, positive = network.theta(site, activation), activation > 0
-    most = neuron.weight * neuron.levels * theta
+    most = neuron.largest_rate * theta
     own = jnp.where(positive, neuron.squared_error(activation, theta, snn.steps), 0.0)
     axes = [i for i in range(rate.ndim) if site.axis is None or i != site.axis + 1]
     return {

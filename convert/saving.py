@@ -13,7 +13,7 @@ from jax.tree_util import keystr, tree_map_with_path
 
 from convert.snn import Snn, to_snn
 from tppjax import checkpoint
-from tppjax.errors import InputError
+from tppjax.errors import InputError, refusing
 from tppjax.network import Network
 from tppjax.neurons import Neuron, parse
 
@@ -50,12 +50,9 @@ def load(folder: str | os.PathLike, neurons: Any = ()) -> Snn | Network:
     if not all(isinstance(kind, type) and issubclass(kind, Neuron) for kind in neurons):
         raise InputError(f"neurons= takes classes of your own neurons, as in neurons=[MyNeuron]; got {neurons!r}")
     own = {f"{kind.__module__}:{kind.__qualname__}": kind for kind in neurons}
-    try:
+    problem = f"{folder} does not describe a spiking network of this library"
+    with refusing(problem, "save it again", (KeyError, TypeError, AttributeError)):
         modes: dict[str, str | Neuron] = {site: parse(described["modes"][site], own) for site in network.sites}
         snn = to_snn(network, described["T"], modes)
         stored = tree_map_with_path(lambda path, _: arrays[keystr(path, simple=True, separator="/")], snn.time)
         return snn.replace(time=stored)
-    except (KeyError, TypeError, AttributeError) as e:
-        raise InputError(
-            f"{folder} does not describe a spiking network of this library ({type(e).__name__}: {e}): save it again"
-        ) from e

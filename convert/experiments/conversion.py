@@ -6,7 +6,7 @@ import numpy as np
 
 import convert
 from convert.checks import check_thresholds, neurons_of
-from convert.correction import check_correction, check_method
+from convert.correction import check_correction
 from convert.experiments.options import Experiment
 from tppjax import calibration, data
 from tppjax.histogram import Histogram
@@ -88,8 +88,6 @@ def check(network: convert.Network, config: Experiment, modes: tuple[str, ...]) 
     for mode in modes:
         neurons = neurons_of(mode, network)
         if config.correct:
-            check_method(config.correct, neurons.values())
+            check_correction(config.correct, network, neurons.values())
         for T in steps:
-            snn = convert.to_snn(network, T, mode)
-            if config.correct:
-                check_correction(config.correct, snn)
+            convert.to_snn(network, T, mode)

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from convert.nir.writing import read, text
-from tppjax.errors import InputError, brief
+from tppjax.errors import InputError, refusing
 from tppjax.network import Network
 from tppjax.tracing import trace
 from tppjax.types import Array
@@ -99,13 +99,9 @@ def _number(value: Any) -> float | None:
 
 def _made(name: str, node: Any, dt: float, file: str | os.PathLike) -> Made:
     """`(f(weights, x), weights)` of a node, with weights in float32; errors name the node."""
-    try:
+    with refusing(f"{file}: the node {name} ({_kind(node)}) can't be read"):
         run, weights = _maker(name, node, dt, file)
         return run, {key: np.asarray(value, np.float32) for key, value in weights.items()}
-    except InputError:
-        raise
-    except (TypeError, ValueError) as e:
-        raise InputError(f"{file}: the node {name} ({_kind(node)}) can't be read ({brief(e)})") from e
 
 
 def _maker(name: str, node: Any, dt: float, file: str | os.PathLike) -> Made:

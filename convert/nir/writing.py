@@ -11,7 +11,7 @@ import tppjax
 from convert.nir.nodes import Nodes
 from convert.snn import Snn
 from tppjax import files
-from tppjax.errors import InputError, brief, check_number, extra
+from tppjax.errors import InputError, check_number, extra, refusing
 from tppjax.graph import Site
 from tppjax.neurons import Baseline
 
@@ -84,10 +84,8 @@ def read(file: Path) -> Any:
     package = library()
     if not Path(file).is_file():
         raise FileNotFoundError(f"there is no file {file}")
-    try:
+    with refusing(f"{file} is damaged, or holds what the package nir refuses"):
         return package.read(file)
-    except Exception as e:  # of whatever kind: h5py and nir raise many
-        raise InputError(f"{file} is damaged, or holds what the package nir refuses ({brief(e)})") from e
 
 
 def build(snn: Snn, dt: float = 1.0, r: float | None = None, v_init: str = "metadata") -> tuple[Any, Nodes]:

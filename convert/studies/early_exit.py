@@ -66,7 +66,7 @@ def main(config: Anytime, setup: Setup) -> Section:
         return {"steps": test.cost.tolist(), "fixed": fixed, "exits": exits}
 
     cases = study.product(mode=config.modes, seeds=[config.seeds])
-    return STUDY.run(config, setup, cases, run, steps_tried=list(config.T))
+    return STUDY.run(config, setup, cases, run, steps_tried=sorted(config.T))
 
 
 def _records(rows: list[dict], setup: Setup, config: Anytime) -> list[dict]:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from convert import evaluate
-from convert.correction import check_method
+from convert.correction import check_correction, check_method
 from convert.energy import multiply_adds
 from convert.experiments import paper, plots
 from convert.experiments.options import Experiment, checked
@@ -71,6 +71,9 @@ def main(config: Methods) -> Section:
         check_number("--limit_stepped", config.limit_stepped, 1)
     config = checked(config)
     setup = set_up(config, tuple(mode for mode, _ in methods.values()), trained=True)
+    for mode, correction in methods.values():
+        if correction:
+            check_correction(correction, setup.network, [parse(mode)])
 
     def run(method: str, T: int, seeds: int, n: int) -> dict:
         mode, correction = methods[method]

@@ -18,7 +18,7 @@ from tppjax import models
 from tppjax.activations import QCFS, ClippedReLU, ReLU
 from tppjax.ann import Ann
 from tppjax.checks import check_leaf
-from tppjax.errors import InputError
+from tppjax.errors import InputError, refusing
 from tppjax.models.vgg import VGG
 
 Path = tuple[str, ...]  # of a leaf in our tree
@@ -80,10 +80,8 @@ def import_state_dict(
     images = preprocessing(statistics, channels, model.num_classes, dataset, mean, std, size)
     if images.dataset == "imagenet2012":
         images = replace(images, interpolation=known.interpolation)
-    try:
+    with refusing(f"the file does not fit {arch} of layout {layout}", kinds=InputError):
         tree = _variables(model, names, weights, images.input_shape)
-    except InputError as e:
-        raise InputError(f"the file does not fit {arch} of layout {layout}: {e}") from e
     if known.bgr:  # our images have red first
         stem = tree["params"]["conv_stem"]
         stem["kernel"] = stem["kernel"][:, :, ::-1].copy()

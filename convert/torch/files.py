@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
-from tppjax.errors import InputError, brief
+from tppjax.errors import InputError, refusing
 
 SHOWN = 8  # items listed in an error
 ANEW = "where you trust it, load it there and save model.state_dict() anew"
@@ -79,10 +79,8 @@ def read(path: str | Path, entry: str | None = None) -> dict[str, np.ndarray]:
 
 def _read(path: Path, reader: Callable[[Path], Any]) -> Any:
     """The result of a library's function for the file; the function may raise errors of any type."""
-    try:
+    with refusing(f"{path} can't be read", "if it is damaged or cut short, download it again"):
         return reader(path)
-    except Exception as e:
-        raise InputError(f"{path} can't be read ({brief(e)}); if it is damaged or cut short, download it again") from e
 
 
 def _members(path: Path) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from convert.torch.export import unwrapped
 from convert.torch.files import common, is_counter, mismatches, shown
-from tppjax.errors import InputError, brief
+from tppjax.errors import InputError, refusing
 
 if TYPE_CHECKING:
     import torch
@@ -55,10 +55,8 @@ def make(spec: str, arguments: str | None = None) -> "torch.nn.Module":
 
 
 def _keywords(arguments: str | None) -> dict[str, Any]:
-    try:
+    with refusing(f"--module_args is JSON, such as '{{\"depth\": 20}}'; got {arguments}"):
         keywords = json.loads(arguments or "{}")
-    except ValueError as e:
-        raise InputError(f"--module_args is JSON, such as '{{\"depth\": 20}}'; got {arguments} ({brief(e)})") from e
     if not isinstance(keywords, dict):
         raise InputError(f"--module_args is an object, such as '{{\"depth\": 20}}'; got {arguments}")
     return keywords

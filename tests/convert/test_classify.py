@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import convert
+from convert import classify
 from convert.classify import Classify, main
 from tppjax import ann, cli
 
@@ -43,6 +44,14 @@ def test_answers(mode, digits_ann, digits_test, pictures, tmp_path, monkeypatch,
     for line, last in zip(steps, lines, strict=mode == "baseline"):
         assert line.count(";") == 7
         assert line.rpartition("; ")[2] == last.partition(": ")[2].partition(",")[0]
+
+
+def test_batches_leave_room_for_every_step(digits_ann, pictures, tmp_path, monkeypatch):
+    convert.to_snn(digits_ann, 64, "baseline").save(tmp_path / "snn")
+    sizes, keyed = [], classify.keyed_batches
+    monkeypatch.setattr(classify, "keyed_batches", lambda *args: sizes.append(args[-1]) or keyed(*args))
+    main(Classify(tmp_path / "snn", pictures))
+    assert sizes == [convert.load(tmp_path / "snn").batch_size(traced=True)]
 
 
 def test_a_network_that_is_not_spiking_yet(digits_ann, digits_test, pictures, tmp_path):

@@ -63,6 +63,15 @@ def test_outputs_of_every_kind(head, several):
         assert "answers" not in str(found)
 
 
+def test_a_capped_neuron_clips_at_theta(relu_ann, digits_train):
+    calibrated = convert.calibrate(relu_ann, digits_train, "percentile", T=4, percentile=97.0)
+    modes = ("baseline", "burst(capped=True)", "burst(capped=False)")
+    reports = (convert.report(convert.to_snn(calibrated, 4, mode), digits_train[:50]) for mode in modes)
+    baseline, capped, free = ([row.clipped for row in found.rows] for found in reports)
+    assert capped == baseline
+    assert all(a < b for a, b in zip(free, capped, strict=True))
+
+
 def test_noise_does_not_depend_on_the_batch_size():
     snn = convert.to_snn(mlp(), 4, "tpp")
     one, halves = (convert.report(snn, images(30), batch_size=n) for n in (30, 15))

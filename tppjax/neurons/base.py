@@ -81,6 +81,11 @@ class Neuron:
         return {}
 
     @property
+    def largest_rate(self) -> float:
+        """The largest rate, in thresholds."""
+        return self.weight * self.levels
+
+    @property
     def bits(self) -> float:
         """Bits of what a neuron sends in a step: the logarithm of the number of values, to base 2."""
         return math.log2(1 + self.levels * (1 + self.signed))

@@ -48,6 +48,11 @@ class Burst(OnePhase):
         """`gamma`."""
         return self.gamma
 
+    @property
+    def largest_rate(self) -> float:
+        """`gamma`, or 1 for a capped neuron."""
+        return 1 if self.capped else self.gamma
+
     def at(self, kinds: set[str]) -> "Burst":
         """The neuron with `capped` set, according to the activations."""
         return self if self.capped is not None else replace(self, capped=kinds <= {"qcfs", "clip"})

@@ -94,6 +94,16 @@ def test_methods(setup, known, tmp_path):
         methods.main(dataclasses.replace(options, methods=("tpp+half",)))
 
 
+def test_corrections_of_a_corrected_network_are_refused_at_once(setup, known, tmp_path):
+    _, x, _, network = known
+    corrected = convert.correct(network, x[:8].astype("f4"), T=2, mode="rounded", method="weights")
+    corrected.save(tmp_path / "corrected")
+    options = methods.Methods(**{**setup, "ann": tmp_path / "corrected"}, methods=("tpp", "rounded+weights"), T=(2,))
+    with pytest.raises(ValueError, match="the network's weights were corrected"):
+        methods.main(dataclasses.replace(options, out=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_early_exit(setup, known, tmp_path):
     """Where an image leaves, and what that costs, from the outputs of every step in NumPy."""
@@ -121,6 +131,8 @@ def test_early_exit(setup, known, tmp_path):
     costs = [exit["steps"] for exit in rows["baseline"]["exits"]]
     assert costs == sorted(costs, reverse=True)
     assert "the steps of all these runs are counted" in section.text
+    options = anytime.Anytime(**setup, modes=("baseline", "rounded"), T=(4, 1), exit="confidence", out=tmp_path)
+    assert anytime.main(options).text == section.text  # the order of T changes nothing
 
 
 def test_orders(setup, known, tmp_path):

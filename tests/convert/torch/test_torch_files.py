@@ -19,7 +19,7 @@ from tppjax.errors import InputError
     [
         (b"years of work", "neither a safetensors file nor one that torch.save wrote"),
         (b"", "is empty"),
-        (b"\x10" + bytes(7) + b'{"damaged', r"can't be read \(.*\); if it is damaged or cut short, download it again"),
+        (b"\x10" + bytes(7) + b'{"damaged', r"can't be read \(.*\): if it is damaged or cut short, download it again"),
         (b"\n<!DOCTYPE html><html>", "is a web page, not weights"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         (b'{"weight_map": {}}', "if it is the index of weights in several files"),
