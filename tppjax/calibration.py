@@ -58,6 +58,8 @@ def calibrate(
     neuron = parse(mode).at(network.kinds)
     check_neuron(neuron, T)
     observed = _observe(network, images, batch_size) if observed is None else observed
+    if missing := [site.name for site in network.sites.values() if site.kind != "qcfs" and site.name not in observed]:
+        raise InputError(f"observed lacks {', '.join(missing)}: pass what observe returned for this network")
     thetas = choose(observed, method, per, T=T, neuron=neuron, percentile=percentile)
     detail = {"max": "", "percentile": f" {percentile}", "mse": f" at T={T} for {parse(mode)}"}[method]
     history = (*network.history, f"thresholds: {method}{detail} per {per}, from {len(images)} images")

@@ -6,6 +6,7 @@ from typing import Literal
 
 import tyro
 
+import convert
 from convert.experiments.options import Experiment, checked
 from convert.experiments.setup import set_up
 from convert.export import nir, stablehlo
@@ -63,8 +64,13 @@ def main(config: Export) -> dict[str, tuple[Agreement, Agreement]]:
     if not (config.nir or config.stablehlo or config.check):
         raise InputError("nothing to do: give --nir FILE, --stablehlo FILE or --check SIMULATOR")
     T, mode = _steps_and_mode(config)
-    setup = set_up(checked(replace(config, T=T, mode=mode)), (mode,))
-    snn = setup.conversion.snn(T, mode)
+    config, setup = checked(replace(config, T=T, mode=mode)), None
+    options = (config.calibrate, config.correct, config.dataset, config.mean, config.std, config.per != "channel")
+    if config.check or any(options):
+        setup = set_up(config, (mode,))
+        snn = setup.conversion.snn(T, mode)
+    else:  # no images are needed
+        snn = convert.to_snn(checkpoint.stored(config.ann), T, mode)
     if config.nir:
         nir(snn, config.nir, dt=config.dt, v_init=config.v_init)
         print(f"wrote {config.nir}: {len(snn.network.sites)} layers of neurons, T={snn.T}, dt={config.dt:g}")
@@ -73,6 +79,7 @@ def main(config: Export) -> dict[str, tuple[Agreement, Agreement]]:
         print(f"wrote {config.stablehlo}: mode {snn.mode}, T={snn.T}")
     agreements = {}
     for name in config.check:
+        assert setup is not None  # with --check
         images, labels = setup.images.images, setup.images.labels
         imported, ready = (compare(snn, images, labels, name, flag, config.v_init) for flag in (True, False))
         agreements[name] = imported, ready

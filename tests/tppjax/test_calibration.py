@@ -153,6 +153,8 @@ def test_calibration_does_not_depend_on_order_or_batches(network, images, method
 
 def test_observed_once_and_chosen_often(network, images):
     observed = calibration.observe(network, images)
+    with pytest.raises(InputError, match=r"observed lacks .*: pass what observe returned for this network"):
+        calibrate(network, images, observed={})
     for T in (2, 8):
         a, b = calibrate(network, images, T=T, observed=observed), calibrate(network, images, T=T)
         jax.tree.map(np.testing.assert_array_equal, a.thetas, b.thetas)

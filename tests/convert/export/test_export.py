@@ -107,8 +107,13 @@ def test_the_command_takes_T_and_mode_of_a_saved_spiking_network(tmp_path, capsy
     x, y = np.arange(3 * 64, dtype=np.uint8).reshape(3, 8, 8, 1), np.arange(3)
     np.savez(tmp_path / "a.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     options = {"stablehlo": tmp_path / "program", "dataset": "npz", "data_dir": tmp_path / "a.npz"}
-    for chosen, said in (({}, "mode rounded, T=4"), ({"T": 2, "mode": "unbiased"}, "mode unbiased, T=2")):
-        main(Export(tmp_path / "snn", **options, **chosen))
+    without_images = {"stablehlo": tmp_path / "program"}
+    for chosen, said in (
+        (options, "mode rounded, T=4"),
+        (without_images, "mode rounded, T=4"),
+        ({**options, "T": 2, "mode": "unbiased"}, "mode unbiased, T=2"),
+    ):
+        main(Export(tmp_path / "snn", **chosen))
         assert capsys.readouterr().out.endswith(f"program: {said}\n")
     convert.to_snn(network, 4, {"conv1_1": "rounded", "conv2_1": "baseline"}).save(tmp_path / "snn")
     with pytest.raises(InputError, match="has neurons of several modes: give one"):
