@@ -78,14 +78,13 @@ def fit(network: Ann, images: Examples, config: Training, augment: Callable) -> 
         for epoch in range(int(state.step) // steps, config.epochs):
             started = time.perf_counter()
             state = one_epoch(feed, state, epoch, steps, len(train), run, stop)
-            measured = _validated(
-                network.replace(variables=jax.device_get(state.variables)), state, epoch, held_out, run
-            )
+            candidate = network.replace(variables=jax.device_get(state.variables))
+            measured = _validated(candidate, state, epoch, held_out, run)
             loss, correct = (float(s) / steps for s in state.sums)
             best = jnp.maximum(float(state.best), measured["validation"])
             state = state.replace(**sharding.replicate({"best": best, "sums": jnp.zeros(2)}, mesh))
-            measured = {"loss": loss, "train": 100 * correct, **measured}
-            run.log(epoch + 1, **measured, seconds=time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            run.log(epoch + 1, loss=loss, train=100 * correct, **measured, seconds=seconds)
             stopping, last = stop(), epoch + 1 == config.epochs
             if stopping or last or _checkpoint_due(epoch, steps, config.checkpoint_every or steps):
                 run.checkpoint(state)

@@ -70,10 +70,7 @@ def main(config: Methods) -> Section:
     if config.limit_stepped is not None:
         check_number("--limit_stepped", config.limit_stepped, 1)
     config = checked(config)
-    setup = set_up(config, tuple(mode for mode, _ in methods.values()), trained=True)
-    for mode, correction in methods.values():
-        if correction:
-            check_correction(correction, setup.network, [parse(mode)])
+    setup = _set_up(config, list(methods.values()))
 
     def run(method: str, T: int, seeds: int, n: int) -> dict:
         mode, correction = methods[method]
@@ -116,6 +113,15 @@ def _records(rows: list[dict], setup: Setup, config: Methods) -> list[dict]:
         }
         for r in rows
     ]
+
+
+def _set_up(config: Methods, methods: list[tuple[str, str | None]]) -> Setup:
+    """The setup, if the network can be converted to all modes and corrected by all methods."""
+    setup = set_up(config, tuple(mode for mode, _ in methods), trained=True)
+    for mode, correction in methods:
+        if correction:
+            check_correction(correction, setup.network, [parse(mode)])
+    return setup
 
 
 def _parts(method: str) -> tuple[str, str | None]:

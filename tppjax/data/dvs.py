@@ -83,7 +83,7 @@ def load(
       InputError: if recordings, which it names, are damaged, cut short, empty or of another camera; or if
         `preprocessing` does not fit.
     """
-    frames, size = _frames_and_size(preprocessing)
+    _frames_and_size(preprocessing)  # which refuses what does not fit
     files = _files(prepared.root(data_dir) / name, split)
     files = [files[int(index)] for index in select(len(files))]
     if any(file.suffix == ".aedat4" for file, _ in files):
@@ -91,10 +91,20 @@ def load(
     check_memory(
         f"the frames of {len(files)} recordings", len(files) * math.prod(preprocessing.shape), "ask for fewer frames"
     )
-    images, labels = np.empty((len(files), *preprocessing.shape), np.uint8), np.empty(len(files), np.int32)
-    damaged: dict[int, str] = {}
+    images, damaged = _read([file for file, _ in files], preprocessing, f"{name} {split}")
+    labels = np.array([label for _, label in files], np.int32)
+    if damaged:
+        _report(list(damaged.values()), len(files), skip_damaged)
+        images, labels = np.delete(images, list(damaged), 0), np.delete(labels, list(damaged))
+    return Images(images, labels)
+
+
+def _read(files: list[Path], preprocessing: Preprocessing, name: str) -> tuple[np.ndarray, dict[int, str]]:
+    """The images of the files, and by index what is wrong with those that can't be read."""
+    images, damaged = np.empty((len(files), *preprocessing.shape), np.uint8), {}
+    frames, size = _frames_and_size(preprocessing)
     # One after the other: threads were measured to be slower.
-    for i, (file, label) in enumerate(tqdm(files, desc=f"reading {name} {split}", disable=None, leave=False)):
+    for i, file in enumerate(tqdm(files, desc=f"reading {name}", disable=None, leave=False)):
         try:
             counts = count(recordings.read(file), frames, size)
         except (InputError, OSError) as e:
@@ -102,11 +112,7 @@ def load(
             continue
         constant = preprocessing.frames is None
         images[i] = counts.transpose(1, 2, 0, 3).reshape(preprocessing.shape) if constant else counts
-        labels[i] = label
-    if not damaged:
-        return Images(images, labels)
-    _report(list(damaged.values()), len(files), skip_damaged)
-    return Images(np.delete(images, list(damaged), 0), np.delete(labels, list(damaged)))
+    return images, damaged
 
 
 def count(events: np.ndarray, frames: int, size: int) -> UInt8[np.ndarray, "{frames} {size} {size} 2"]:

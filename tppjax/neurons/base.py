@@ -126,7 +126,7 @@ class Neuron:
     def potential(self, state: Any) -> jax.Array | None:
         """The potential before firing, for traces, from the state after a step; None if there is none to show.
 
-        By default it is the state itself, which is shown if it is an array of the neurons' shape.
+        By default it is the field `u` of the state, else the state itself, if that is an array.
         """
         state = getattr(state, "u", state)
         return state if isinstance(state, jax.Array) else None
@@ -208,14 +208,10 @@ class TwoPhase(Delayed):
         raise NotImplementedError
 
     def step(self, u: jax.Array, n: jax.Array, t: jax.Array, T: int, key: Key | None, **tables: Any) -> jax.Array:
-        """As `Delayed.step`: the spikes of `count`, spread evenly over the steps."""
-        return evenly(self.count(u, T, key, **tables), t, T)
-
-
-def evenly(count: jax.Array, t: Steps, T: int) -> jax.Array:
-    """Spikes at step `t` if `count` are spread evenly over T steps: `floor((t + 1) count / T) - floor(t count / T)`."""
-    whole, rest = jnp.divmod(count.astype(jnp.int32), T)  # products in floating point can fall short of a whole number
-    return (whole + (t + 1) * rest // T - t * rest // T).astype(count.dtype)
+        """As `Delayed.step`, with `count` spread evenly over time: `floor((t + 1) count / T) - floor(t count / T)`."""
+        count = self.count(u, T, key, **tables)
+        whole, rest = jnp.divmod(count.astype(jnp.int32), T)  # products in floating point can be short of whole numbers
+        return (whole + (t + 1) * rest // T - t * rest // T).astype(count.dtype)
 
 
 def simulate(
@@ -278,7 +274,6 @@ def in_thresholds(v: Array, theta: ArrayLike) -> jax.Array:
 
 def check_steps(T: Any, name: str = "T") -> None:
     """Raises InputError unless `T`, the value of the option `name`, is a whole number from 1 to `MAX_STEPS`."""
-    whole = isinstance(T, int | np.integer) and not isinstance(T, bool)
-    if not whole or not 1 <= T <= MAX_STEPS:
+    if isinstance(T, bool) or not isinstance(T, int | np.integer) or not 1 <= T <= MAX_STEPS:
         meaning = f"{name} is the number of time steps, a whole number of at least 1"
         raise InputError(f"{meaning} and at most {MAX_STEPS}; got {T!r}")
