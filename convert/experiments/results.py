@@ -65,7 +65,7 @@ class Results:
 
     def all_rows(self) -> list[dict]:
         """The rows in the file, with those that other processes have added. Errors as `open`."""
-        if not (self.folder / FILE).is_file():
+        if not (self.folder / FILE).exists():
             return []
         before, rows = read(self.folder / FILE)
         known = {"model": self.settings.get("model")}  # the network is compared by its fingerprint, not by its name

@@ -69,7 +69,7 @@ def subjects(folder: Path) -> dict[str, Setup]:
         "tfds": Setup(folder / "tfds", tfds),
         "network": Setup(folder / "network", lambda path: ann.fingerprint(ann.load(path))),
         "safetensors": Setup(folder / "weights.safetensors", imported, checked=False),
-        "results": Setup(folder / "results", lambda path: Results.open(path, settings, "x").rows),
+        "results": Setup(folder / "results", lambda path: Results.open(path, settings, "x").rows or None),
         "recording": Setup(folder / "recording.aedat4", lambda path: recordings.read(path).tolist(), checked=False),
     }
 

@@ -101,6 +101,12 @@ def test_files_that_were_changed(change, said, tmp_path):
     assert cases(tmp_path) == [("tpp", 2, 2)]
 
 
+def test_what_is_no_file(tmp_path):
+    (tmp_path / "results.json").mkdir()
+    with pytest.raises(InputError, match="is a folder, a pipe or a device"):
+        opened(tmp_path)
+
+
 def test_a_folder_that_cannot_be(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(FileExistsError, match="is a file, not a folder: choose another --out"):
