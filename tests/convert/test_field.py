@@ -9,7 +9,6 @@ import convert
 from tests.convert.networks import images, layer, mlp
 from tppjax.activations import ReLU
 from tppjax.neurons import SNM, SRP, Baseline, Burst, Graded, Rounded, simulate
-from tppjax.neurons.base import evenly
 
 
 def snm(x, theta):
@@ -155,8 +154,9 @@ def test_many_levels_in_many_steps(T):
     """`t count` does not fit into 32 bits."""
     neuron = Graded(levels=4095)
     count = np.array([0, 1, T, 4095 * T - 1, 4095 * T])
-    steps = jax.vmap(lambda t: evenly(jnp.float32(count), t, T))(jnp.arange(T))
-    np.testing.assert_array_equal(np.sum(np.asarray(steps, np.float64), axis=0), np.float32(count))
+    u = jnp.float32(count)
+    steps = jax.vmap(lambda t: neuron.step(u, 0 * u, t, T, None))(jnp.arange(T))
+    np.testing.assert_array_equal(np.sum(np.asarray(steps, np.float64), axis=0), neuron.count(u, T, None))
     assert steps.max() <= neuron.levels + (np.float32(4095 * T) > 4095 * T)
 
 

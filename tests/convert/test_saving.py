@@ -98,6 +98,23 @@ def test_neurons_of_ones_own_are_given_and_not_imported(tmp_path):
     assert loaded.mode == f"{__name__}:Up(levels=2)"
 
 
+class Nested(TwoPhase):
+    """Half a threshold more, from a table within a table."""
+
+    def tables(self, T):
+        return {"tables": {"more": np.float32(0.5)}}
+
+    def count(self, u, T, key, tables):
+        return jnp.clip(jnp.floor(u + tables["more"]), 0, T)
+
+
+def test_tables_may_be_nested(tmp_path):
+    snn = convert.to_snn(mlp(), 4, Nested())
+    snn.save(tmp_path / "snn")
+    again = convert.load(tmp_path / "snn", neurons=Nested)
+    np.testing.assert_array_equal(again.apply(images(5)), snn.apply(images(5)))
+
+
 def edit(folder, change):
     """Changes the description, and gives it the digest that fits."""
     content = json.loads((folder / "graph.json").read_text())
