@@ -63,6 +63,7 @@ def test_outputs_of_every_kind(head, several):
         assert "answers" not in str(found)
 
 
+@pytest.mark.slow
 def test_a_capped_neuron_clips_at_theta(relu_ann, digits_train):
     calibrated = convert.calibrate(relu_ann, digits_train, "percentile", T=4, percentile=97.0)
     modes = ("baseline", "burst(capped=True)", "burst(capped=False)")

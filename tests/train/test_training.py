@@ -95,6 +95,7 @@ def test_a_resumed_run_ends_bit_for_bit_where_the_uninterrupted_one_does(tmp_pat
     assert files(tmp_path / "cut") == before
 
 
+@pytest.mark.slow
 def test_checkpoints_may_be_rarer_than_epochs_but_a_stop_always_leaves_one(tmp_path, monkeypatch):
     config = replace(SMALL, out=tmp_path / "run", epochs=5, checkpoint_every=8)  # steps, of which an epoch has four
     written, checkpoint, log = [], Run.checkpoint, Run.log

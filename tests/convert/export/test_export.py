@@ -53,6 +53,7 @@ def test_a_program_returns_what_apply_does(mode, tmp_path):
     assert [p.name for p in tmp_path.iterdir() if "program" in p.name] == ["program"]
 
 
+@pytest.mark.slow
 def test_tables_of_steps_are_in_the_program(tmp_path):
     """The order of spikes, and a correction for each step, are looked up by the step."""
     network, x = mlp(), images(5)

@@ -261,6 +261,7 @@ def test_misalignment(setup, known, tmp_path):
         assert rows[mode]["unevenness"][SITES[0]] == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_accuracy(setup, known, tmp_path):
     section = accuracy.main(accuracy.Accuracy(**setup, T=(4,), out=tmp_path))
     plain, x, labels, _ = known
