@@ -4,7 +4,6 @@
 arrays that the neurons compute from T, so that the same key draws the same spikes on any machine.
 """
 
-import os
 from collections.abc import Iterable
 from typing import Any
 
@@ -16,9 +15,10 @@ from tppjax import checkpoint
 from tppjax.errors import InputError, refusing
 from tppjax.network import Network
 from tppjax.neurons import Neuron, parse
+from tppjax.types import PathLike
 
 
-def save(snn: Snn, folder: str | os.PathLike) -> None:
+def save(snn: Snn, folder: PathLike) -> None:
     """Writes the spiking network to a folder, which `load` reads; a kill leaves the old content or the new.
 
     Raises:
@@ -31,7 +31,7 @@ def save(snn: Snn, folder: str | os.PathLike) -> None:
     checkpoint.save(snn.network, folder, {"T": snn.steps, "modes": snn.modes}, time)
 
 
-def load(folder: str | os.PathLike, neurons: Any = ()) -> Snn | Network:
+def load(folder: PathLike, neurons: Any = ()) -> Snn | Network:
     """The spiking network in a folder, or the network if it was not converted: a saved one, or the result of training.
 
     Args:

@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,7 +21,7 @@ from tppjax.graph import Site
 from tppjax.network import OUTPUT, Network
 from tppjax.neurons import Neuron, check_neuron, check_steps
 from tppjax.tracing import trace
-from tppjax.types import ImagesLike, Key, Weights
+from tppjax.types import ImagesLike, Key, PathLike, Weights
 
 
 class Trace(struct.PyTreeNode):
@@ -154,7 +153,7 @@ class Snn(struct.PyTreeNode):
 
         return run.mean, {name: rate(name, count) for name, count in run.counts.items()}
 
-    def save(self, folder: str | os.PathLike) -> None:
+    def save(self, folder: PathLike) -> None:
         """Writes the network to a folder, which `convert.load` reads; see `convert.saving.save`."""
         from convert import saving  # which needs this module
 

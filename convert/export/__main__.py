@@ -1,6 +1,6 @@
 """`python -m convert.export ANN`: exports a converted network for other tools, and compares them with this library."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Literal
 
@@ -65,8 +65,7 @@ def main(config: Export) -> dict[str, tuple[Agreement, Agreement]]:
         raise InputError("nothing to do: give --nir FILE, --stablehlo FILE or --check SIMULATOR")
     T, mode = _steps_and_mode(config)
     config, setup = checked(replace(config, T=T, mode=mode)), None
-    options = (config.calibrate, config.correct, config.dataset, config.mean, config.std, config.per != "channel")
-    if config.check or any(options):
+    if config.check or _options_of_experiments(config):
         setup = set_up(config, (mode,))
         snn = setup.conversion.snn(T, mode)
     else:  # no images are needed
@@ -87,6 +86,12 @@ def main(config: Export) -> dict[str, tuple[Agreement, Agreement]]:
         print(_table(snn, imported, ready))
         print(f"\nset after the import: {SIMULATORS[name].settings}; see docs/hardware.md")
     return agreements
+
+
+def _options_of_experiments(config: Export) -> list[str]:
+    """The given options that are about images, or about thresholds and corrections chosen on them."""
+    shared = {field.name for field in fields(Experiment)} - {"ann"}
+    return [f.name for f in fields(config) if f.name in shared and getattr(config, f.name) != f.default]
 
 
 def _steps_and_mode(config: Export) -> tuple[int, str]:

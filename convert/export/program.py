@@ -1,6 +1,5 @@
 """StableHLO by `jax.export`: a program that JAX alone loads and runs, on any platform and for batches of any size."""
 
-import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -16,13 +15,12 @@ from convert.snn import Snn
 from tppjax import files
 from tppjax.errors import InputError, check_count
 from tppjax.neurons import MAX_STEPS
+from tppjax.types import PathLike
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
-def stablehlo(
-    snn: Snn, file: str | os.PathLike, most_T: int | None = None, platforms: Sequence[str] = PLATFORMS
-) -> None:
+def stablehlo(snn: Snn, file: PathLike, most_T: int | None = None, platforms: Sequence[str] = PLATFORMS) -> None:
     """Writes the network as a program of `jax.export`, with all weights in it.
 
     A script needs only `import jax.export` to run it, on pixels (uint8) if the network has a preprocessing:

@@ -2,7 +2,6 @@
 
 import graphlib
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,13 +15,13 @@ from convert.nir.writing import read, text
 from tppjax.errors import InputError, refusing
 from tppjax.network import Network
 from tppjax.tracing import trace
-from tppjax.types import Array
+from tppjax.types import Array, PathLike
 
 IMAGES = ("NCHW", "OIHW", "NCHW")
 Made = tuple[Callable[..., Any], dict[str, Any]]  # `(f(weights, x), weights)` of a node
 
 
-def from_nir(file: str | os.PathLike, dt: float | None = None) -> Network:
+def from_nir(file: PathLike, dt: float | None = None) -> Network:
     """The network in a NIR file: affine maps, convolutions, pools and integrate-and-fire neurons, images `[C, H, W]`.
 
     A neuron of the file becomes a ReLU of its input in a step, in thresholds: `relu(dt r x / v_threshold)`. Every
@@ -64,7 +63,7 @@ def from_nir(file: str | os.PathLike, dt: float | None = None) -> Network:
     return network.replace(thetas=thetas, history=(_history(graph, neurons, file),))
 
 
-def _ordered(graph: Any, file: str | os.PathLike) -> tuple[list[str], dict[str, list[str]]]:
+def _ordered(graph: Any, file: PathLike) -> tuple[list[str], dict[str, list[str]]]:
     """The nodes in an order in which each follows its inputs, if possible the file's; and the inputs of each."""
     parents = {name: sorted(a for a, b in graph.edges if b == name) for name in graph.nodes}
     indices = {name: i for i, name in enumerate(graph.nodes)}
@@ -81,7 +80,7 @@ def _kind(node: Any) -> str:
     return type(node).__name__
 
 
-def _named(graph: Any, kind: str, file: str | os.PathLike) -> str:
+def _named(graph: Any, kind: str, file: PathLike) -> str:
     """The name of the only node of a kind."""
     names = [name for name, node in graph.nodes.items() if _kind(node) == kind]
     if len(names) != 1:
@@ -97,14 +96,14 @@ def _number(value: Any) -> float | None:
         return None
 
 
-def _made(name: str, node: Any, dt: float, file: str | os.PathLike) -> Made:
+def _made(name: str, node: Any, dt: float, file: PathLike) -> Made:
     """`(f(weights, x), weights)` of a node, with weights in float32; errors name the node."""
     with refusing(f"{file}: the node {name} ({_kind(node)}) can't be read"):
         run, weights = _maker(name, node, dt, file)
         return run, {key: np.asarray(value, np.float32) for key, value in weights.items()}
 
 
-def _maker(name: str, node: Any, dt: float, file: str | os.PathLike) -> Made:
+def _maker(name: str, node: Any, dt: float, file: PathLike) -> Made:
     """`(f(weights, x), weights)` of a node."""
     match _kind(node):
         case "Input" | "Output":
@@ -167,7 +166,7 @@ def _flat(x: Array, start: int, end: int) -> Array:
     return x.reshape(*x.shape[:start], -1, *x.shape[end + 1 :])
 
 
-def _history(graph: Any, neurons: list[str], file: str | os.PathLike) -> str:
+def _history(graph: Any, neurons: list[str], file: PathLike) -> str:
     """The information of the file on its neurons and its origin."""
     about = {key: text(graph.metadata[key]) for key in ("writer", "T", "dt", "reset") if key in graph.metadata}
     about.setdefault("reset", "not specified; here it is by subtraction")

@@ -1,6 +1,5 @@
 """Export to NIR, the exchange format of neuromorphic tools, of networks of integrate-and-fire neurons."""
 
-import os
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -14,11 +13,12 @@ from tppjax import files
 from tppjax.errors import InputError, check_number, extra, refusing
 from tppjax.graph import Site
 from tppjax.neurons import Baseline
+from tppjax.types import PathLike
 
 
 def nir(
     snn: Snn,
-    file: str | os.PathLike,
+    file: PathLike,
     dt: float = 1.0,
     r: float | None = None,
     v_init: Literal["metadata", "bias"] = "metadata",

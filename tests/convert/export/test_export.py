@@ -116,6 +116,10 @@ def test_the_command_takes_T_and_mode_of_a_saved_spiking_network(tmp_path, capsy
     ):
         main(Export(tmp_path / "snn", **chosen))
         assert capsys.readouterr().out.endswith(f"program: {said}\n")
+    with pytest.raises(InputError, match="--per is for thresholds"):  # no option is left without effect
+        main(Export(tmp_path / "snn", **without_images, per="layer"))
+    with pytest.raises(InputError, match="--skip_damaged is an option of cifar10_dvs"):
+        main(Export(tmp_path / "snn", **options, skip_damaged=True))
     convert.to_snn(network, 4, {"conv1_1": "rounded", "conv2_1": "baseline"}).save(tmp_path / "snn")
     with pytest.raises(InputError, match="has neurons of several modes: give one"):
         main(Export(tmp_path / "snn", **options))
